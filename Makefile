@@ -1,0 +1,53 @@
+# `make wgan` sets everything up and runs the main job; `make test` sets up and runs the tests.
+# More parameters: make wgan ARGS="-P steps=300 -P gp_scale=5"
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+export PATH := $(abspath $(BIN)):$(PATH)
+
+ENTRY_POINTS := wgan
+
+.PHONY: help setup $(ENTRY_POINTS) ui test test-all lint clean
+
+help:
+	@echo "make wgan      set up, train the WGAN-GP on the embedded digits, register the models"
+	@echo "make test      set up and run the tests       make test-all   with the slow ones"
+	@echo "make lint      ruff and mypy                  make ui         MLflow UI on http://127.0.0.1:5000"
+
+setup: $(VENV)/.ready
+
+# The stamp is touched last, so that an interrupted installation is done again.
+$(VENV)/.ready: requirements.txt requirements-nodeps.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else f"error: Python {v[0]}.{v[1]} found, 3.11 or 3.12 is needed; run: make PYTHON=/path/to/python3.11 ...")'
+	@echo "Setting up $(VENV) (PyTorch with its CUDA libraries: about 6 GB, a few minutes) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-nodeps.txt
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+$(ENTRY_POINTS): $(VENV)/.ready
+	mlflow run . -e $@ --env-manager local --experiment-name wgan-eeg $(ARGS)
+
+ui: $(VENV)/.ready
+	mlflow ui --host 127.0.0.1 --port 5000
+
+test: $(VENV)/.ready-dev
+	python -m pytest $(ARGS)
+
+test-all: $(VENV)/.ready-dev
+	python -m pytest -m "" $(ARGS)
+
+lint: $(VENV)/.ready-dev
+	ruff check .
+	ruff format --check .
+	mypy
+
+clean:
+	rm -rf $(VENV) cache .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,43 @@
+"""Pictures every trainer draws: curves against the step and grids of images."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")  # no display on a cluster node
+from matplotlib.figure import Figure
+
+
+def loss_curves(steps: Sequence[int], curves: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> Figure:
+    """One panel for each entry of `curves`: {panel title: {curve name: values, one per step}}."""
+    figure = Figure(figsize=(5.5 * len(curves), 3.8), layout="constrained")
+    axes = figure.subplots(1, len(curves), squeeze=False)[0]
+    for axis, (panel, lines) in zip(axes, curves.items(), strict=True):
+        for name, values in lines.items():
+            axis.plot(steps, values, label=name, linewidth=1.2)
+        axis.set_title(panel)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+        if len(lines) > 1:
+            axis.legend(frameon=False)
+    figure.suptitle(title)
+    return figure
+
+
+def image_grid(images: np.ndarray, columns: int | None = None, padding: int = 2) -> np.ndarray:
+    """Tile uint8 images [n, 3, h, w] into one uint8 picture [H, W, 3] on a white ground.
+
+    `columns` defaults to the smallest square that holds n.
+    """
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"image_grid takes uint8 [n, 3, h, w], got {images.dtype} {list(images.shape)}")
+    n, _, h, w = images.shape
+    columns = columns or int(np.ceil(np.sqrt(n)))
+    rows = -(-n // columns)
+    grid = np.full((rows * (h + padding) + padding, columns * (w + padding) + padding, 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        top = padding + (i // columns) * (h + padding)
+        left = padding + (i % columns) * (w + padding)
+        grid[top : top + h, left : left + w] = image.transpose(1, 2, 0)
+    return grid
