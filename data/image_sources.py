@@ -1,0 +1,403 @@
+"""Where images come from: what each dataset lists, and how one of its files becomes a square RGB picture."""
+
+import contextlib
+import io
+import os
+import shutil
+import sys
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from PIL import Image, ImageOps
+
+from common.errors import InputError
+
+SPLITS = ("train", "valid", "test", "all")
+EXTENSIONS = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".bmp",
+    ".gif",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".pnm",
+)
+# Pillow tries these readers and no other: it has some that start programs (EPS) or read what nobody means by
+# an image.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+
+CELEBA_SIZE = (178, 218)  # width and height of every aligned image
+CELEBA_CROP = 178
+CELEBA_DOWNLOAD_BYTES = 3 * 10**9  # the zip, and the folder that torchvision unpacks beside it
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One image, not yet read. `stamp` changes with its bytes: size and time, or size and CRC in a zip."""
+
+    name: str
+    stamp: tuple[int, ...]
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """The images of one dataset and split, in order, and how they are cropped.
+
+    `crop` is the side of the centre crop (None: the largest square), `size` the width and height that every
+    image must have (None: any), `labels` class numbers (int64 [N]) where there are classes, `missing` the
+    names that the dataset lists but does not hold. `place` is the folder of the files where their stamps
+    alone do not tell them from another dataset's (a zip's checksums do).
+    """
+
+    description: str
+    files: Sequence[ImageFile]
+    place: str = ""
+    labels: np.ndarray | None = None
+    crop: int | None = None
+    size: tuple[int, int] | None = None
+    missing: Sequence[str] = field(default=())
+
+
+# --- one image ----------------------------------------------------------------------------------------------
+
+
+def decode(data: bytes, size: tuple[int, int] | None = None) -> Image.Image:
+    """The RGB picture in `data` (8 bits a channel, upright), or an exception that says why there is none.
+
+    Transparency is laid over white, 16-bit greys are scaled by their full range (65535 -> 255), of an
+    animation the first frame counts, and an EXIF orientation is applied. `size` is the width and height that
+    it must have.
+    """
+    if not data:
+        raise ValueError("the file is empty")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"not an image in a format that is read ({', '.join(FORMATS)})") from None
+    file_format = image.format
+    image.load()
+    with contextlib.suppress(Exception):  # unreadable EXIF leaves the pixels as they are
+        ImageOps.exif_transpose(image, in_place=True)
+    if size is not None and image.size != size:
+        raise ValueError(f"it is {image.width}x{image.height}, not {size[0]}x{size[1]}")
+    return _to_rgb(image, file_format)
+
+
+def _to_rgb(image: Image.Image, file_format: str | None) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    # Pillow gives 16-bit PGM files as mode I, scaled to 0..65535; elsewhere I and F have no range of their
+    # own.
+    if image.mode.startswith("I;16") or (image.mode == "I" and file_format == "PPM"):
+        grey = (np.asarray(image).astype(np.int64) + 128) // 257
+        return Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(
+            "its pixels are 32-bit numbers of no defined range; save it with 8 or 16 bits a channel"
+        )
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def crop_and_resize(image: Image.Image, crop: int | None, image_size: int) -> np.ndarray:
+    """uint8 [3, S, S]: the centre square of side `crop` (None: the largest), resized bilinearly with
+    antialiasing.
+
+    Bit for bit what torchvision's CenterCrop(crop) and Resize(image_size) make of a PIL image.
+    """
+    side = min(image.size) if crop is None else crop
+    if image.size != (side, side):
+        left, top = round((image.width - side) / 2), round((image.height - side) / 2)
+        image = image.crop((left, top, left + side, top + side))
+    if side != image_size:
+        image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
+    return np.asarray(image).transpose(2, 0, 1)
+
+
+# --- folders and zips ---------------------------------------------------------------------------------------
+
+
+def list_files(path: Path) -> list[ImageFile]:
+    """The image files of a folder or a zip at any depth, sorted by path; hidden ones are left out."""
+    try:
+        if path.is_dir():
+            return list(_walk(path, "", frozenset()))
+        if path.is_file():
+            return _list_zip(path)
+    except OSError as error:
+        raise InputError(f"{error.filename or path}: {error.strerror or error}") from error
+    raise InputError(f"{path}: no such folder or zip; give data_dir the path of a folder or a zip of images")
+
+
+def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[ImageFile]:
+    """Files below `folder`; links to folders are followed, never in a circle (`above`: the way here)."""
+    status = folder.stat()
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        return
+    with os.scandir(folder) as found:
+        entries = sorted(
+            (entry for entry in found if not _is_hidden(entry.name)), key=lambda entry: entry.name
+        )
+    for entry in entries:
+        name, path = prefix + entry.name, folder / entry.name
+        if entry.is_dir():
+            yield from _walk(path, name + "/", above | {identity})
+        elif not entry.name.lower().endswith(EXTENSIONS):
+            continue
+        elif entry.is_file():
+            status = entry.stat()
+            yield ImageFile(name, (status.st_size, status.st_mtime_ns), path.read_bytes)
+        else:
+            yield ImageFile(name, (-1, -1), partial(_refuse, "a broken link or no regular file"))
+
+
+def _list_zip(path: Path) -> list[ImageFile]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except PermissionError:
+        raise
+    except Exception as error:  # a damaged directory of entries fails in many ways
+        raise InputError(
+            f"{path}: not a whole zip file ({error}); give a folder or a zip; unpack other archives"
+        ) from None
+    files = []
+    for info in archive.infolist():
+        name = info.filename.replace("\\", "/").lstrip("/")
+        if info.is_dir() or not name.lower().endswith(EXTENSIONS) or any(map(_is_hidden, name.split("/"))):
+            continue
+        if info.flag_bits & 0x1:
+            raise InputError(f"{path}: the zip is encrypted; unpack it with its password and give the folder")
+        files.append(ImageFile(name, (info.file_size, info.CRC), partial(archive.read, info)))
+    return sorted(files, key=lambda file: file.name)
+
+
+def _place(path: Path) -> str:
+    return str(path.resolve()) if path.is_dir() else ""
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _refuse(reason: str) -> bytes:
+    raise ValueError(reason)
+
+
+# --- dataset=folder -----------------------------------------------------------------------------------------
+
+SPLIT_FOLDERS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
+
+
+def folder_source(data_dir: Path | None, split: str) -> ImageSource:
+    """The images of a folder or a zip.
+
+    Folders `train`, `valid` (or `val`) and `test` at the top make the splits; without them all images are the
+    training set. Folders below are classes; folders that merely hold everything else are looked through.
+    """
+    if data_dir is None:
+        raise InputError("dataset=folder needs data_dir: the path of a folder or a zip of images")
+    path = Path(data_dir).expanduser()
+    files = list_files(path)
+    if not files:
+        raise InputError(f"{path}: holds no images; looked for {' '.join(EXTENSIONS)} at any depth")
+    parts = _below_common([file.name.split("/") for file in files], SPLIT_FOLDERS)
+    split_of = [SPLIT_FOLDERS.get(part[0].lower()) if len(part) > 1 else None for part in parts]
+    found = set(split_of)
+    if None in found and "train" in found and len(found) > 2:
+        stray = files[split_of.index(None)].name
+        raise InputError(f"{path}: has folders train, valid or test, but {stray} is in none of them; move it")
+    if None in found:  # no such folders, or a class that happens to be called so
+        if split not in ("train", "all"):
+            raise InputError(
+                f"{path}: has no split {split!r}; put the images into folders train, valid and test in it, "
+                "or give the other images as a data_dir of their own with split train"
+            )
+        chosen, labels = list(range(len(files))), _class_numbers(parts)
+    else:
+        labels = _class_numbers([part[1:] for part in parts])
+        chosen = [i for i, name in enumerate(split_of) if split in (name, "all")]
+        if not chosen:
+            held = ", ".join(
+                f"{name} ({count})" for name, count in sorted(Counter(map(str, split_of)).items())
+            )
+            raise InputError(f"{path}: has no images of split {split!r}; it has {held}")
+    return ImageSource(
+        description=f"{'folder' if path.is_dir() else 'zip'} {path.resolve()}",
+        files=[files[i] for i in chosen],
+        place=_place(path),
+        labels=None if labels is None else labels[chosen],
+    )
+
+
+def _below_common(parts: list[list[str]], stop: Sequence[str] | dict[str, str] = ()) -> list[list[str]]:
+    """Paths without the leading folders that all of them share, down to one named in `stop`."""
+    while True:
+        tops = {part[0] if len(part) > 1 else "" for part in parts}
+        if len(tops) > 1 or "" in tops or any(top.lower() in stop for top in tops):
+            return parts
+        parts = [part[1:] for part in parts]
+
+
+def _class_numbers(parts: list[list[str]]) -> np.ndarray | None:
+    """Class numbers [N] by the first folder of each path, in sorted order; None without class folders."""
+    parts = _below_common(parts)
+    if any(len(part) == 1 for part in parts):
+        return None
+    names = sorted({part[0] for part in parts})
+    numbers = {name: number for number, name in enumerate(names)}
+    return np.array([numbers[part[0]] for part in parts], dtype=np.int64)
+
+
+# --- dataset=celeba -----------------------------------------------------------------------------------------
+
+CELEBA_HELP = (
+    "put img_align_celeba.zip (or the unpacked folder img_align_celeba) and list_eval_partition.txt, "
+    "both from http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, into"
+)
+
+
+def celeba_source(data_dir: Path | None, split: str, cache_dir: Path) -> ImageSource:
+    """CelebA's aligned images by its official partitions, from `data_dir` or downloaded by torchvision.
+
+    `data_dir`, or `celeba/` in it, holds `img_align_celeba.zip` or a folder `img_align_celeba`, and
+    `list_eval_partition.txt` (or Kaggle's `.csv`). The order is the partition file's, as in torchvision.
+    """
+    root = Path(cache_dir if data_dir is None else data_dir).expanduser()
+    if data_dir is not None and not root.is_dir():
+        raise InputError(f"{root}: no such folder; {CELEBA_HELP} a folder and give it as data_dir")
+    images = _find_celeba(root)
+    if images is None:
+        images = _download_celeba(root)
+    files = {file.name.rsplit("/", 1)[-1]: file for file in list_files(images)}
+    if not files:
+        raise InputError(f"{images}: holds no images; {CELEBA_HELP} {images.parent}")
+    description = f"CelebA in {images.resolve()}"
+    partition = next(
+        filter(Path.is_file, (images.parent / f"list_eval_partition{end}" for end in (".txt", ".csv"))), None
+    )
+    if partition is None:
+        if split != "all":
+            raise InputError(
+                f"{images.parent}: has no list_eval_partition.txt, which says what split {split!r} is; "
+                "put it there, or use split all"
+            )
+        return ImageSource(
+            description, list(files.values()), _place(images), crop=CELEBA_CROP, size=CELEBA_SIZE
+        )
+    splits = read_partition(partition)
+    names = [name for name, number in splits.items() if split in (SPLITS[number], "all")]
+    if not names:
+        raise InputError(f"{partition}: lists no images of split {split!r}")
+    return ImageSource(
+        description,
+        [files[name] for name in names if name in files],
+        _place(images),
+        crop=CELEBA_CROP,
+        size=CELEBA_SIZE,
+        missing=[name for name in names if name not in files],
+    )
+
+
+def read_partition(path: Path) -> dict[str, int]:
+    """Image name -> 0 (train), 1 (valid) or 2 (test), in the file's order."""
+    splits = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        fields = line.replace(",", " ").split()
+        if not fields or (number == 1 and fields == ["image_id", "partition"]):
+            continue
+        if len(fields) != 2 or fields[1] not in ("0", "1", "2"):
+            raise InputError(
+                f"{path}, line {number}: expected an image's name and 0, 1 or 2, found {line[:60]!r}"
+            )
+        splits[fields[0]] = int(fields[1])
+    return splits
+
+
+def _find_celeba(root: Path) -> Path | None:
+    """CelebA's zip or folder of images in `root` or `root/celeba`; the zip first, for its CRCs."""
+    if root.name == "img_align_celeba":
+        root = root.parent
+    for folder in (root, root / "celeba"):
+        for path in (folder / "img_align_celeba.zip", folder / "img_align_celeba"):
+            if path.exists():
+                return path
+    return None
+
+
+def _download_celeba(root: Path) -> Path:
+    """Download into `root/celeba` through torchvision, which checks every MD5; one process at a time."""
+    from torchvision.datasets import CelebA
+
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / ".celeba.lock"):
+        images = _find_celeba(root)
+        if images is not None:  # another process was faster
+            return images
+        require_free_space(root, CELEBA_DOWNLOAD_BYTES, "CelebA")
+        print(f"downloading CelebA (1.4 GB) into {root / 'celeba'}", file=sys.stderr, flush=True)
+        try:
+            CelebA(str(root), split="all", download=True)
+        except Exception as error:  # gdown, requests, zipfile and the disk each have their own
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise InputError(
+                f"CelebA could not be downloaded; {CELEBA_HELP} {root / 'celeba'} ({reason})"
+            ) from error
+        images = _find_celeba(root)
+        assert images is not None, "torchvision reported a whole CelebA"
+        return images
+
+
+def require_free_space(folder: Path, n_bytes: int, what: str) -> None:
+    """InputError with both figures when the disk of `folder` has less than `n_bytes` free."""
+    free = shutil.disk_usage(folder).free
+    if free < n_bytes:
+        raise InputError(
+            f"{folder}: {what} needs {n_bytes / 1e6:,.1f} MB and the disk has {free / 1e6:,.1f} MB free; "
+            "make room or give another folder"
+        )
+
+
+# --- dataset=digits -----------------------------------------------------------------------------------------
+
+
+def digits_source(data_dir: Path | None, split: str) -> ImageSource:
+    """scikit-learn's 1,797 handwritten digits (8x8, greys 0..16); every fifth of each class is test."""
+    if data_dir is not None:
+        raise InputError(
+            f"dataset=digits is part of scikit-learn and reads no data_dir ({data_dir}); use dataset=folder"
+        )
+    if split == "valid":
+        raise InputError("split 'valid': dataset=digits has the splits train, test and all")
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    labels = digits.target.astype(np.int64)
+    rank_in_class = np.zeros(len(labels), dtype=np.int64)
+    for digit in range(10):
+        rank_in_class[labels == digit] = np.arange((labels == digit).sum())
+    is_test = rank_in_class % 5 == 4
+    chosen = np.flatnonzero({"train": ~is_test, "test": is_test, "all": np.ones_like(is_test)}[split])
+    greys = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+
+    def as_pgm(index: int) -> bytes:
+        return b"P5 8 8 255\n" + greys[index].tobytes()
+
+    crc = zlib.crc32
+    files = [ImageFile(f"{i:04d}", (crc(as_pgm(i)),), partial(as_pgm, i)) for i in map(int, chosen)]
+    return ImageSource("scikit-learn's digits", files, labels=labels[chosen])
