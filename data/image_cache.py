@@ -88,9 +88,7 @@ def cached_images(
         if cached is None:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with _only_process(folder) as alone:
-                cached = _open(
-                    folder, key, len(source.files)
-                )  # another process may have made it while this one waited
+                cached = _open(folder, key, len(source.files))  # made while this process waited?
                 if cached is None:
                     _clear(folder, alone)
                     _build(source, image_size, folder, key, preprocessing, on_bad, workers, progress)
@@ -169,7 +167,7 @@ def _only_process(folder: Path) -> Iterator[bool]:
 
 
 def _clear(folder: Path, alone: bool) -> None:
-    """Remove a damaged cache, and what killed processes left (`alone`: the lock says that none of them lives)."""
+    """Remove a damaged cache, and, under the lock (`alone`), what killed processes left."""
     if folder.exists():
         print(f"{folder}: damaged, so the images are decoded anew", file=sys.stderr, flush=True)
         shutil.rmtree(folder)

@@ -33,7 +33,7 @@ class ImageSet:
     name: str
     split: str
     source: str
-    pixels: np.memmap
+    pixels: np.ndarray
     fingerprint: str
     preprocessing: dict[str, Any]
     preprocessing_hash: str
