@@ -1,0 +1,425 @@
+"""EEG for training: recordings in, one memory-mapped trial tensor out, checked on the way.
+
+    data = load_eeg("simulated", cache_dir=Path("cache"), subjects="1-12")
+    windows = data.windows(window=160, overlap=80)
+    batch = windows.gather(np.arange(64))           # float32 [64, 64, 160], each window normalised
+
+`python -m data.eeg inspect` shows what is in the recordings: a table, the exercise's three plots, and where
+left and right differ.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import mne
+import numpy as np
+
+from common.errors import InputError, run_main
+from common.files import atomic_folder, hash_of
+from common.progress import Progress
+from data import eeg_physionet, eeg_simulated
+from data.eeg_recording import (
+    CHANNELS,
+    CLASS_NAMES,
+    LEFT_RIGHT_RUNS,
+    BadRecording,
+    Preprocessing,
+    RecordingReport,
+    read_trials,
+)
+from data.eeg_torcheeg import TorcheegWindows
+from data.eeg_windows import EegWindows
+from data.parallel import map_processes
+
+CACHE_VERSION = 1  # raise it when the same recordings and settings give other trials
+RECORDINGS_PER_WORKER = 8  # starting a worker takes about as long as reading 40 recordings
+
+__all__ = ["CHANNELS", "CLASS_NAMES", "EegData", "Excluded", "Preprocessing", "load_eeg"]
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A subject (run None) or one recording that was left out, and why."""
+
+    subject: int
+    run: int | None
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class EegData:
+    """Trials of many recordings, in the order of subject, run and time.
+
+    trials: float32 [n_trials, n_chans, n_times], memory-mapped, in volts, band-passed and (if asked)
+    baseline-corrected. Writing to it changes this process's copy only.
+    label: 0 = left fist, 1 = right fist, -1 = not labelled. subject, run: EEGMMI's numbers. trial: 0, 1, ...
+    unique over all runs. All int64 [n_trials].
+    dataset: "physionet" or "simulated". fingerprint: SHA-256 of everything the trials depend on (settings,
+    the bytes of every recording, MNE's version); it also names the folder they are kept in. recordings: what
+    was found in each. excluded: what was left out. files: where each recording lies.
+    """
+
+    dataset: str
+    trials: np.ndarray
+    label: np.ndarray
+    subject: np.ndarray
+    run: np.ndarray
+    trial: np.ndarray
+    preprocessing: Preprocessing
+    fingerprint: str
+    recordings: tuple[RecordingReport, ...]
+    excluded: tuple[Excluded, ...]
+    files: tuple[Path, ...]
+    cache_dir: Path
+
+    @property
+    def sfreq(self) -> float:
+        return self.preprocessing.sfreq
+
+    @property
+    def ch_names(self) -> tuple[str, ...]:
+        return CHANNELS
+
+    @property
+    def times(self) -> np.ndarray:
+        """Seconds from the cue of each sample of a trial, [n_times]."""
+        return (np.arange(self.trials.shape[2]) + self.preprocessing.first_sample) / self.sfreq
+
+    def windows(self, window: int = 160, overlap: int = 80) -> EegWindows:
+        """Views of `window` samples that overlap by `overlap`: the default route."""
+        return EegWindows(self.trials, self.label, self.subject, self.run, window, overlap)
+
+    def torcheeg_windows(self, window: int = 160, overlap: int = 80) -> TorcheegWindows:
+        """The same windows by the exercise's own route, torcheeg's `MNEDataset`, which writes its own store
+        under `cache_dir`.
+        """
+        if (self.label < 0).any():
+            raise InputError(
+                "windows=torcheeg cuts trials around cues; unlabelled stretches need windows=views"
+            )
+        return TorcheegWindows(
+            self.files, self.recordings, self.preprocessing, window, overlap, self.cache_dir, self.fingerprint
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """What a run logs about its data, JSON-serialisable."""
+        return {
+            "dataset": self.dataset,
+            "fingerprint": self.fingerprint,
+            "n_trials": len(self.trials),
+            "n_chans": self.trials.shape[1],
+            "n_times": self.trials.shape[2],
+            "n_subjects": len(np.unique(self.subject)),
+            "n_recordings": len(self.recordings),
+            "n_left": int((self.label == 0).sum()),
+            "n_right": int((self.label == 1).sum()),
+            **asdict(self.preprocessing),
+            "excluded": [asdict(entry) for entry in self.excluded],
+        }
+
+    def table(self) -> str:
+        """One line a recording, then what was left out, as text."""
+        lines = ["subject run   seconds trials left right  SD/uV  notes"]
+        lines += [
+            f"{r.subject:7d} {r.run:3d} {r.seconds:9.2f} {r.n_trials:6d} {r.n_left:4d} {r.n_right:5d} "
+            f"{r.median_sd_uv:6.1f}  {r.notes}".rstrip()
+            for r in self.recordings
+        ]
+        lines += [
+            f"left out: subject {e.subject}{'' if e.run is None else f' run {e.run}'}: {e.reason}"
+            for e in self.excluded
+        ]
+        return "\n".join(lines)
+
+
+def load_eeg(
+    dataset: Literal["physionet", "simulated"],
+    cache_dir: Path,
+    data_dir: Path | None = None,
+    subjects: str = "1-99",
+    runs: str = "4,8,12",
+    preprocessing: Preprocessing | None = None,
+    labelled: bool = True,
+    exclude: str = "known",
+    on_bad: Literal["stop", "skip"] = "stop",
+    checksums: bool = True,
+    seed: int = 0,
+    n_workers: int | None = None,
+    quiet: bool = False,
+) -> EegData:
+    """The trials of the recordings asked for; built once, then memory-mapped from `cache_dir`.
+
+    dataset: "physionet" reads (and downloads what is missing to) `data_dir`, MNE's own folder if None.
+    "simulated" writes the recordings of `seed` under `cache_dir` and reads them by the same path.
+    subjects, runs: ranges such as "1,3,7-20". labelled: trials around the cues of left/right runs; else
+    consecutive stretches of any run, label -1.
+    exclude: subjects to leave out: "known" (those with known faults; of physionet only), "none", or ranges.
+    on_bad: what to do about a recording that is damaged or not what it should be: "stop" raises, "skip"
+    leaves it out and lists it.
+    checksums: whether physionet's files must have PhysioNet's bytes.
+    n_workers: processes that read files; default one per 8 recordings, at most one per CPU.
+
+    Raises InputError, one line, for anything the user can put right.
+    """
+    if dataset not in ("physionet", "simulated"):
+        raise InputError(f"dataset={dataset!r} is not allowed; choose physionet or simulated")
+    if on_bad not in ("stop", "skip"):
+        raise InputError(f"on_bad={on_bad!r} is not allowed; choose stop or skip")
+    preprocessing = preprocessing or Preprocessing()
+    physionet = dataset == "physionet"
+    highest = eeg_physionet.N_SUBJECTS if physionet else eeg_simulated.N_SUBJECTS
+    wanted = eeg_physionet.parse_numbers(subjects, "subjects", highest)
+    kept, excluded = _leave_out(wanted, exclude, highest, known=eeg_physionet.KNOWN_BAD if physionet else {})
+    pairs = [(subject, run) for subject in kept for run in _check_runs(runs, labelled)]
+    workers = max(1, min(n_workers or len(os.sched_getaffinity(0)), len(pairs) // RECORDINGS_PER_WORKER))
+
+    if physionet:
+        folder = eeg_physionet.data_folder(data_dir)
+        eeg_physionet.download(folder, pairs, quiet=quiet)
+    else:
+        folder = eeg_simulated.write_simulated(cache_dir, seed, pairs, workers, quiet)
+    files = [eeg_physionet.recording_path(folder, subject, run) for subject, run in pairs]
+    with ThreadPoolExecutor() as pool:  # hashing leaves Python's lock: 99 subjects (770 MB) in under a second
+        sha256 = list(pool.map(_sha256, files))
+    fingerprint = hash_of(
+        {
+            "version": CACHE_VERSION,
+            "mne": mne.__version__,
+            "dataset": dataset,
+            "preprocessing": asdict(preprocessing),
+            "labelled": labelled,
+            "on_bad": on_bad,
+            "checksums": checksums,
+            "recordings": [[*pair, digest] for pair, digest in zip(pairs, sha256, strict=True)],
+        }
+    )
+    genuine = [
+        not (physionet and checksums) or digest == eeg_physionet.expected_sha256(*pair)
+        for pair, digest in zip(pairs, sha256, strict=True)
+    ]
+    built = cache_dir / f"eeg-{fingerprint[:32]}"
+    if not built.exists():
+        jobs = [
+            (file, *pair, preprocessing, labelled, is_genuine)
+            for file, pair, is_genuine in zip(files, pairs, genuine, strict=True)
+        ]
+        _build(built, jobs, on_bad, workers, quiet)
+    index = json.loads((built / "index.json").read_text(encoding="utf-8"))
+    bad = [Excluded(**entry) for entry in index["excluded"]]
+    recordings = tuple(
+        RecordingReport(**{**row, "flat": tuple(row["flat"]), "clipped": tuple(row["clipped"])})
+        for row in index["recordings"]
+    )
+    by_pair = dict(zip(pairs, files, strict=True))
+    label = np.array(index["label"], dtype=np.int64)
+    n_of = [report.n_trials for report in recordings]
+    data = EegData(
+        dataset=dataset,
+        trials=_map_trials(built / "trials.f32", (len(label), len(CHANNELS), preprocessing.n_times)),
+        label=label,
+        subject=np.repeat([report.subject for report in recordings], n_of).astype(np.int64),
+        run=np.repeat([report.run for report in recordings], n_of).astype(np.int64),
+        trial=np.arange(len(label)),
+        preprocessing=preprocessing,
+        fingerprint=fingerprint,
+        recordings=recordings,
+        excluded=(*excluded, *bad),
+        files=tuple(by_pair[report.subject, report.run] for report in recordings),
+        cache_dir=cache_dir,
+    )
+    if labelled and len(np.unique(label)) < 2:
+        only = CLASS_NAMES[label[0]]
+        raise InputError(
+            f"all {len(label)} trials of subjects={subjects} runs={runs} are {only}: two classes are "
+            f"needed; add runs or subjects"
+        )
+    return data
+
+
+def _leave_out(
+    wanted: Sequence[int], exclude: str, highest: int, known: dict[int, str]
+) -> tuple[list[int], list[Excluded]]:
+    """Split the subjects asked for into those to read and those to leave out, with reasons."""
+    if exclude == "known":
+        reasons = known
+    elif exclude == "none":
+        reasons = {}
+    else:
+        reasons = {
+            s: "left out as asked (exclude)" for s in eeg_physionet.parse_numbers(exclude, "exclude", highest)
+        }
+    excluded = [Excluded(subject, None, reasons[subject]) for subject in wanted if subject in reasons]
+    kept = [subject for subject in wanted if subject not in reasons]
+    if not kept:
+        why = "; ".join(f"{entry.subject}: {entry.reason}" for entry in excluded[:5])
+        raise InputError(
+            f"every subject asked for is left out ({why}); ask for others, or take them with exclude=none"
+        )
+    return kept, excluded
+
+
+def _check_runs(runs: str, labelled: bool) -> tuple[int, ...]:
+    numbers = eeg_physionet.parse_numbers(runs, "runs", eeg_physionet.N_RUNS)
+    if labelled and (wrong := [run for run in numbers if run not in LEFT_RIGHT_RUNS]):
+        raise InputError(
+            f"runs={runs!r}: in run {wrong[0]} there is no left or right fist (1 and 2 are rest without "
+            f"T1/T2, 5, 6, 9, 10, 13, 14 are "
+            f"both fists or both feet); allowed are 4, 8, 12 (imagined) and 3, 7, 11 (executed)"
+        )
+    return numbers
+
+
+Job = tuple[Path, int, int, Preprocessing, bool, bool]
+"""What it takes to read a recording: file, subject, run, preprocessing, labelled, and whether its bytes are
+the expected ones.
+"""
+
+
+def _build(built: Path, jobs: Sequence[Job], on_bad: str, workers: int, quiet: bool) -> None:
+    """Read every recording, in parallel, and write `trials.f32` and `index.json` to the folder `built`, whole
+    or not at all.
+    """
+    built.parent.mkdir(parents=True, exist_ok=True)
+    _check_space(built.parent, jobs)
+    label: list[int] = []
+    reports: list[RecordingReport] = []
+    bad: list[Excluded] = []
+    progress = Progress(len(jobs), unit="recording", quiet=quiet)
+    with atomic_folder(built) as folder:
+        with (folder / "trials.f32").open("wb") as out:
+            for (file, subject, run, *_), result in zip(
+                jobs, map_processes(_read_one, jobs, workers), strict=True
+            ):
+                progress.advance()
+                if isinstance(result, str):
+                    if on_bad == "stop":
+                        raise InputError(f"{file}: {result}; or leave such recordings out with on_bad=skip")
+                    bad.append(Excluded(subject, run, result))
+                    continue
+                trials, labels, report = result
+                trials.astype("<f4", copy=False).tofile(out)
+                label += labels.tolist()
+                reports.append(report)
+        progress.close()
+        if not label:
+            why = bad[0].reason if bad else "no trial fits between their ends"
+            raise InputError(f"no trial is left of {len(jobs)} recordings, {jobs[0][0]} and following: {why}")
+        index = {
+            "label": label,
+            "recordings": [asdict(report) for report in reports],
+            "excluded": [asdict(entry) for entry in bad],
+        }
+        (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def _read_one(
+    file: Path, subject: int, run: int, preprocessing: Preprocessing, labelled: bool, is_genuine: bool
+) -> tuple[np.ndarray, np.ndarray, RecordingReport] | str:
+    """What `read_trials` gives, or the reason (the most telling one) why it cannot be used."""
+    try:
+        result = read_trials(file, subject, run, preprocessing, labelled)
+    except BadRecording as error:
+        return str(error)
+    if not is_genuine:
+        return (
+            "its bytes are not PhysioNet's (SHA-256 differs): delete it so that it is downloaded again, "
+            "or take it as it is with checksums=False"
+        )
+    return result
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _check_space(folder: Path, jobs: Sequence[Job]) -> None:
+    """InputError if the trials will not fit on the disk: per recording at most what a float32 copy of it
+    takes.
+    """
+    needed = sum(2 * file.stat().st_size for file, *_ in jobs)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"cache_dir={str(folder)!r} has {free / 1e9:.1f} GB free, the trials of {len(jobs)} recordings "
+            f"take up to "
+            f"{needed / 1e9:.1f} GB; free some space or give another folder"
+        )
+
+
+def _map_trials(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    if not file.exists() or file.stat().st_size != 4 * int(np.prod(shape)):
+        raise InputError(
+            f"{file} does not have the size its index promises; delete the folder {file.parent} to build "
+            f"it again"
+        )
+    return np.memmap(file, dtype="<f4", mode="c", shape=shape)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """`python -m data.eeg inspect`: print the table and write the figures."""
+    parser = argparse.ArgumentParser(prog="python -m data.eeg", description=main.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    inspect = commands.add_parser("inspect", help="table of recordings, raw traces, spectrum, topomaps")
+    inspect.add_argument("--dataset", default="simulated", help="physionet or simulated (default)")
+    inspect.add_argument(
+        "--data_dir", type=Path, help="folder that holds MNE-eegbci-data (default: MNE's own)"
+    )
+    inspect.add_argument(
+        "--cache_dir", type=Path, default=Path("cache"), help="where trials are kept (default: cache)"
+    )
+    inspect.add_argument("--subjects", default="1", help="such as 1,3,7-20 (default: 1)")
+    inspect.add_argument("--runs", default="4,8,12", help="default: 4,8,12")
+    inspect.add_argument(
+        "--exclude", default="known", help="known (default), none, or subjects such as 88,92"
+    )
+    inspect.add_argument(
+        "--on_bad", default="skip", help="stop or skip (default): what to do about damaged recordings"
+    )
+    inspect.add_argument(
+        "--no_checksums", action="store_true", help="take files whose bytes are not PhysioNet's"
+    )
+    inspect.add_argument("--seed", type=int, default=0, help="of the simulated recordings (default: 0)")
+    inspect.add_argument(
+        "--out", type=Path, default=Path("eeg_inspect"), help="folder for the figures (default: eeg_inspect)"
+    )
+    args = parser.parse_args(argv)
+    data = load_eeg(
+        args.dataset,
+        args.cache_dir,
+        args.data_dir,
+        args.subjects,
+        args.runs,
+        exclude=args.exclude,
+        on_bad=args.on_bad,
+        checksums=not args.no_checksums,
+        seed=args.seed,
+    )
+    print(data.table())
+    summary = data.summary()
+    print(
+        f"{data.dataset}: {summary['n_trials']} trials of {summary['n_subjects']} subjects "
+        f"({summary['n_left']} left, {summary['n_right']} right), "
+        f"{summary['n_chans']} channels, {summary['n_times']} samples at {data.sfreq:g} Hz, fingerprint "
+        f"{data.fingerprint[:12]}"
+    )
+    from data.eeg_figures import (
+        recording_figures,
+    )  # matplotlib takes a second that training need not wait for
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name, figure in recording_figures(data).items():
+        figure.savefig(args.out / f"{name}.png", dpi=120)
+        print(f"wrote {args.out / f'{name}.png'}")
+
+
+if __name__ == "__main__":
+    run_main(main)
