@@ -189,6 +189,10 @@ def load_eeg(
     files = [eeg_physionet.recording_path(folder, subject, run) for subject, run in pairs]
     with ThreadPoolExecutor() as pool:  # hashing leaves Python's lock: 99 subjects (770 MB) in under a second
         sha256 = list(pool.map(_sha256, files))
+    genuine = [
+        not (physionet and checksums) or digest == eeg_physionet.expected_sha256(*pair)
+        for pair, digest in zip(pairs, sha256, strict=True)
+    ]
     fingerprint = hash_of(
         {
             "version": CACHE_VERSION,
@@ -196,15 +200,9 @@ def load_eeg(
             "dataset": dataset,
             "preprocessing": asdict(preprocessing),
             "labelled": labelled,
-            "on_bad": on_bad,
-            "checksums": checksums,
-            "recordings": [[*pair, digest] for pair, digest in zip(pairs, sha256, strict=True)],
+            "recordings": [[*pair, *state] for pair, *state in zip(pairs, sha256, genuine, strict=True)],
         }
     )
-    genuine = [
-        not (physionet and checksums) or digest == eeg_physionet.expected_sha256(*pair)
-        for pair, digest in zip(pairs, sha256, strict=True)
-    ]
     built = cache_dir / f"eeg-{fingerprint[:32]}"
     if not built.exists():
         jobs = [
@@ -214,11 +212,13 @@ def load_eeg(
         _build(built, jobs, on_bad, workers, quiet)
     index = json.loads((built / "index.json").read_text(encoding="utf-8"))
     bad = [Excluded(**entry) for entry in index["excluded"]]
+    file_of = dict(zip(pairs, files, strict=True))
+    if bad and on_bad == "stop":  # an earlier run built this with on_bad=skip
+        raise _bad_recording(file_of[bad[0].subject, bad[0].run or 0], bad[0].reason)
     recordings = tuple(
         RecordingReport(**{**row, "flat": tuple(row["flat"]), "clipped": tuple(row["clipped"])})
         for row in index["recordings"]
     )
-    by_pair = dict(zip(pairs, files, strict=True))
     label = np.array(index["label"], dtype=np.int64)
     n_of = [report.n_trials for report in recordings]
     data = EegData(
@@ -232,7 +232,7 @@ def load_eeg(
         fingerprint=fingerprint,
         recordings=recordings,
         excluded=(*excluded, *bad),
-        files=tuple(by_pair[report.subject, report.run] for report in recordings),
+        files=tuple(file_of[report.subject, report.run] for report in recordings),
         cache_dir=cache_dir,
     )
     if labelled and len(np.unique(label)) < 2:
@@ -271,8 +271,9 @@ def _check_runs(runs: str, labelled: bool) -> tuple[int, ...]:
     if labelled and (wrong := [run for run in numbers if run not in LEFT_RIGHT_RUNS]):
         raise InputError(
             f"runs={runs!r}: in run {wrong[0]} there is no left or right fist (1 and 2 are rest without "
-            f"T1/T2, 5, 6, 9, 10, 13, 14 are "
-            f"both fists or both feet); allowed are 4, 8, 12 (imagined) and 3, 7, 11 (executed)"
+            f"T1/T2; "
+            "5, 6, 9, 10, 13, 14 are both fists or both feet); allowed are 4, 8, 12 (imagined) and 3, 7, "
+            "11 (executed)"
         )
     return numbers
 
@@ -301,7 +302,7 @@ def _build(built: Path, jobs: Sequence[Job], on_bad: str, workers: int, quiet: b
                 progress.advance()
                 if isinstance(result, str):
                     if on_bad == "stop":
-                        raise InputError(f"{file}: {result}; or leave such recordings out with on_bad=skip")
+                        raise _bad_recording(file, result)
                     bad.append(Excluded(subject, run, result))
                     continue
                 trials, labels, report = result
@@ -334,6 +335,10 @@ def _read_one(
             "or take it as it is with checksums=False"
         )
     return result
+
+
+def _bad_recording(file: Path, reason: str) -> InputError:
+    return InputError(f"{file}: {reason}; or leave such recordings out with on_bad=skip")
 
 
 def _sha256(file: Path) -> str:
