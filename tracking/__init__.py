@@ -1,0 +1,23 @@
+"""Everything a run records: MLflow behind a spool on disk, checkpoints, and the model registry.
+
+The only importer of mlflow.
+"""
+
+from tracking.checkpoint import StopRequest, find_checkpoint, load_checkpoint, save_checkpoint
+from tracking.models import ModelInfo, load_weights, log_model, newest_model
+from tracking.run import AnyRun, Run, SilentRun, start_run
+
+__all__ = [
+    "AnyRun",
+    "ModelInfo",
+    "Run",
+    "SilentRun",
+    "StopRequest",
+    "find_checkpoint",
+    "load_checkpoint",
+    "load_weights",
+    "log_model",
+    "newest_model",
+    "save_checkpoint",
+    "start_run",
+]

@@ -1,0 +1,154 @@
+"""Checkpoints under damage and crashes, and stop requests by real signals."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.errors import InputError
+from tracking import StopRequest, find_checkpoint, load_checkpoint, save_checkpoint
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def state(step: int) -> dict:
+    generator = torch.Generator().manual_seed(step)
+    network = torch.nn.Linear(8, 8)
+    optimizer = torch.optim.Adam(network.parameters())
+    network(torch.ones(1, 8)).sum().backward()
+    optimizer.step()
+    return {
+        "step": step,
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "generator": generator.get_state(),
+        "config": {"gp_scale": 10.0, "data_dir": None, "names": ["a", "b"], "raw": b"\x00\xff"},
+        "values": torch.randn(200, generator=generator),
+    }
+
+
+def same(one: dict, other: dict) -> bool:
+    return str(one) == str(other) and torch.equal(one["values"], other["values"])
+
+
+def test_round_trip_keeps_the_previous(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    first, second = state(1), state(2)
+    save_checkpoint(path, first)
+    save_checkpoint(path, second)
+    assert same(load_checkpoint(path), second)
+    assert same(load_checkpoint(tmp_path / "checkpoint.pt.previous"), first)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.pt", "checkpoint.pt.previous"]
+
+
+def test_a_state_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, state(1))
+    with pytest.raises(TypeError, match=r"state\['config'\]\['path'\] is a PosixPath"):
+        save_checkpoint(path, {"config": {"path": Path("x")}})
+    assert load_checkpoint(path)["step"] == 1
+
+
+def test_any_damage_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each of 60 flipped bits and 10 cuts either leaves the state equal or is noticed."""
+    chance = random.Random(0)
+    path = tmp_path / "checkpoint.pt"
+    first, second = state(1), state(2)
+    save_checkpoint(path, first)
+    save_checkpoint(path, second)
+    whole = path.read_bytes()
+    noticed = 0
+    for number in range(70):
+        damaged = bytearray(whole)
+        if number < 60:
+            damaged[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+        else:
+            del damaged[chance.randrange(len(whole)) :]
+        path.write_bytes(damaged)
+        loaded = load_checkpoint(path)
+        if loaded["step"] == 1:
+            noticed += 1
+            assert same(loaded, first)
+        else:
+            assert same(loaded, second)
+    assert noticed >= 30
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_nothing_to_fall_back_on(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(InputError, match="does not exist"):
+        load_checkpoint(path)
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(InputError, match="is damaged"):
+        load_checkpoint(path)
+
+
+def test_nothing_is_unpickled(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple:
+            return (os.mkdir, (str(tmp_path / "owned"),))
+
+    torch.save({"step": Evil()}, tmp_path / "checkpoint.pt")
+    with pytest.raises(InputError, match="damaged"):
+        load_checkpoint(tmp_path / "checkpoint.pt")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_killed_while_writing(tmp_path: Path) -> None:
+    """kill -9 at random moments of a loop that does nothing but save.
+
+    A whole checkpoint is there every time.
+    """
+    code = """
+import sys, torch
+from pathlib import Path
+from tracking.checkpoint import save_checkpoint
+step = 0
+while True:
+    step += 1
+    save_checkpoint(Path(sys.argv[1]), {"step": step, "values": torch.full((300_000,), float(step))})
+    print(step, flush=True)
+"""
+    chance = random.Random(1)
+    for number in range(4):
+        path = tmp_path / str(number) / "checkpoint.pt"
+        process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "1\n"
+        time.sleep(chance.uniform(0, 0.1))
+        process.kill()
+        reported = [1, *(int(line) for line in process.stdout.read().split() if line.isdigit())][-1]
+        loaded = load_checkpoint(path)
+        assert loaded["step"] >= reported
+        assert torch.equal(loaded["values"], torch.full((300_000,), float(loaded["step"])))
+
+
+def test_find_checkpoint_of_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "abc").mkdir()
+    save_checkpoint(tmp_path / "abc" / "checkpoint.pt", {"step": 1})
+    assert find_checkpoint(tmp_path, "abc") == tmp_path / "abc" / "checkpoint.pt"
+    (tmp_path / "abc" / "checkpoint.pt").rename(tmp_path / "abc" / "checkpoint.pt.previous")
+    assert load_checkpoint(find_checkpoint(tmp_path, "abc") or tmp_path)["step"] == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stop_request(number: int, code: int, capfd: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(number)
+    with StopRequest() as stop:
+        assert (stop.requested, stop.exit_code) == (False, 0)
+        os.kill(os.getpid(), number)
+        time.sleep(0.01)
+        assert (stop.requested, stop.exit_code) == (True, code)
+        os.kill(os.getpid(), signal.SIGTERM)  # schedulers repeat it; the checkpoint must still be written
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012 (the signal may come a moment later)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+    assert signal.getsignal(number) is before
+    assert "stopping after this step" in capfd.readouterr().err

@@ -1,0 +1,135 @@
+"""`python -m tracking sync [folder]` delivers what training runs could not.
+
+`python -m tracking reap` ends runs that died silently.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from common.errors import InputError, run_main
+from tracking.spool import Spool
+
+STALE_MINUTES = 10.0
+NEVER_BEAT_HOURS = 24.0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and do it; 1 if something is left undelivered."""
+    parser = argparse.ArgumentParser(prog="python -m tracking")
+    commands = parser.add_subparsers(dest="command", required=True)
+    sync_parser = commands.add_parser("sync", help="deliver the backlog of every run in a folder to its MLflow store")
+    sync_parser.add_argument(
+        "folder",
+        nargs="?",
+        default="runs",
+        type=Path,
+        help="a run's folder, or the folder of runs (default: runs)",
+    )
+    reap_parser = commands.add_parser("reap", help="end (KILLED) the RUNNING runs whose process is gone")
+    reap_parser.add_argument("--experiment", default="wgan-eeg", help="experiment to look through (default: wgan-eeg)")
+    reap_parser.add_argument(
+        "--minutes",
+        type=float,
+        default=STALE_MINUTES,
+        help=f"silence that counts as dead (default: {STALE_MINUTES:g})",
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.command == "sync":
+        return sync(arguments.folder)
+    reap(arguments.experiment, arguments.minutes)
+    return 0
+
+
+def sync(folder: Path) -> int:
+    """Deliver what waits in `folder` (one run's, or one that holds runs'); one line per run.
+
+    0 if all of it arrived, else 1.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give a run's folder or the folder that holds them (default: runs)")
+    folders = [path.parent for path in sorted([*folder.glob("run.json"), *folder.glob("*/run.json")])]
+    if not folders:
+        raise InputError(f"{folder} holds no runs (no run.json in it or one level below)")
+    return max(_sync_run(run) for run in folders)
+
+
+def _sync_run(folder: Path) -> int:
+    from tracking import store
+    from tracking.delivery import Delivery
+
+    try:
+        spool = Spool(folder, patience=0.5)
+    except InputError:
+        print(f"{folder}: a training process is writing to it and delivers by itself")
+        return 0
+    try:
+        facts = spool.facts()
+        store.use(facts["tracking_uri"])
+        delivery = Delivery(spool, facts["tracking_uri"])
+        waiting = spool.pending()
+        try:
+            while operations := spool.read(spool.sent):
+                delivery.send(operations)
+        except Exception as error:
+            print(
+                f"{folder}: {spool.pending()} of {waiting} records still wait: {facts['tracking_uri']}: "
+                f"{store.reason(error)}"
+            )
+            return 1
+        refused = f", {delivery.refused} refused (see refused.jsonl there)" if delivery.refused else ""
+        print(f"{folder}: {f'{waiting} records delivered' if waiting else 'nothing waits'}{refused}")
+        if spool.facts().get("status") == "FINISHED":
+            spool.clear()
+        return 1 if delivery.refused else 0
+    finally:
+        spool.close()
+
+
+def reap(experiment: str, minutes: float) -> int:
+    """End the RUNNING runs of `experiment` that are dead; returns how many it ended.
+
+    Dead is: no heartbeat for `minutes`, or never one and a day old (`mlflow run` makes a run before it sets
+    up an environment; if that fails the run stays RUNNING for ever).
+    """
+    from tracking import store
+
+    uri = store.tracking_uri()
+    try:
+        client = store.connect(uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            raise InputError(
+                f"experiment {experiment!r} is not in {uri}: give --experiment, or set MLFLOW_TRACKING_URI"
+            )
+        runs: list[Any] = []
+        token = None
+        while True:
+            page = client.search_runs([found.experiment_id], "attributes.status = 'RUNNING'", page_token=token)
+            runs += page
+            token = page.token
+            if not token:
+                break
+        ended = 0
+        for run in runs:
+            beat = run.data.tags.get("heartbeat")
+            last = json.loads(beat)["time"] if beat else run.info.start_time / 1000
+            silent = (time.time() - last) / 60
+            if silent < (minutes if beat else NEVER_BEAT_HOURS * 60):
+                continue
+            client.set_tag(run.info.run_id, "reaped", f"no heartbeat for {silent:.0f} minutes")
+            client.set_terminated(run.info.run_id, "KILLED", end_time=int(last * 1000))
+            print(f"{run.info.run_id} ({run.info.run_name}): silent for {silent:.0f} minutes, ended as KILLED")
+            ended += 1
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"tracking store {uri}: {store.reason(error)}") from None
+    print(f"{ended} of {len(runs)} RUNNING runs ended")
+    return ended
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,191 @@
+"""Checkpoints that survive a crash at any moment, and stopping at the end of a step when somebody asks.
+
+A checkpoint is one file written by `torch.save` and read with `weights_only=True`: tensors, numbers, text,
+and lists and dicts of them. It is a zip archive whose CRC-32 sums are checked before it is used.
+"""
+
+import os
+import signal
+import sys
+import threading
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+
+from common.errors import InputError
+from common.files import atomic_file
+from tracking.run import CHECKPOINT_NAME, run_folder
+
+PLAIN_TYPES = (str, int, float, bool, bytes, type(None), torch.Tensor, torch.Size, torch.dtype, torch.device)
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` to `path`, whole or not at all; what was there before stays as `<name>.previous`.
+
+    Raises TypeError for a value that `load_checkpoint` would refuse, now rather than when it is needed.
+    """
+    _check_plain(state, "state")
+    path = Path(path)
+    with atomic_file(path) as temporary:
+        torch.save(state, temporary)
+        if path.exists():
+            _keep(path, _previous(path))
+
+
+def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+    """The state in `path`.
+
+    Where that file is damaged or missing, in `<name>.previous`, with a line that says so.
+
+    Raises InputError where neither can be read. Nothing is unpickled but tensors and plain values.
+    """
+    path = Path(path)
+    faults = []
+    for candidate in (path, _previous(path)):
+        try:
+            state = _load(candidate, map_location)
+        except FileNotFoundError:
+            faults.append(f"{candidate} does not exist")
+        except (ValueError, OSError) as error:
+            faults.append(f"{candidate} is damaged ({error})")
+        else:
+            if candidate != path:
+                print(f"checkpoint: {faults[0]}; going on from the one before it, {candidate}", file=sys.stderr)
+            return state
+    raise InputError(f"checkpoint: {'; '.join(faults)}: give another checkpoint, or start a new run")
+
+
+def find_checkpoint(output_dir: Path, run_id: str) -> Path | None:
+    """The run's checkpoint on this machine, else the one it uploaded (fetched into its folder), else None."""
+    path = run_folder(Path(output_dir), run_id) / CHECKPOINT_NAME
+    if path.exists() or _previous(path).exists():
+        return path
+    from tracking import store
+
+    try:
+        client = store.connect(store.tracking_uri())
+        if not any(Path(file.path).name == CHECKPOINT_NAME for file in client.list_artifacts(run_id, "checkpoints")):
+            return None
+        with atomic_file(path) as temporary:
+            folder = temporary.with_suffix(".folder")
+            folder.mkdir()
+            try:
+                os.replace(
+                    client.download_artifacts(run_id, f"checkpoints/{CHECKPOINT_NAME}", str(folder)),
+                    temporary,
+                )
+            finally:
+                for left in folder.rglob("*"):
+                    left.rmdir() if left.is_dir() else left.unlink()
+                folder.rmdir()
+    except Exception as error:
+        if store.is_absent(error):
+            return None
+        raise InputError(
+            f"checkpoint of run {run_id}: not in {output_dir}, and the store failed: {store.reason(error)}"
+        ) from None
+    return path
+
+
+class StopRequest:
+    """SIGTERM and Ctrl-C ask the loop to stop instead of killing it; a second Ctrl-C stops at once.
+
+        with StopRequest() as stop:
+            for step in ...:
+                train(step)
+                if stop.requested:
+                    save_checkpoint(...); run.finish("KILLED"); sys.exit(stop.exit_code)
+
+    In a thread other than the main one it can catch nothing, and does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal came."""
+        return self.signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        """128 + signal: 143 for SIGTERM, 130 for Ctrl-C; 0 if none came."""
+        return 0 if self.signal is None else 128 + self.signal
+
+    def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if not self.requested:
+            self.signal = number
+            name = signal.Signals(number).name
+            # os.write: print may be interrupted in the middle of its own buffer, and raises if entered again.
+            os.write(2, f"\n{name}: stopping after this step, with a checkpoint (Ctrl-C stops at once)\n".encode())
+
+
+def _load(path: Path, map_location: str | torch.device) -> dict[str, Any]:
+    """Raises FileNotFoundError, or ValueError with what is wrong."""
+    if not path.exists():
+        raise FileNotFoundError(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
+        raise ValueError(f"not a whole archive: {error}") from None
+    if damaged is not None:
+        raise ValueError(f"wrong checksum in {damaged}")
+    try:
+        state = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:
+        raise ValueError(" ".join(str(error).split())[:150]) from None
+    if not isinstance(state, dict):
+        raise ValueError(f"holds a {type(state).__name__}, not a dict")
+    return state
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f"{path.name}.previous")
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Give the file at `path` a second name, in place of what had it; `path` itself stays."""
+    temporary = path.with_name(f".{path.name}.previous.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:
+        # No hard links here: for a moment only `.previous` exists, which `load_checkpoint` takes.
+        os.replace(path, previous)
+        return
+    os.replace(temporary, previous)
+
+
+def _check_plain(value: Any, where: str) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_plain(key, f"a key of {where}")
+            _check_plain(item, f"{where}[{key!r}]")
+    elif isinstance(value, list | tuple | set):
+        for index, item in enumerate(value):
+            _check_plain(item, f"{where}[{index}]")
+    elif not isinstance(value, PLAIN_TYPES):
+        raise TypeError(
+            f"{where} is a {type(value).__name__}: a checkpoint holds tensors, numbers, text, and lists and "
+            "dicts of them"
+        )

@@ -1,0 +1,66 @@
+"""What a run must say about where it ran.
+
+The code's commit, the Python and torch, the device, every installed package.
+"""
+
+import os
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def git_state() -> dict[str, str]:
+    """Tags `git.commit` and `git.dirty` of this code; the commit from GIT_COMMIT (an image without .git).
+
+    Empty if neither is there.
+    """
+    commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
+    if commit is None or status is None:
+        built_from = os.environ.get("GIT_COMMIT")
+        return {"git.commit": built_from} if built_from else {}
+    return {"git.commit": commit, "git.dirty": str(bool(status)).lower()}
+
+
+def environment() -> dict[str, Any]:
+    """Python, platform, torch, device, processes and the version of every installed package."""
+    cuda = torch.cuda.is_available()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+        "cpus": os.cpu_count(),
+        "torch": torch.__version__,
+        "torch_threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
+        "cuda": torch.version.cuda if cuda else None,
+        "gpus": torch.cuda.device_count() if cuda else 0,
+        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+        "packages": dict(sorted((dist.metadata["Name"], dist.version) for dist in metadata.distributions())),
+    }
+
+
+def command_line() -> str:
+    """The command that started this process, as one would type it."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = ["-m", spec.name.removesuffix(".__main__")] if spec and spec.name else sys.argv[:1]
+    return shlex.join(["python", *program, *sys.argv[1:]])
+
+
+def _git(*arguments: str) -> str | None:
+    """What git prints; None where there is no git or no repository."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,556 @@
+"""The run that a trainer records into: a thin facade over the spool.
+
+Nothing here waits for the server but start and finish.
+"""
+
+import json
+import math
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from common.errors import InputError
+from tracking.environment import command_line, environment, git_state
+from tracking.spool import Spool, Writer, raise_marks, read_facts
+
+if TYPE_CHECKING:
+    from tracking.delivery import Delivery
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+CHECKPOINT_NAME = "checkpoint.pt"
+
+START_PATIENCE = 15.0
+"""Seconds to wait for the server when a run is started.
+
+After that the run is recorded on disk and created later.
+"""
+
+FINISH_PATIENCE = 20.0
+"""Seconds that `finish` waits for a server that does not answer; one that answers may take its time."""
+
+
+class Run:
+    """One MLflow run. Use it as a context manager.
+
+    An exception ends it FAILED, Ctrl-C or SIGTERM's exit KILLED.
+
+    Attributes:
+        folder: `<output_dir>/<run_id>`: spool and checkpoints.
+        resumed: whether the run held something before this process (then look for a checkpoint).
+    """
+
+    def __init__(self, spool: Spool, delivery: "Delivery", resumed: bool) -> None:
+        self.folder, self.resumed = spool.folder, resumed
+        self._spool, self._delivery = spool, delivery
+        self._metric_marks, self._image_marks = spool.last_steps() if resumed else ({}, {})
+        self._known_names: set[str] = set()
+        self._finished = False
+        self._writer = Writer(spool, delivery.send, delivery.beat)
+
+    @property
+    def run_id(self) -> str:
+        """The MLflow run's id.
+
+        A local one (`offline-...`) while a run that started without its server waits to be created.
+        """
+        facts = self._spool.facts()
+        return str(facts["run_id"] or facts["local_id"])
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """Where this run keeps its checkpoint."""
+        return self.folder / CHECKPOINT_NAME
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Record numbers at a step. Costs microseconds and never waits; NaN and inf are recorded as such.
+
+        On a resumed run, a (name, step) recorded before is skipped: what is computed again is not logged
+        twice.
+        """
+        if not self._known_names.issuperset(values):
+            for name in values:
+                _check_name(name)
+            self._known_names.update(values)
+        numbers = {name: float(value) for name, value in values.items()}
+        if self._metric_marks:
+            numbers = {name: value for name, value in numbers.items() if step > self._metric_marks.get(name, -math.inf)}
+            if not numbers:
+                return
+        self._spool.append(
+            json.dumps({"op": "metrics", "time": time.time_ns() // 1_000_000, "step": int(step), "values": numbers})
+        )
+
+    def log_image(self, key: str, image: np.ndarray, step: int) -> None:
+        """Record an image (H x W x 3 or H x W, uint8) at a step.
+
+        The UI shows one key's images under a step slider.
+        """
+        _check_name(key)
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+            raise ValueError(
+                f"log_image {key}: got {image.dtype} of shape {image.shape}, need uint8 of shape (H, W, 3) or (H, W)"
+            )
+        if step <= self._image_marks.get(key, -math.inf):
+            return
+        path, relative = self._spool.new_file("image.png")
+        Image.fromarray(image).save(path, compress_level=1)  # 5x faster than the default level, 10 % larger
+        self._spool.add("image", key=key, step=int(step), file=relative)
+
+    def log_figure(self, figure: Any, path: str) -> None:
+        """Record a matplotlib figure as the artifact `path` (`figures/loss.png`.
+
+        The suffix sets the format).
+        """
+        folder, name = _split(path)
+        file, relative = self._spool.new_file(name)
+        figure.savefig(file, dpi=120, bbox_inches="tight")
+        self._spool.add("file", file=relative, name=name, folder=folder)
+
+    def log_text(self, text: str, path: str) -> None:
+        """Record a text as the artifact `path`."""
+        folder, name = _split(path)
+        file, relative = self._spool.new_file(name)
+        file.write_text(text)
+        self._spool.add("file", file=relative, name=name, folder=folder)
+
+    def log_dict(self, values: Mapping[str, Any], path: str) -> None:
+        """Record a dict as the JSON artifact `path`."""
+        self.log_text(json.dumps(values, indent=1, default=str) + "\n", path)
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Record a file or a folder as it is now (it is copied) under the artifact folder `folder`."""
+        path = Path(path)
+        file, relative = self._spool.new_file(path.name)
+        if path.is_dir():
+            shutil.copytree(path, file)
+        else:
+            shutil.copy2(path, file)
+        self._spool.add("file", file=relative, name=path.name, folder=folder or "")
+
+    def log_checkpoint(self) -> None:
+        """Upload the run's checkpoint file, to resume on another machine.
+
+        Of several that wait for the server only the newest is kept.
+
+        The spool gets a hard link, not a copy: `save_checkpoint` replaces the file and never writes into it.
+        """
+        relative = f"files/checkpoint/{CHECKPOINT_NAME}"
+        file, temporary = self.folder / relative, self.folder / f"{CHECKPOINT_NAME}.link"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(self.checkpoint_path, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copy2(self.checkpoint_path, temporary)
+        os.replace(temporary, file)
+        self._spool.add("file", file=relative, name=CHECKPOINT_NAME, folder="checkpoints", newest=True)
+
+    def log_data(self, name: str, fingerprint: str, details: Mapping[str, Any], context: str = "training") -> None:
+        """Record what the run read.
+
+        An MLflow dataset input with `details` as its profile, and the tag `data.<name>`.
+        """
+        self._spool.add(
+            "dataset",
+            name=name,
+            fingerprint=fingerprint,
+            details=json.loads(json.dumps(details, default=str)),
+            context=context,
+        )
+        self.set_tags({f"data.{name}": fingerprint})
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Set or change tags."""
+        self._spool.add("tags", values=_as_text(tags))
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Record parameters.
+
+        One that is there with another value (MLflow's can't be changed) is kept as `resolved.<name>`.
+        """
+        self._spool.add("params", values=_as_text(params))
+
+    def backlog(self) -> str:
+        """What the server does not have yet, as text to put into a checkpoint; see `restore`."""
+        return self._spool.backlog()
+
+    def restore(self, backlog: str) -> None:
+        """Take over a checkpoint's backlog. Call it before the first `log_metrics`.
+
+        What this machine's spool has is left alone.
+        """
+        metrics, images = self._spool.restore(backlog)
+        raise_marks(self._metric_marks, metrics)
+        raise_marks(self._image_marks, images)
+
+    def deliver(self, patience: float = FINISH_PATIENCE) -> bool:
+        """Wait until all that was recorded so far is delivered.
+
+        False if the server did not answer for `patience` seconds.
+        """
+        return self._writer.wait_for(self._spool.size, patience)
+
+    def finish(self, status: Status = "FINISHED") -> bool:
+        """End the run and deliver what is left; True if the server has it all.
+
+        Otherwise one line says how to deliver it later.
+        """
+        if self._finished:
+            return True
+        self._finished = True
+        self._spool.add("finish", status=status)
+        self._spool.set_facts(status=status)
+        delivered = self.deliver()
+        self._writer.stop()
+        if delivered and status == "FINISHED":
+            self._spool.clear()
+        elif not delivered:
+            error = self._writer.error
+            print(
+                f"tracking: {self._spool.pending()} records are not delivered ({_reason(error)}); they are "
+                f"safe in {self.folder}. "
+                f"Deliver them with: python -m tracking sync {self.folder.parent}"
+            )
+        if not self._writer.is_alive():
+            self._spool.close()
+        return delivered
+
+    def url(self) -> str:
+        """Where to look at the run: its address on a server, or how to open a local store."""
+        facts = self._spool.facts()
+        page = f"#/experiments/{facts.get('experiment_id')}/runs/{facts['run_id']}"
+        if facts["run_id"] is None:
+            return f"not on {facts['tracking_uri']} yet: python -m tracking sync {self.folder.parent}"
+        if facts["tracking_uri"].startswith("http"):
+            return f"{facts['tracking_uri'].rstrip('/')}/{page}"
+        return f"mlflow ui --backend-store-uri {facts['tracking_uri']}, then http://127.0.0.1:5000/{page}"
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._finished:
+            return
+        if error is None or (isinstance(error, SystemExit) and not error.code):
+            self.finish("FINISHED")
+        elif isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code in (130, 143)):
+            self.finish("KILLED")
+        else:
+            self.set_tags({"error": f"{type(error).__name__}: {error}"})
+            self.finish("FAILED")
+
+    def register(self, **operation: Any) -> int:
+        """Queue a saved model for the registry (see `tracking.models.log_model`).
+
+        Returns the spool's size behind it.
+        """
+        return self._spool.add("register", **operation)
+
+    def start_writer(self) -> None:
+        """Begin to deliver."""
+        self._writer.start()
+
+
+class SilentRun:
+    """Takes all that a Run takes and records nothing.
+
+    For the processes of a distributed training other than rank 0.
+    """
+
+    run_id = ""
+    resumed = False
+
+    def __init__(self, output_dir: Path = Path("runs")) -> None:
+        self.folder = output_dir
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """A path that is never written; rank 0 tells the others where its checkpoint is."""
+        return self.folder / CHECKPOINT_NAME
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Nothing."""
+
+    def log_image(self, key: str, image: np.ndarray, step: int) -> None:
+        """Nothing."""
+
+    def log_figure(self, figure: Any, path: str) -> None:
+        """Nothing."""
+
+    def log_text(self, text: str, path: str) -> None:
+        """Nothing."""
+
+    def log_dict(self, values: Mapping[str, Any], path: str) -> None:
+        """Nothing."""
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Nothing."""
+
+    def log_checkpoint(self) -> None:
+        """Nothing."""
+
+    def log_data(self, name: str, fingerprint: str, details: Mapping[str, Any], context: str = "training") -> None:
+        """Nothing."""
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def backlog(self) -> str:
+        """Nothing waits."""
+        return ""
+
+    def restore(self, backlog: str) -> None:
+        """Nothing."""
+
+    def deliver(self, patience: float = FINISH_PATIENCE) -> bool:
+        """Nothing is left to deliver."""
+        return True
+
+    def finish(self, status: Status = "FINISHED") -> bool:
+        """Nothing is left to deliver."""
+        return True
+
+    def url(self) -> str:
+        """No page."""
+        return ""
+
+    def __enter__(self) -> "SilentRun":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing."""
+
+
+AnyRun = Run | SilentRun
+
+
+def start_run(
+    entry_point: str,
+    params: Mapping[str, Any],
+    *,
+    tags: Mapping[str, Any] | None = None,
+    output_dir: Path = Path("runs"),
+    experiment: str = "wgan-eeg",
+    run_name: str | None = None,
+    resume: str | None = None,
+) -> Run | SilentRun:
+    """Start or continue the run of this command; ranks other than 0 (`RANK`) get a SilentRun.
+
+    Under `mlflow run` (MLFLOW_RUN_ID) its run is continued; the variable is taken out of the environment, so
+    that a second run of this process, or a child process, makes its own. `resume` is a run id or `latest`,
+    the newest unfinished run of this entry point that has a checkpoint in `output_dir`; with nothing to
+    resume, `latest` starts a new run and says so. The resumed run goes on under its own id; the one that
+    `mlflow run` made for this command is ended with the tag `resumes`.
+
+    Raises InputError for an unknown run id, a run of another entry point, a run in use, or a store that
+    refuses.
+    """
+    if int(os.environ.get("RANK", "0")) > 0:
+        return SilentRun(output_dir)
+    # Imported here: two seconds that `--help`, a bad parameter and the other ranks need not wait for.
+    from tracking import store
+    from tracking.delivery import Delivery
+
+    output_dir = Path(output_dir)
+    where_it_runs = environment()
+    every_tag = {"entry_point": entry_point, **_run_tags(where_it_runs), **(tags or {})}
+    inherited = os.environ.pop("MLFLOW_RUN_ID", None)
+    facts: dict[str, Any] = {
+        "run_id": inherited,
+        "tracking_uri": store.tracking_uri(),
+        "entry_point": entry_point,
+        "experiment": experiment,
+        "run_name": run_name,
+    }
+    folder = _folder_to_resume(output_dir, resume, entry_point) if resume else None
+    if folder is not None:
+        facts |= read_facts(folder)
+        if "MLFLOW_TRACKING_URI" in os.environ:  # the user, or `mlflow run`, says where the store is now
+            facts["tracking_uri"] = store.tracking_uri()
+    elif resume == "latest":
+        print(f"resume=latest: no unfinished {entry_point} run with a checkpoint in {output_dir}; starting a new one")
+    elif resume:
+        facts["run_id"] = resume
+
+    store.use(facts["tracking_uri"])
+    continues = facts["run_id"] is not None or folder is not None
+    client, stored = _stored_run(facts, folder, inherited, every_tag)
+    if stored is not None:
+        made_by = stored.data.tags.get("entry_point", entry_point)
+        if made_by != entry_point:
+            raise InputError(
+                f"run {facts['run_id']} is a {made_by} run: resume it with that entry point, not {entry_point}"
+            )
+        facts |= {"run_id": stored.info.run_id, "experiment_id": stored.info.experiment_id}
+    elif facts["run_id"] is None and folder is None:
+        facts |= {"local_id": f"offline-{uuid.uuid4().hex[:12]}", "tags": _as_text(every_tag)}
+    folder = folder or run_folder(output_dir, facts["run_id"] or facts["local_id"])
+    has_something = (folder / "spool.jsonl").exists() or bool(stored and stored.data.metrics)
+    resumed = has_something or (continues and bool(resume))
+
+    spool = Spool(folder)
+    spool.set_facts(**{**facts, "status": "RUNNING"})
+    run = Run(spool, Delivery(spool, facts["tracking_uri"]), resumed)
+    if stored is not None and stored.data.metrics:
+        # What another machine has delivered counts as recorded, too.
+        raise_marks(run._metric_marks, store.last_steps(stored))
+        raise_marks(run._image_marks, store.last_image_steps(client, stored.info.run_id))
+    if inherited and inherited != facts["run_id"]:
+        spool.add("handover", run_id=inherited)
+    spool.add("status", status="RUNNING")
+    run.set_tags({**every_tag, "resumed": time.strftime("%Y-%m-%dT%H:%M:%S%z")} if resumed else every_tag)
+    run.log_params(params)
+    run.log_dict(params, "config.json")
+    run.log_dict(where_it_runs, "environment.json")
+    run.start_writer()
+    return run
+
+
+def _stored_run(
+    facts: Mapping[str, Any], folder: Path | None, inherited: str | None, tags: Mapping[str, Any]
+) -> tuple[Any, Any]:
+    """The store's client and run: the one that `facts` names, or a new one.
+
+    The run is None where the server does not answer.
+
+    A server that does not answer is no reason to stop, unless it must be asked: for a run id that this
+    machine does not know.
+    """
+    from tracking import store
+
+    uri, run_id = facts["tracking_uri"], facts["run_id"]
+    client = None
+    try:
+        client = store.connect(uri)
+        if run_id is not None:
+            return client, client.get_run(run_id)
+        if folder is None:
+            return client, _created_patiently(client, facts["experiment"], facts["run_name"], _as_text(tags))
+    except InputError:
+        raise
+    except Exception as error:
+        if store.is_absent(error):
+            raise InputError(
+                f"run {run_id} is not in {uri}: give a run id of this store, or `latest`, or name its store "
+                "by MLFLOW_TRACKING_URI"
+            ) from None
+        must_ask = run_id is not None and folder is None and run_id != inherited
+        if must_ask or not uri.startswith("http") or not store.is_away(error):
+            raise InputError(
+                f"tracking store {uri}: {store.reason(error)}; start it, or correct MLFLOW_TRACKING_URI"
+            ) from None
+        print(f"tracking: {uri} does not answer ({store.reason(error)}); recording on disk, delivering when it is back")
+    return client, None
+
+
+def run_folder(output_dir: Path, run_id: str) -> Path:
+    """The folder of a run in `output_dir`.
+
+    `<output_dir>/<run_id>`, or the one of a run that was started without its server.
+    """
+    folder = Path(output_dir) / run_id
+    if not folder.is_dir():
+        for facts_file in Path(output_dir).glob("offline-*/run.json"):
+            if read_facts(facts_file.parent).get("run_id") == run_id:
+                return facts_file.parent
+    return folder
+
+
+def _folder_to_resume(output_dir: Path, resume: str, entry_point: str) -> Path | None:
+    """The local folder of the run to resume; None if there is none here (it may still be on the server)."""
+    if resume != "latest":
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", resume):
+            raise InputError(
+                f"resume: {resume!r} is not a run id; give an id, such as the name of a folder in "
+                f"{output_dir}, or `latest`"
+            )
+        folder = run_folder(output_dir, resume)
+        return folder if (folder / "run.json").is_file() else None
+    unfinished = [
+        path.parent
+        for path in output_dir.glob(f"*/{CHECKPOINT_NAME}*")
+        if (facts := read_facts(path.parent)).get("entry_point") == entry_point and facts.get("status") != "FINISHED"
+    ]
+    return max(
+        unfinished,
+        key=lambda folder: max(path.stat().st_mtime for path in folder.glob(f"{CHECKPOINT_NAME}*")),
+        default=None,
+    )
+
+
+def _created_patiently(client: Any, experiment: str, name: str | None, tags: Mapping[str, str]) -> Any:
+    """A new run, asking a server that does not answer for START_PATIENCE seconds."""
+    from tracking import store
+
+    deadline = time.monotonic() + START_PATIENCE
+    while True:
+        try:
+            return store.create_run(client, experiment, name, tags)
+        except Exception as error:
+            if not store.is_away(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(1.0)
+
+
+def _run_tags(where_it_runs: Mapping[str, Any]) -> dict[str, str]:
+    """Tags that every run has.
+
+    Its command, the code's commit, and what it runs on (environment.json has the details).
+    """
+    named = {name: str(where_it_runs[name]) for name in ("python", "torch", "device", "world_size", "host")}
+    command = command_line()
+    return {"command": command, "mlflow.note.content": f"`{command}`", **git_state(), **named}
+
+
+def _as_text(values: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(value) for key, value in values.items()}
+
+
+def _check_name(name: str) -> None:
+    if (
+        not re.fullmatch(r"[\w\-. :/]{1,250}", name, re.ASCII)
+        or name.startswith(("/", "."))
+        or "//" in name
+        or "/." in name
+    ):
+        raise ValueError(
+            f"name {name!r}: letters, digits, `_ - . : /` and spaces only, at most 250, no empty part between slashes"
+        )
+
+
+def _split(path: str) -> tuple[str, str]:
+    folder, _, name = path.rpartition("/")
+    return folder, name
+
+
+def _reason(error: Exception | None) -> str:
+    if error is None:
+        return "the store is slow"
+    from tracking import store
+
+    return store.reason(error)
+
+
+def find_resumable(resume: str, entry_point: str, output_dir: Path) -> str | None:
+    """The id of the run that `resume` (an id or `latest`) names; None where `latest` finds nothing to resume."""
+    folder = _folder_to_resume(Path(output_dir), resume, entry_point)
+    if folder is not None:
+        return folder.name
+    return None if resume == "latest" else resume
