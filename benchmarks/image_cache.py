@@ -3,9 +3,9 @@
     python -m benchmarks.image_cache ../shared/data/cifar10/train.zip
 
 Three questions: how fast is every image read for the first time (ours also writes the cache), how fast are
-batches of every later epoch, and how long does one batch of 64 take, to be held against a training step. The
-photographs are used as they are (small files) and enlarged to CelebA's 178x218 (decoding dominates). Both sides
-crop, resize to 64 and end with float batches in [-1, 1]; they take turns; ratios are medians over repetitions.
+batches of every later epoch, and how long does one batch of 64 take, to be held against a training step.
+The photographs are used as they are (small files) and enlarged to CelebA's 178x218 (decoding dominates).
+Both sides crop, resize to 64 and end with float batches in [-1, 1]. They take turns; ratios are medians.
 """
 
 import argparse
@@ -53,9 +53,7 @@ def unpack(archive: Path, folder: Path, n_images: int, enlarge: bool) -> int:
 
 def plain_loader(folder: Path, side: int, workers: int) -> DataLoader:
     transform = Compose([CenterCrop(side), Resize(SIZE), ToTensor(), Normalize([0.5] * 3, [0.5] * 3)])
-    return DataLoader(
-        ImageFolder(str(folder), transform), BATCH, shuffle=True, num_workers=workers, drop_last=True
-    )
+    return DataLoader(ImageFolder(str(folder), transform), BATCH, shuffle=True, num_workers=workers, drop_last=True)
 
 
 @contextlib.contextmanager
@@ -102,9 +100,7 @@ def main() -> None:
     parser.add_argument("archive", type=Path, help="a zip of photographs with one folder per class")
     parser.add_argument("--n-images", type=int, default=4096)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument(
-        "--workers", type=int, default=available_cores(), help="threads of ours, processes of theirs"
-    )
+    parser.add_argument("--workers", type=int, default=available_cores(), help="threads of ours, processes of theirs")
     arguments = parser.parse_args()
     ratios, spread = {}, {}
     conditions: dict[str, object] = {
@@ -122,9 +118,7 @@ def main() -> None:
             n_images = unpack(arguments.archive, folder, arguments.n_images, enlarge)
             seconds = measure(folder, side, arguments.repeats, arguments.workers)
             for phase, key in (("first pass", "cache_first"), ("later epoch", "cache_epoch")):
-                each = [
-                    plain / ours for plain, ours in zip(seconds["plain_epoch"], seconds[key], strict=True)
-                ]
+                each = [plain / ours for plain, ours in zip(seconds["plain_epoch"], seconds[key], strict=True)]
                 ratios[f"{phase}, {label}"] = round(statistics.median(each), 2)
                 spread[f"{phase}, {label}"] = [round(min(each), 2), round(max(each), 2)]
             for key, values in seconds.items():
@@ -133,9 +127,7 @@ def main() -> None:
                 print(f"{label:12} {key:12} {rate:10,.0f} images/s")
             for flip in (False, True):
                 microseconds = microseconds_per_batch(folder, flip)
-                conditions[f"microseconds_per_batch_{label}{'_flipped' if flip else ''}"] = round(
-                    microseconds
-                )
+                conditions[f"microseconds_per_batch_{label}{'_flipped' if flip else ''}"] = round(microseconds)
                 print(f"{label:12} one batch of {BATCH}, flip={flip}: {microseconds:.0f} µs")
     print(json.dumps({"name": "image_cache", "ratios": ratios, "spread": spread, "conditions": conditions}))
 

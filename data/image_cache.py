@@ -79,9 +79,7 @@ def cached_images(
         )
     preprocessing = preprocessing_of(source, image_size)
     files = [[file.name, *file.stamp] for file in source.files]
-    key = hash_of(
-        {"place": source.place, "files": files, "missing": list(source.missing), "how": preprocessing}
-    )
+    key = hash_of({"place": source.place, "files": files, "missing": list(source.missing), "how": preprocessing})
     folder = Path(cache_dir).expanduser() / "images" / f"{folder_name}-{key[:16]}"
     try:
         cached = _open(folder, key, len(source.files))
@@ -286,9 +284,7 @@ def _decode_block(files: Sequence[ImageFile], start: int, source: ImageSource, i
         except Exception as error:  # Pillow's readers raise a dozen kinds for damaged data
             if isinstance(error, OSError) and error.errno is not None:
                 # The disk fails, not the image: skipped, it would be missing from the cache for good.
-                raise InputError(
-                    f"{source.description}: {file.name} cannot be read: {_reason(error)}"
-                ) from error
+                raise InputError(f"{source.description}: {file.name} cannot be read: {_reason(error)}") from error
             bad.append((index, _reason(error)))
         else:
             count += 1

@@ -105,9 +105,7 @@ def _to_rgb(image: Image.Image, file_format: str | None) -> Image.Image:
         grey = (np.asarray(image).astype(np.int64) + 128) // 257
         return Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise ValueError(
-            "its pixels are 32-bit numbers of no defined range; save it with 8 or 16 bits a channel"
-        )
+        raise ValueError("its pixels are 32-bit numbers of no defined range; save it with 8 or 16 bits a channel")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
@@ -151,9 +149,7 @@ def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Itera
     if identity in above:
         return
     with os.scandir(folder) as found:
-        entries = sorted(
-            (entry for entry in found if not _is_hidden(entry.name)), key=lambda entry: entry.name
-        )
+        entries = sorted((entry for entry in found if not _is_hidden(entry.name)), key=lambda entry: entry.name)
     for entry in entries:
         name, path = prefix + entry.name, folder / entry.name
         if entry.is_dir():
@@ -233,9 +229,7 @@ def folder_source(data_dir: Path | None, split: str) -> ImageSource:
         labels = _class_numbers([part[1:] for part in parts])
         chosen = [i for i, name in enumerate(split_of) if split in (name, "all")]
         if not chosen:
-            held = ", ".join(
-                f"{name} ({count})" for name, count in sorted(Counter(map(str, split_of)).items())
-            )
+            held = ", ".join(f"{name} ({count})" for name, count in sorted(Counter(map(str, split_of)).items()))
             raise InputError(f"{path}: has no images of split {split!r}; it has {held}")
     return ImageSource(
         description=f"{'folder' if path.is_dir() else 'zip'} {path.resolve()}",
@@ -297,9 +291,7 @@ def celeba_source(data_dir: Path | None, split: str, cache_dir: Path) -> ImageSo
                 f"{images.parent}: has no list_eval_partition.txt, which says what split {split!r} is; "
                 "put it there, or use split all"
             )
-        return ImageSource(
-            description, list(files.values()), _place(images), crop=CELEBA_CROP, size=CELEBA_SIZE
-        )
+        return ImageSource(description, list(files.values()), _place(images), crop=CELEBA_CROP, size=CELEBA_SIZE)
     splits = read_partition(partition)
     names = [name for name, number in splits.items() if split in (SPLITS[number], "all")]
     if not names:
@@ -322,9 +314,7 @@ def read_partition(path: Path) -> dict[str, int]:
         if not fields or (number == 1 and fields == ["image_id", "partition"]):
             continue
         if len(fields) != 2 or fields[1] not in ("0", "1", "2"):
-            raise InputError(
-                f"{path}, line {number}: expected an image's name and 0, 1 or 2, found {line[:60]!r}"
-            )
+            raise InputError(f"{path}, line {number}: expected an image's name and 0, 1 or 2, found {line[:60]!r}")
         splits[fields[0]] = int(fields[1])
     return splits
 
@@ -355,9 +345,7 @@ def _download_celeba(root: Path) -> Path:
             CelebA(str(root), split="all", download=True)
         except Exception as error:  # gdown, requests, zipfile and the disk each have their own
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            raise InputError(
-                f"CelebA could not be downloaded; {CELEBA_HELP} {root / 'celeba'} ({reason})"
-            ) from error
+            raise InputError(f"CelebA could not be downloaded; {CELEBA_HELP} {root / 'celeba'} ({reason})") from error
         images = _find_celeba(root)
         assert images is not None, "torchvision reported a whole CelebA"
         return images

@@ -21,9 +21,7 @@ def jpeg(seed: int, size: tuple[int, int] = (178, 218)) -> bytes:
     return buffer.getvalue()
 
 
-def write_celeba(
-    root: Path, n_train: int = 12, n_valid: int = 4, n_test: int = 4, zipped: bool = False
-) -> Path:
+def write_celeba(root: Path, n_train: int = 12, n_valid: int = 4, n_test: int = 4, zipped: bool = False) -> Path:
     """CelebA's layout in `root`: img_align_celeba/NNNNNN.jpg or its zip, and list_eval_partition.txt."""
     root.mkdir(parents=True, exist_ok=True)
     parts = [0] * n_train + [1] * n_valid + [2] * n_test

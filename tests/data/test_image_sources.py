@@ -37,18 +37,14 @@ def encoded(image: Image.Image, file_format: str = "PNG", **options: object) -> 
 # --- decoding -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("width", "height"), [(178, 218), (218, 178), (64, 64), (65, 64), (33, 47), (301, 190)]
-)
+@pytest.mark.parametrize(("width", "height"), [(178, 218), (218, 178), (64, 64), (65, 64), (33, 47), (301, 190)])
 @pytest.mark.parametrize("image_size", [32, 64])
 def test_crop_and_resize_is_torchvisions(width: int, height: int, image_size: int) -> None:
     image = picture(3, (width, height))
     side = 178 if min(width, height) >= 178 else min(width, height)
     expected = Compose([CenterCrop(side), Resize(image_size)])(image)
     crop = 178 if side == 178 else None
-    np.testing.assert_array_equal(
-        crop_and_resize(image, crop, image_size), np.asarray(expected).transpose(2, 0, 1)
-    )
+    np.testing.assert_array_equal(crop_and_resize(image, crop, image_size), np.asarray(expected).transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize(
@@ -171,9 +167,7 @@ def test_damaged_bytes_give_an_image_or_an_exception(data: st.DataObject) -> Non
     assert image.mode == "RGB"
 
 
-WHOLE_FILES = [
-    encoded(picture(4, (15, 11)), kind) for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
-]
+WHOLE_FILES = [encoded(picture(4, (15, 11)), kind) for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")]
 
 
 # --- folders and zips -----------------------------------------------------------------------------------
@@ -197,9 +191,7 @@ def test_class_folders_give_labels(tmp_path: Path, zipped: bool, container: str)
     assert source.labels.tolist() == [0, 0, 1]
 
 
-@pytest.mark.parametrize(
-    "names", [["1.jpg", "2.jpg"], ["photos/1.jpg", "photos/2.jpg"], ["1.jpg", "cat/1.jpg"]]
-)
+@pytest.mark.parametrize("names", [["1.jpg", "2.jpg"], ["photos/1.jpg", "photos/2.jpg"], ["1.jpg", "cat/1.jpg"]])
 def test_no_class_folders_no_labels(tmp_path: Path, names: list[str]) -> None:
     source = folder_source(write_folder(tmp_path, names), "all")
     assert [file.name for file in source.files] == names
@@ -213,9 +205,10 @@ def test_split_folders_make_splits_with_the_same_classes(tmp_path: Path) -> None
     assert names_of(tmp_path, "valid") == [names[3]]
     assert names_of(tmp_path, "test") == [names[0]]
     assert names_of(tmp_path, "all") == names
-    labels = folder_source(tmp_path, "test").labels
-    assert labels is not None
-    assert labels.tolist() == [1]  # dog, as in the training set, though it is the first class here
+    for split, expected in {"train": [0, 1], "valid": [1], "test": [1], "all": [1, 0, 1, 1]}.items():
+        labels = folder_source(tmp_path, split).labels
+        assert labels is not None
+        assert labels.tolist() == expected  # dog is 1 everywhere, also where there is no cat
 
 
 def test_a_class_called_train_is_a_class(tmp_path: Path) -> None:
@@ -298,9 +291,7 @@ def test_damaged_zips_give_images_or_an_input_error(
     folder = tmp_path_factory.mktemp("zips")
     damaged = bytearray(write_zip(folder / "x.zip", ["a/1.jpg", "b/2.jpg"], size=(9, 7)).read_bytes())
     for _ in range(data.draw(st.integers(1, 8))):  # the last 200 bytes hold the directory of entries
-        position = data.draw(
-            st.integers(0, len(damaged) - 1) | st.integers(len(damaged) - 200, len(damaged) - 1)
-        )
+        position = data.draw(st.integers(0, len(damaged) - 1) | st.integers(len(damaged) - 200, len(damaged) - 1))
         damaged[position] = data.draw(st.integers(0, 255))
     (folder / "x.zip").write_bytes(damaged)
     try:
@@ -358,9 +349,7 @@ def test_celeba_with_a_damaged_partition_file(tmp_path: Path) -> None:
     write_celeba(tmp_path, 3, 1, 1)
     partition = tmp_path / "list_eval_partition.txt"
     partition.write_text(partition.read_text()[:-3])  # cut off by a full disk
-    with pytest.raises(
-        InputError, match=r"list_eval_partition.txt, line 5: expected an image's name and 0, 1 or 2"
-    ):
+    with pytest.raises(InputError, match=r"list_eval_partition.txt, line 5: expected an image's name and 0, 1 or 2"):
         celeba_source(tmp_path, "all", tmp_path)
 
 
@@ -388,13 +377,9 @@ def test_celeba_download_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(celeba_source(None, "train", tmp_path).files) == 4
 
 
-def test_celeba_download_that_fails_says_what_to_put_where(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_celeba_download_that_fails_says_what_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise RuntimeError(
-            "Cannot retrieve the public link of the file.\nYou may need to change the permission"
-        )
+        raise RuntimeError("Cannot retrieve the public link of the file.\nYou may need to change the permission")
 
     # torchvision's own class, with only the network call replaced
     monkeypatch.setattr("torchvision.datasets.celeba.download_file_from_google_drive", refuse)
@@ -415,9 +400,7 @@ def test_celeba_download_that_fails_says_what_to_put_where(
 
 
 def test_digits_splits_are_whole_disjoint_and_balanced() -> None:
-    names = {
-        split: [file.name for file in digits_source(None, split).files] for split in ("train", "test", "all")
-    }
+    names = {split: [file.name for file in digits_source(None, split).files] for split in ("train", "test", "all")}
     assert len(names["all"]) == 1797
     assert sorted(names["train"] + names["test"]) == names["all"]
     labels = digits_source(None, "test").labels

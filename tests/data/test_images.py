@@ -92,6 +92,16 @@ def test_fingerprint_follows_pixels_and_preprocessing(tmp_path: Path) -> None:
     assert json.loads(json.dumps(changed.preprocessing)) == changed.preprocessing
 
 
+def test_other_code_makes_another_cache_and_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data_dir = write_folder(tmp_path / "x", ["1.jpg", "2.jpg"])
+    first = load(data_dir, tmp_path / "cache")
+    monkeypatch.setattr(image_cache, "VERSION", image_cache.VERSION + 1)
+    second = load(data_dir, tmp_path / "cache")
+    np.testing.assert_array_equal(first.pixels, second.pixels)
+    assert first.fingerprint != second.fingerprint
+    assert len(caches(tmp_path / "cache")) == 2
+
+
 def test_second_load_decodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data_dir = write_folder(tmp_path / "x", ["1.jpg", "2.jpg"])
     first = load(data_dir, tmp_path / "cache")
@@ -179,9 +189,7 @@ def test_nothing_but_bad_images(tmp_path: Path) -> None:
 def test_zip_entry_with_a_wrong_checksum_is_a_bad_image(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "x.zip", ["1.jpg", "2.jpg"], stored=True)
     data = bytearray(path.read_bytes())
-    data[data.index(b"\xff\xd9PK") - 40] ^= (
-        0x55  # in the first JPEG's entropy-coded part: it would still decode
-    )
+    data[data.index(b"\xff\xd9PK") - 40] ^= 0x55  # in the first JPEG's entropy-coded part: it would still decode
     path.write_bytes(data)
     with pytest.raises(InputError, match=r"1.jpg cannot be read: Bad CRC-32"):
         load(path, tmp_path / "cache")
@@ -268,9 +276,7 @@ def test_no_space_left_is_told_with_the_figure(tmp_path: Path, monkeypatch: pyte
 
 def test_cache_dir_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(
-        InputError, match=r"cannot keep the decoded images .* give a cache_dir that can be written"
-    ):
+    with pytest.raises(InputError, match=r"cannot keep the decoded images .* give a cache_dir that can be written"):
         load(write_folder(tmp_path / "x", ["1.jpg"]), tmp_path / "file")
 
 
@@ -298,9 +304,7 @@ def lengthen(path: Path) -> None:
         ("meta.json", Path.unlink),
     ],
 )
-def test_damaged_cache_is_made_anew(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], file: str, damage: Any
-) -> None:
+def test_damaged_cache_is_made_anew(tmp_path: Path, capfd: pytest.CaptureFixture[str], file: str, damage: Any) -> None:
     data_dir = write_folder(tmp_path / "x", ["1.jpg", "2.jpg"])
     first = load(data_dir, tmp_path / "cache")
     whole = np.array(first.pixels)
@@ -347,14 +351,10 @@ def test_two_processes_at_once_decode_once(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     folder = tmp_path_factory.mktemp("images")
-    return load(
-        write_folder(folder / "x", [f"{n:02d}.jpg" for n in range(50)]), folder / "cache", image_size=8
-    )
+    return load(write_folder(folder / "x", [f"{n:02d}.jpg" for n in range(50)]), folder / "cache", image_size=8)
 
 
-def batches(
-    images: ImageSet, batch_size: int = 8, flip: bool = True, seed: int = 3, **options: Any
-) -> ImageBatches:
+def batches(images: ImageSet, batch_size: int = 8, flip: bool = True, seed: int = 3, **options: Any) -> ImageBatches:
     return ImageBatches(images, batch_size, seed=seed, device="cpu", flip=flip, **options)
 
 
@@ -389,9 +389,7 @@ def test_an_epoch_has_every_image_at_most_once_and_epochs_differ(images: ImageSe
 def test_flips_are_fair_and_only_by_choice(images: ImageSet) -> None:
     flips = [flip for batch in islice(batches(images), 250) for _, flip in which(images, batch)]
     assert 0.45 < np.mean(flips) < 0.55  # 2,000 draws: 4.5 standard deviations
-    assert not any(
-        flip for batch in islice(batches(images, flip=False), 12) for _, flip in which(images, batch)
-    )
+    assert not any(flip for batch in islice(batches(images, flip=False), 12) for _, flip in which(images, batch))
 
 
 def test_flips_differ_between_batches_and_epochs(images: ImageSet) -> None:
@@ -422,9 +420,7 @@ def test_resume_gives_the_same_stream(images: ImageSet, done: int) -> None:
         assert torch.equal(next(stream), next(resumed))
 
 
-@pytest.mark.parametrize(
-    "state", [{"epoch": 0, "batch": 6}, {"epoch": -1, "batch": 0}, {"epoch": 0, "batch": -1}]
-)
+@pytest.mark.parametrize("state", [{"epoch": 0, "batch": 6}, {"epoch": -1, "batch": 0}, {"epoch": 0, "batch": -1}])
 def test_cursor_of_other_data_is_refused(images: ImageSet, state: dict[str, int]) -> None:
     with pytest.raises(InputError, match="an epoch has 6 batches"):
         batches(images).load_state_dict(state)
@@ -452,9 +448,7 @@ def test_batch_sizes_that_cannot_be(images: ImageSet) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("fits", [True, False])
-def test_batches_on_the_gpu_are_those_of_the_cpu(
-    images: ImageSet, monkeypatch: pytest.MonkeyPatch, fits: bool
-) -> None:
+def test_batches_on_the_gpu_are_those_of_the_cpu(images: ImageSet, monkeypatch: pytest.MonkeyPatch, fits: bool) -> None:
     monkeypatch.setattr("data.images.fits_on_gpu", lambda *_: fits)
     stream = ImageBatches(images, 8, seed=3, device="cuda", flip=True)
     for on_gpu, on_cpu in zip(islice(stream, 14), batches(images), strict=False):
