@@ -11,7 +11,6 @@ left and right differ.
 import argparse
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +36,7 @@ from data.eeg_recording import (
 )
 from data.eeg_torcheeg import TorcheegWindows
 from data.eeg_windows import EegWindows
+from data.image_cache import available_cores
 from data.parallel import map_processes
 
 CACHE_VERSION = 1  # raise it when the same recordings and settings give other trials
@@ -102,9 +102,7 @@ class EegData:
         under `cache_dir`.
         """
         if (self.label < 0).any():
-            raise InputError(
-                "windows=torcheeg cuts trials around cues; unlabelled stretches need windows=views"
-            )
+            raise InputError("windows=torcheeg cuts trials around cues; unlabelled stretches need windows=views")
         return TorcheegWindows(
             self.files, self.recordings, self.preprocessing, window, overlap, self.cache_dir, self.fingerprint
         )
@@ -179,7 +177,7 @@ def load_eeg(
     wanted = eeg_physionet.parse_numbers(subjects, "subjects", highest)
     kept, excluded = _leave_out(wanted, exclude, highest, known=eeg_physionet.KNOWN_BAD if physionet else {})
     pairs = [(subject, run) for subject in kept for run in _check_runs(runs, labelled)]
-    workers = max(1, min(n_workers or len(os.sched_getaffinity(0)), len(pairs) // RECORDINGS_PER_WORKER))
+    workers = max(1, min(n_workers or available_cores(), len(pairs) // RECORDINGS_PER_WORKER))
 
     if physionet:
         folder = eeg_physionet.data_folder(data_dir)
@@ -253,16 +251,12 @@ def _leave_out(
     elif exclude == "none":
         reasons = {}
     else:
-        reasons = {
-            s: "left out as asked (exclude)" for s in eeg_physionet.parse_numbers(exclude, "exclude", highest)
-        }
+        reasons = {s: "left out as asked (exclude)" for s in eeg_physionet.parse_numbers(exclude, "exclude", highest)}
     excluded = [Excluded(subject, None, reasons[subject]) for subject in wanted if subject in reasons]
     kept = [subject for subject in wanted if subject not in reasons]
     if not kept:
         why = "; ".join(f"{entry.subject}: {entry.reason}" for entry in excluded[:5])
-        raise InputError(
-            f"every subject asked for is left out ({why}); ask for others, or take them with exclude=none"
-        )
+        raise InputError(f"every subject asked for is left out ({why}); ask for others, or take them with exclude=none")
     return kept, excluded
 
 
@@ -296,9 +290,7 @@ def _build(built: Path, jobs: Sequence[Job], on_bad: str, workers: int, quiet: b
     progress = Progress(len(jobs), unit="recording", quiet=quiet)
     with atomic_folder(built) as folder:
         with (folder / "trials.f32").open("wb") as out:
-            for (file, subject, run, *_), result in zip(
-                jobs, map_processes(_read_one, jobs, workers), strict=True
-            ):
+            for (file, subject, run, *_), result in zip(jobs, map_processes(_read_one, jobs, workers), strict=True):
                 progress.advance()
                 if isinstance(result, str):
                     if on_bad == "stop":
@@ -363,8 +355,7 @@ def _check_space(folder: Path, jobs: Sequence[Job]) -> None:
 def _map_trials(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
     if not file.exists() or file.stat().st_size != 4 * int(np.prod(shape)):
         raise InputError(
-            f"{file} does not have the size its index promises; delete the folder {file.parent} to build "
-            f"it again"
+            f"{file} does not have the size its index promises; delete the folder {file.parent} to build it again"
         )
     return np.memmap(file, dtype="<f4", mode="c", shape=shape)
 
@@ -375,23 +366,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     inspect = commands.add_parser("inspect", help="table of recordings, raw traces, spectrum, topomaps")
     inspect.add_argument("--dataset", default="simulated", help="physionet or simulated (default)")
-    inspect.add_argument(
-        "--data_dir", type=Path, help="folder that holds MNE-eegbci-data (default: MNE's own)"
-    )
-    inspect.add_argument(
-        "--cache_dir", type=Path, default=Path("cache"), help="where trials are kept (default: cache)"
-    )
+    inspect.add_argument("--data_dir", type=Path, help="folder that holds MNE-eegbci-data (default: MNE's own)")
+    inspect.add_argument("--cache_dir", type=Path, default=Path("cache"), help="where trials are kept (default: cache)")
     inspect.add_argument("--subjects", default="1", help="such as 1,3,7-20 (default: 1)")
     inspect.add_argument("--runs", default="4,8,12", help="default: 4,8,12")
-    inspect.add_argument(
-        "--exclude", default="known", help="known (default), none, or subjects such as 88,92"
-    )
-    inspect.add_argument(
-        "--on_bad", default="skip", help="stop or skip (default): what to do about damaged recordings"
-    )
-    inspect.add_argument(
-        "--no_checksums", action="store_true", help="take files whose bytes are not PhysioNet's"
-    )
+    inspect.add_argument("--exclude", default="known", help="known (default), none, or subjects such as 88,92")
+    inspect.add_argument("--on_bad", default="skip", help="stop or skip (default): what to do about damaged recordings")
+    inspect.add_argument("--no_checksums", action="store_true", help="take files whose bytes are not PhysioNet's")
     inspect.add_argument("--seed", type=int, default=0, help="of the simulated recordings (default: 0)")
     inspect.add_argument(
         "--out", type=Path, default=Path("eeg_inspect"), help="folder for the figures (default: eeg_inspect)"

@@ -81,9 +81,7 @@ def recording_path(folder: Path, subject: int, run: int) -> Path:
 @functools.cache
 def checksums() -> dict[str, str]:
     """SHA-256 (hex) of every file PhysioNet holds, by its name ("S001/S001R04.edf"), as MNE ships them."""
-    text = (
-        importlib.resources.files("mne").joinpath("data", "eegbci_checksums.txt").read_text(encoding="utf-8")
-    )
+    text = importlib.resources.files("mne").joinpath("data", "eegbci_checksums.txt").read_text(encoding="utf-8")
     return {name: digest for name, digest in (line.split() for line in text.splitlines() if line.strip())}
 
 
@@ -109,9 +107,7 @@ def download(
         return 0
     progress = Progress(len(missing), unit="recording", quiet=quiet)
     with ThreadPoolExecutor(n_at_once) as pool:
-        jobs = {
-            pool.submit(_download_one, folder, subject, run, url): (subject, run) for subject, run in missing
-        }
+        jobs = {pool.submit(_download_one, folder, subject, run, url): (subject, run) for subject, run in missing}
         try:
             for job in as_completed(jobs):
                 job.result()

@@ -6,7 +6,7 @@ what the exercise takes on trust.
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,9 +142,7 @@ def read_trials(
     flat, clipped = find_faulty_channels(signal, preprocessing.sfreq)
     if len(flat) + len(clipped) > MAX_FAULTY_CHANNELS:
         names = " ".join((*flat, *clipped)[:12])
-        raise BadRecording(
-            f"{len(flat)} flat and {len(clipped)} clipped channels of {len(CHANNELS)} ({names} ...)"
-        )
+        raise BadRecording(f"{len(flat)} flat and {len(clipped)} clipped channels of {len(CHANNELS)} ({names} ...)")
     if labelled:
         events, _ = mne.events_from_annotations(raw, event_id=EVENT_CODES, verbose="ERROR")
         starts = events[:, 0] - raw.first_samp + preprocessing.first_sample
@@ -153,9 +151,9 @@ def read_trials(
         starts = np.arange(signal.shape[1] // preprocessing.n_times) * preprocessing.n_times
         labels = np.full(len(starts), -1)
     inside = (starts >= 0) & (starts + preprocessing.n_times <= signal.shape[1])
+    if not labelled:
+        preprocessing = replace(preprocessing, baseline=False)  # there is no cue
     trials = bandpass_trials(signal, starts[inside], preprocessing)
-    if labelled and preprocessing.baseline and preprocessing.first_sample < 0:
-        trials -= trials[:, :, : 1 - preprocessing.first_sample].mean(axis=2, keepdims=True)
     variance = np.einsum("ct,ct->c", signal, signal) / signal.shape[1] - signal.mean(axis=1) ** 2
     report = RecordingReport(
         subject=subject,
@@ -170,7 +168,7 @@ def read_trials(
         flat=flat,
         clipped=clipped,
     )
-    return trials.astype(np.float32), labels[inside].astype(np.int64), report
+    return trials, labels[inside].astype(np.int64), report
 
 
 def read_raw(path: Path) -> mne.io.BaseRaw:
@@ -239,25 +237,38 @@ def fir_kernel(sfreq: float, l_freq: float, h_freq: float) -> np.ndarray:
 def bandpass_trials(signal: np.ndarray, starts: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     """What `raw.filter` gives at samples [start, start + n_times) of each trial, and nowhere else.
 
-    `signal` is float64 [n_chans, n_samples]; returns float64 [n_trials, n_chans, n_times]. The kernel is
-    MNE's own, and so is the padding (the signal mirrored through its end point). Filtering 15 trials in one
-    batched FFT instead of the whole recording channel by channel takes 11 ms instead of 30 ms a recording.
+    `signal` is float64 [n_chans, n_samples]; returns float32 [n_trials, n_chans, n_times], baseline-corrected
+    if `preprocessing` says so. The kernel is MNE's own, and so is the padding (the signal mirrored through
+    its end points). One FFT a trial over all channels, in the processor's cache, instead of the whole
+    recording
+    channel by channel: 9 ms instead of 30 ms a recording.
     """
     kernel = fir_kernel(preprocessing.sfreq, preprocessing.l_freq, preprocessing.h_freq)
-    half = len(kernel) // 2
-    n_times = preprocessing.n_times
-    if signal.shape[1] <= half:
-        raise BadRecording(f"{signal.shape[1]} samples are too few for a filter of {len(kernel)} taps")
-    left = 2 * signal[:, :1] - signal[:, half:0:-1]
-    right = 2 * signal[:, -1:] - signal[:, -2 : -half - 2 : -1]
-    padded = np.concatenate([left, signal, right], axis=1)
-    stretches = np.lib.stride_tricks.sliding_window_view(padded, n_times + 2 * half, axis=1)[:, starts]
+    half, n_times, n_samples = len(kernel) // 2, preprocessing.n_times, signal.shape[1]
+    if n_samples <= half:
+        raise BadRecording(f"{n_samples} samples are too few for a filter of {len(kernel)} taps")
+    before = 2 * signal[:, :1] - signal[:, half:0:-1]
+    after = 2 * signal[:, -1:] - signal[:, -2 : -half - 2 : -1]
     n_fft = scipy.fft.next_fast_len(n_times + 2 * half, real=True)
-    # The kernel wraps around only into the first 2 * half samples, which are cut off.
-    spectrum = scipy.fft.rfft(stretches, n_fft, axis=2)
-    spectrum *= scipy.fft.rfft(kernel, n_fft)
-    filtered = scipy.fft.irfft(spectrum, n_fft, axis=2, overwrite_x=True)
-    return np.ascontiguousarray(filtered[:, :, 2 * half : 2 * half + n_times].transpose(1, 0, 2))
+    response = scipy.fft.rfft(kernel, n_fft)
+    n_baseline = 1 - preprocessing.first_sample if preprocessing.baseline and preprocessing.first_sample < 0 else 0
+    trials = np.empty((len(starts), len(signal), n_times), np.float32)
+    stretch = np.zeros((len(signal), n_fft))
+    for out, start in zip(trials, starts, strict=True):
+        first, last = start - half, start + n_times + half
+        stretch[:, max(-first, 0) : min(last, n_samples) - first] = signal[:, max(first, 0) : last]
+        if first < 0:
+            stretch[:, :-first] = before[:, first:]
+        if last > n_samples:
+            stretch[:, n_samples - first : last - first] = after[:, : last - n_samples]
+        spectrum = scipy.fft.rfft(stretch, axis=1)
+        spectrum *= response
+        # The kernel wraps around only into the first 2 * half samples, which are left out.
+        filtered = scipy.fft.irfft(spectrum, n_fft, axis=1, overwrite_x=True)[:, 2 * half : 2 * half + n_times]
+        if n_baseline:
+            filtered -= filtered[:, :n_baseline].mean(axis=1, keepdims=True)
+        out[:] = filtered
+    return trials
 
 
 def check_sampling_rate(raw: mne.io.BaseRaw, sfreq: float) -> None:
@@ -284,13 +295,10 @@ def check_events(raw: mne.io.BaseRaw) -> None:
     low, high = TASK_SECONDS
     # The end of a recording may cut its last task; that trial is then lost anyway.
     end = raw.n_times / raw.info["sfreq"] - 2 / raw.info["sfreq"]
-    wrong = [
-        n["duration"] for n in tasks if not low <= n["duration"] <= high and n["onset"] + n["duration"] < end
-    ]
+    wrong = [n["duration"] for n in tasks if not low <= n["duration"] <= high and n["onset"] + n["duration"] < end]
     if wrong:
         raise BadRecording(
-            f"{len(wrong)} of {len(tasks)} tasks last {min(wrong):g} to {max(wrong):g} s where the "
-            f"protocol has 4.1 s"
+            f"{len(wrong)} of {len(tasks)} tasks last {min(wrong):g} to {max(wrong):g} s where the protocol has 4.1 s"
         )
 
 
@@ -304,9 +312,15 @@ def find_faulty_channels(signal: np.ndarray, sfreq: float) -> tuple[tuple[str, .
     whole = signal[:, : signal.shape[1] // second * second].reshape(len(signal), -1, second)
     highest, lowest = whole.max(axis=2), whole.min(axis=2)
     flat = (highest - lowest < FLAT_VOLTS).mean(axis=1) > FLAT_SHARE
-    at_top = np.count_nonzero(signal == highest.max(axis=1, keepdims=True), axis=1)
-    at_bottom = np.count_nonzero(signal == lowest.min(axis=1, keepdims=True), axis=1)
-    clipped = (np.maximum(at_top, at_bottom) > CLIPPED_SHARE * signal.shape[1]) & ~flat
+    top, bottom = highest.max(axis=1), lowest.min(axis=1)
+    clipped = np.zeros(len(signal), dtype=bool)
+    for channel in np.flatnonzero(~flat):
+        for extreme, of_seconds in ((top[channel], highest[channel]), (bottom[channel], lowest[channel])):
+            # 1 % of a recording is more than a second, so an extreme that one second alone reaches is no
+            # clipping; that spares counting through the whole signal (4 ms a recording).
+            if np.count_nonzero(of_seconds == extreme) > 1:
+                at_extreme = np.count_nonzero(signal[channel] == extreme)
+                clipped[channel] |= at_extreme > CLIPPED_SHARE * signal.shape[1]
     return (
         tuple(name for name, bad in zip(CHANNELS, flat, strict=True) if bad),
         tuple(name for name, bad in zip(CHANNELS, clipped, strict=True) if bad),
@@ -332,9 +346,7 @@ def check_edf_bytes(payload: bytes) -> None:
         )
     if len(payload) < expected:
         whole = len(body) // header["record_bytes"]
-        raise BadRecording(
-            f"cut short: the header promises {header['n_records']} data records, the file holds {whole}"
-        )
+        raise BadRecording(f"cut short: the header promises {header['n_records']} data records, the file holds {whole}")
     if len(payload) > expected:
         raise BadRecording(f"{len(payload) - expected} bytes follow the last data record")
 
@@ -360,13 +372,9 @@ def _edf_header(payload: bytes) -> dict[str, Any]:
     except ValueError:
         raise BadRecording("not an EDF file: its header cannot be read") from None
     if header["n_records"] < 1:
-        raise BadRecording(
-            f"its header promises {header['n_records']} data records: the recording was never closed"
-        )
+        raise BadRecording(f"its header promises {header['n_records']} data records: the recording was never closed")
     header["record_bytes"] = sum(sizes)
-    header["stamp_offset"] = (
-        sum(sizes[: labels.index(b"EDF Annotations")]) if b"EDF Annotations" in labels else None
-    )
+    header["stamp_offset"] = sum(sizes[: labels.index(b"EDF Annotations")]) if b"EDF Annotations" in labels else None
     return header
 
 
@@ -378,8 +386,6 @@ def _line_feeds_rewritten(header: dict[str, Any], body: bytes, surplus: int) -> 
         # CR and LF are as frequent as other bytes: about 10,000 of each in a recording of 2.6 MB. None at all
         # is no accident.
         return len(body) > 100_000 and (b"\n" not in body or b"\r" not in body)
-    if surplus > 0 and body.count(b"\n") == body.count(b"\r\n") > 0:
-        return True
     if header["stamp_offset"] is None:
         return False
     stamps = range(header["stamp_offset"], len(body), header["record_bytes"])

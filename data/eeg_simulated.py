@@ -87,9 +87,7 @@ def simulate_recording(seed: int, subject: int, run: int) -> mne.io.RawArray:
     cues = (REST_SECONDS + TASK_SECONDS) * np.arange(TRIALS_PER_RUN) + REST_SECONDS
 
     head = np.random.default_rng([seed, subject, 0])  # runs count from 1
-    microvolts = (
-        _background(who, head, rng, n) + _alpha(who, rng, n) + _hand_rhythms(who, rng, n, cues, is_right)
-    )
+    microvolts = _background(who, head, rng, n) + _alpha(who, rng, n) + _hand_rhythms(who, rng, n, cues, is_right)
     microvolts += _blinks(who, rng, n) + _line_noise(who, head, rng, n)
 
     info = mne.create_info(_edf_names(), SFREQ, "eeg", verbose="ERROR")
@@ -193,16 +191,10 @@ def _background(who: Subject, head: np.random.Generator, rng: np.random.Generato
 def _alpha(who: Subject, rng: np.random.Generator, n: int) -> np.ndarray:
     sides = [_scalp_pattern(_at("O1", "PO3"), 0.045), _scalp_pattern(_at("O2", "PO4"), 0.045)]
     shared, left, right = (_rhythm(rng, n, who.alpha_hz, 0.8) for _ in range(3))
-    return (
-        who.alpha_uv
-        * (sides[0][:, None] * (shared + left) + sides[1][:, None] * (shared + right))
-        / np.sqrt(2)
-    )
+    return who.alpha_uv * (sides[0][:, None] * (shared + left) + sides[1][:, None] * (shared + right)) / np.sqrt(2)
 
 
-def _hand_rhythms(
-    who: Subject, rng: np.random.Generator, n: int, cues: np.ndarray, is_right: np.ndarray
-) -> np.ndarray:
+def _hand_rhythms(who: Subject, rng: np.random.Generator, n: int, cues: np.ndarray, is_right: np.ndarray) -> np.ndarray:
     """Mu and beta of both hand areas, weakened after each cue, mostly opposite to the hand."""
     seconds = np.arange(n) / SFREQ
     total = np.zeros((len(CHANNELS), n))
@@ -216,9 +208,9 @@ def _hand_rhythms(
         place = centre + rng.normal(0, 0.006, 3)
         mu = who.mu_uv * _rhythm(rng, n, who.mu_hz, 0.8)
         beta = who.beta_uv * _rhythm(rng, n, who.beta_hz, 1.5)
-        total += _scalp_pattern(place, 0.032)[:, None] * (strength * mu) + _scalp_pattern(place, 0.027)[
-            :, None
-        ] * (strength * beta)
+        total += _scalp_pattern(place, 0.032)[:, None] * (strength * mu) + _scalp_pattern(place, 0.027)[:, None] * (
+            strength * beta
+        )
     return total
 
 

@@ -42,8 +42,7 @@ class TorcheegWindows:
         starts = window_starts(preprocessing.n_times, window, overlap)
         if window >= preprocessing.n_times:
             raise InputError(
-                f"window={window}: torcheeg needs windows shorter than a trial ({preprocessing.n_times} "
-                f"samples)"
+                f"window={window}: torcheeg needs windows shorter than a trial ({preprocessing.n_times} samples)"
             )
         self.window, self.overlap = window, overlap
         store = cache_dir / f"torcheeg-{hash_of([fingerprint, window, overlap, torcheeg_version()])[:32]}"
@@ -57,9 +56,7 @@ class TorcheegWindows:
         n = len(info)
         self.position = np.tile(np.arange(len(starts)), n // len(starts))
         self.start = np.tile(starts, n // len(starts))
-        self.trial = np.repeat(
-            np.arange(n // len(starts)), len(starts)
-        )  # its own trial_id starts again in every run
+        self.trial = np.repeat(np.arange(n // len(starts)), len(starts))  # its own trial_id starts again in every run
         self.label = info["event"].to_numpy(np.int64) - EVENT_CODES["T1"]
         self.subject, self.run = info["subject"].to_numpy(np.int64), info["run"].to_numpy(np.int64)
 
@@ -87,9 +84,7 @@ def open_mne_dataset(
     """
     level = mne.set_log_level("ERROR", return_old_level=True)
     try:
-        with contextlib.redirect_stdout(
-            io.StringIO()
-        ):  # it prints when its map grows and when the store exists
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints when its map grows and when the store exists
             return _mne_dataset_class()(
                 epochs_list=list(epochs),
                 metadata_list=[{"subject": report.subject, "run": report.run} for report in recordings],

@@ -57,7 +57,8 @@ class EegWindows:
         overlap: int = 80,
     ) -> None:
         starts = window_starts(trials.shape[2], window, overlap)
-        self.trials, self.window, self.overlap = trials, window, overlap
+        # A plain view: slicing an np.memmap makes a new memmap each time, a third of the cost of a window.
+        self.trials, self.window, self.overlap = trials.view(np.ndarray), window, overlap
         self.trial = np.repeat(np.arange(len(trials)), len(starts))
         self.position = np.tile(np.arange(len(starts)), len(trials))
         self.start = np.tile(starts, len(trials))
@@ -86,20 +87,14 @@ class EegWindows:
             return self._gather_on_device(torch.as_tensor(indices))
         chosen = np.asarray(indices)
         batch = np.empty((len(chosen), self.trials.shape[1], self.window), np.float32)
-        # One window at a time, both steps while it is in the cache: 2-3 times as fast as torch's indexing of
-        # an unfolded view followed by a normalisation of the whole batch (157,000 against 83,000 windows/s in
-        # cache, 105,000 against 39,000 out of it).
-        rows = zip(
-            batch,
-            self.trial[chosen].tolist(),
-            self.start[chosen].tolist(),
-            self.mean[chosen].tolist(),
-            (1.0 / self.sd[chosen]).tolist(),
-            strict=True,
-        )
-        for out, trial, start, mean, scale in rows:
-            np.subtract(self.trials[trial, :, start : start + self.window], mean, out=out)
-            out *= scale
+        mean, scale = self.mean[chosen].astype(np.float32), (1.0 / self.sd[chosen]).astype(np.float32)
+        # One window at a time, both steps while it is in the cache: 2-3 times as fast as torch's indexing of an
+        # unfolded view followed by a normalisation of the whole batch (157,000 against 83,000 windows/s with trials
+        # in the processor's cache, 105,000 against 39,000 out of it, one core).
+        rows = zip(batch, self.trial[chosen].tolist(), self.start[chosen].tolist(), mean, scale, strict=True)
+        for out, trial, start, m, s in rows:
+            np.subtract(self.trials[trial, :, start : start + self.window], m, out)
+            np.multiply(out, s, out)
         return torch.from_numpy(batch)
 
     def _gather_on_device(self, indices: torch.Tensor) -> torch.Tensor:
@@ -109,9 +104,7 @@ class EegWindows:
         views = self._on_device.unfold(
             2, self.window, self.window - self.overlap
         )  # [n_trials, n_chans, n_positions, window]
-        trial, position = (
-            torch.from_numpy(column[chosen]).to(device) for column in (self.trial, self.position)
-        )
+        trial, position = (torch.from_numpy(column[chosen]).to(device) for column in (self.trial, self.position))
         moments = np.stack([self.mean[chosen], 1.0 / self.sd[chosen]]).astype(np.float32)
         mean, scale = torch.from_numpy(moments).to(device)[:, :, None, None]
         return views[trial, :, position].sub_(mean).mul_(scale)
@@ -168,8 +161,7 @@ class WindowBatches:
     ) -> None:
         if batch_size % world_size:
             raise InputError(
-                f"batch_size={batch_size} cannot be shared by {world_size} processes; take a multiple of "
-                f"{world_size}"
+                f"batch_size={batch_size} cannot be shared by {world_size} processes; take a multiple of {world_size}"
             )
         if batch_size < 1 or batch_size > len(indices):
             raise InputError(
@@ -193,8 +185,7 @@ class WindowBatches:
         """Go on from `state`; the windows, the batch size and the seed must be those it was saved with."""
         if state["seed"] != self.seed:
             raise InputError(
-                f"seed={self.seed}: the saved batches were drawn with seed={state['seed']}; resume with "
-                f"that one"
+                f"seed={self.seed}: the saved batches were drawn with seed={state['seed']}; resume with that one"
             )
         self.epoch, self.batch = state["epoch"], state["batch"]
 
@@ -212,9 +203,7 @@ class WindowBatches:
         while self.batch < len(self):
             first = self.batch * self.batch_size + self.rank * share
             chosen = order[first : first + share]
-            self.batch += (
-                1  # before the yield: whoever saves the state after this batch resumes with the next
-            )
+            self.batch += 1  # before the yield: whoever saves the state after this batch resumes with the next
             if self.batch == len(self):
                 self.epoch, self.batch = self.epoch + 1, 0
                 yield self._load(chosen)

@@ -115,9 +115,7 @@ def make_folds(
             name = f"subject {subject[test[0]]} run {run[test[0]]}"
             train, validation = _carve_trials(rest, label, validation_share, seed, name)
         if len(np.unique(label[train])) < 2:
-            raise InputError(
-                f"{name}: the {len(train)} training trials are all of one class; add runs or subjects"
-            )
+            raise InputError(f"{name}: the {len(train)} training trials are all of one class; add runs or subjects")
         parts = [np.flatnonzero(np.isin(windows.trial, trial[rows])) for rows in (train, validation, test)]
         fold = Fold(name, *parts)
         check_no_leakage(windows, fold, split)
@@ -174,15 +172,12 @@ def _cross_subject_tests(subject: np.ndarray, n_folds: int, seed: int) -> list[t
         return list(LeaveOneGroupOut().split(subject, groups=subject))
     if not 2 <= n_folds <= n_subjects:
         raise InputError(
-            f"n_folds={n_folds}: {n_subjects} subjects allow 2 to {n_subjects} folds, or 0 to leave one "
-            f"subject out"
+            f"n_folds={n_folds}: {n_subjects} subjects allow 2 to {n_subjects} folds, or 0 to leave one subject out"
         )
     return list(GroupKFold(n_folds, shuffle=True, random_state=seed).split(subject, groups=subject))
 
 
-def _carve_subjects(
-    rest: np.ndarray, subject: np.ndarray, share: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _carve_subjects(rest: np.ndarray, subject: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Split the training trials `rest` by subject into (train, validation)."""
     n_subjects = len(np.unique(subject[rest]))
     if n_subjects < 2:
