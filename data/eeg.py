@@ -9,10 +9,12 @@ left and right differ.
 """
 
 import argparse
+import contextlib
+import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import Any, Literal
 
 import mne
 import numpy as np
+from filelock import FileLock
 
 from common.errors import InputError, run_main
 from common.files import atomic_folder, hash_of
@@ -201,14 +204,11 @@ def load_eeg(
             "recordings": [[*pair, *state] for pair, *state in zip(pairs, sha256, genuine, strict=True)],
         }
     )
-    built = cache_dir / f"eeg-{fingerprint[:32]}"
-    if not built.exists():
-        jobs = [
-            (file, *pair, preprocessing, labelled, is_genuine)
-            for file, pair, is_genuine in zip(files, pairs, genuine, strict=True)
-        ]
-        _build(built, jobs, on_bad, workers, quiet)
-    index = json.loads((built / "index.json").read_text(encoding="utf-8"))
+    jobs = [
+        (file, *pair, preprocessing, labelled, is_genuine)
+        for file, pair, is_genuine in zip(files, pairs, genuine, strict=True)
+    ]
+    trials, index = _built_once(cache_dir / f"eeg-{fingerprint[:32]}", jobs, on_bad, workers, quiet)
     bad = [Excluded(**entry) for entry in index["excluded"]]
     file_of = dict(zip(pairs, files, strict=True))
     if bad and on_bad == "stop":  # an earlier run built this with on_bad=skip
@@ -221,7 +221,7 @@ def load_eeg(
     n_of = [report.n_trials for report in recordings]
     data = EegData(
         dataset=dataset,
-        trials=_map_trials(built / "trials.f32", (len(label), len(CHANNELS), preprocessing.n_times)),
+        trials=trials,
         label=label,
         subject=np.repeat([report.subject for report in recordings], n_of).astype(np.int64),
         run=np.repeat([report.run for report in recordings], n_of).astype(np.int64),
@@ -278,18 +278,79 @@ the expected ones.
 """
 
 
-def _build(built: Path, jobs: Sequence[Job], on_bad: str, workers: int, quiet: bool) -> None:
-    """Read every recording, in parallel, and write `trials.f32` and `index.json` to the folder `built`, whole
-    or not at all.
+def _built_once(
+    folder: Path, jobs: Sequence[Job], on_bad: str, workers: int, quiet: bool
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The trials in `folder`, memory-mapped, and their index; built now if they are not there or not whole.
+
+    Of several processes that ask at once, one builds and the others wait.
     """
-    built.parent.mkdir(parents=True, exist_ok=True)
-    _check_space(built.parent, jobs)
+    try:
+        found = _open(folder, jobs)
+        if found is None:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with _only_process(folder) as alone:
+                found = _open(folder, jobs)  # built while this process waited?
+                if found is None:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    for leftover in folder.parent.glob(f".{folder.name}.*.tmp") if alone else ():
+                        shutil.rmtree(leftover, ignore_errors=True)  # of a process that was killed
+                    _build(folder, jobs, on_bad, workers, quiet)
+                    found = _open(folder, jobs)
+                    assert found is not None, f"{folder} cannot be read right after it was written"
+    except OSError as error:
+        raise InputError(
+            f"cache_dir={str(folder.parent)!r}: cannot keep the trials ({error.strerror or error}); "
+            "make room, or give a folder that can be written"
+        ) from error
+    return found
+
+
+def _open(folder: Path, jobs: Sequence[Job]) -> tuple[np.ndarray, dict[str, Any]] | None:
+    """Trials and index as `_build` left them, or None if they are not there or not whole."""
+    try:
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        shape = (len(index["label"]), len(CHANNELS), jobs[0][3].n_times)
+        if (folder / "trials.f32").stat().st_size != 4 * int(np.prod(shape)):
+            return None
+        return np.memmap(folder / "trials.f32", dtype="<f4", mode="c", shape=shape), index
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+
+
+@contextlib.contextmanager
+def _only_process(folder: Path) -> Iterator[bool]:
+    """Hold the lock of `folder`, which the system frees if the process dies; False where locks don't exist.
+
+    Without locks (some network disks) two processes may build the same trials, and the first to finish wins.
+    """
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire()
+    except NotImplementedError:
+        yield False
+        return
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _build(folder: Path, jobs: Sequence[Job], on_bad: str, workers: int, quiet: bool) -> None:
+    """Read every recording, in parallel, and write `trials.f32` and `index.json` to `folder`, whole or not at all."""
+    _check_space(folder.parent, jobs)
     label: list[int] = []
     reports: list[RecordingReport] = []
     bad: list[Excluded] = []
-    progress = Progress(len(jobs), unit="recording", quiet=quiet)
-    with atomic_folder(built) as folder:
-        with (folder / "trials.f32").open("wb") as out:
+    progress_bar = contextlib.closing(Progress(len(jobs), unit="recording", quiet=quiet))
+    with progress_bar as progress, atomic_folder(folder) as temporary:
+        temporary.chmod(0o755)  # others may read it, as they may any file of the cache
+        with (temporary / "trials.f32").open("wb") as out:
             for (file, subject, run, *_), result in zip(jobs, map_processes(_read_one, jobs, workers), strict=True):
                 progress.advance()
                 if isinstance(result, str):
@@ -298,10 +359,9 @@ def _build(built: Path, jobs: Sequence[Job], on_bad: str, workers: int, quiet: b
                     bad.append(Excluded(subject, run, result))
                     continue
                 trials, labels, report = result
-                trials.astype("<f4", copy=False).tofile(out)
+                out.write(trials.astype("<f4", copy=False).data)
                 label += labels.tolist()
                 reports.append(report)
-        progress.close()
         if not label:
             why = bad[0].reason if bad else "no trial fits between their ends"
             raise InputError(f"no trial is left of {len(jobs)} recordings, {jobs[0][0]} and following: {why}")
@@ -310,7 +370,7 @@ def _build(built: Path, jobs: Sequence[Job], on_bad: str, workers: int, quiet: b
             "recordings": [asdict(report) for report in reports],
             "excluded": [asdict(entry) for entry in bad],
         }
-        (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
+        (temporary / "index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
 def _read_one(
@@ -350,14 +410,6 @@ def _check_space(folder: Path, jobs: Sequence[Job]) -> None:
             f"take up to "
             f"{needed / 1e9:.1f} GB; free some space or give another folder"
         )
-
-
-def _map_trials(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    if not file.exists() or file.stat().st_size != 4 * int(np.prod(shape)):
-        raise InputError(
-            f"{file} does not have the size its index promises; delete the folder {file.parent} to build it again"
-        )
-    return np.memmap(file, dtype="<f4", mode="c", shape=shape)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -110,17 +110,48 @@ def test_a_build_that_fails_leaves_nothing(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:1_000_000])
     with pytest.raises(InputError):
         load(folder)
-    assert list((folder.parent / "cache").iterdir()) == []
+    left = [path.name for path in (folder.parent / "cache").iterdir() if not path.name.endswith(".lock")]
+    assert left == []
 
 
-def test_a_damaged_cache_is_named(folder: Path) -> None:
-    data = load(folder)
-    trials = next((folder.parent / "cache").glob("eeg-*/trials.f32"))
-    del data
-    with trials.open("r+b") as stream:
+def test_a_damaged_cache_is_built_again(folder: Path) -> None:
+    trials = np.array(load(folder).trials)
+    file = next((folder.parent / "cache").glob("eeg-*/trials.f32"))
+    with file.open("r+b") as stream:
         stream.truncate(1000)
-    with pytest.raises(InputError, match=r"delete the folder .* to build it again"):
-        load(folder)
+    np.testing.assert_array_equal(load(folder).trials, trials)
+
+
+def test_what_a_killed_build_left_is_removed(folder: Path) -> None:
+    load(folder)
+    built = next((folder.parent / "cache").glob("eeg-*"))
+    leftover = built.with_name(f".{built.name}.abc.tmp")
+    built.rename(leftover)
+    load(folder)
+    assert not leftover.exists()
+    assert built.exists()
+
+
+def test_processes_that_ask_at_once_get_the_same_trials(folder: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from data.eeg import load_eeg\n"
+        "folder = Path(sys.argv[1])\n"
+        "data = load_eeg('physionet', folder.parent / 'cache', folder, '2', checksums=False)\n"
+        "print(data.fingerprint, float(abs(data.trials).sum(dtype='f8')))"
+    )
+    command = [sys.executable, "-c", code, str(folder)]
+    started = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    outputs = [process.communicate(timeout=120) for process in started]
+    assert len({out for out, _ in outputs}) == 1, outputs
+    assert sum("recording 3/3" in err for _, err in outputs) == 1  # one built, the others waited
+
+
+def test_a_cache_that_cannot_be_written_is_one_clear_line(folder: Path) -> None:
+    (folder.parent / "file").write_text("")
+    with pytest.raises(InputError, match=r"^cache_dir=.*file': cannot keep the trials"):
+        load_eeg("physionet", folder.parent / "file", folder, "2", checksums=False, quiet=True)
 
 
 # Bad recordings
@@ -233,9 +264,7 @@ def inspect(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
 
 
-def test_inspect_prints_the_table_and_writes_the_figures(
-    eeg_cache: Path, simulated: EegData, tmp_path: Path
-) -> None:
+def test_inspect_prints_the_table_and_writes_the_figures(eeg_cache: Path, simulated: EegData, tmp_path: Path) -> None:
     done = inspect("--subjects", "1-2", "--cache_dir", str(eeg_cache), "--out", "figures", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "simulated: 90 trials of 2 subjects" in done.stdout

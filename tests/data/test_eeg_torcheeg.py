@@ -38,9 +38,7 @@ def test_equal_on_the_real_recordings(real_data: Path, tmp_path: Path, window: i
 
 def test_equal_on_simulated_recordings_that_lose_trials(tmp_path: Path) -> None:
     preprocessing = Preprocessing(tmin=-6.0, tmax=4.0)  # each first trial would start before its recording
-    data = load_eeg(
-        "simulated", tmp_path, subjects="1-2", runs="4,8", preprocessing=preprocessing, quiet=True
-    )
+    data = load_eeg("simulated", tmp_path, subjects="1-2", runs="4,8", preprocessing=preprocessing, quiet=True)
     assert len(data.trials) == 4 * 14
     assert_equal(data, 160, 80)
 
@@ -64,13 +62,9 @@ def test_unlabelled_data_and_whole_trials_are_refused(tmp_path: Path) -> None:
 
 def test_our_transforms_are_torcheegs() -> None:
     _mne_dataset_class()  # restores the name scipy.signal.hann, which torcheeg.transforms imports
-    transforms = pytest.importorskip(
-        "torcheeg.transforms", reason="torcheeg.transforms needs the package spectrum"
-    )
+    transforms = pytest.importorskip("torcheeg.transforms", reason="torcheeg.transforms needs the package spectrum")
     eeg = np.random.default_rng(0).normal(size=(64, 160))
-    theirs = transforms.Compose([transforms.MeanStdNormalize(), transforms.To2d(), transforms.ToTensor()])(
-        eeg=eeg
-    )
+    theirs = transforms.Compose([transforms.MeanStdNormalize(), transforms.To2d(), transforms.ToTensor()])(eeg=eeg)
     ours = compose(mean_std_normalize, to_2d, to_tensor)(eeg=eeg)
     assert torch.equal(ours["eeg"], theirs["eeg"])
     label = transforms.Compose([transforms.Select("event"), transforms.Lambda(lambda x: x - 2)])
