@@ -139,6 +139,7 @@ def save_model(
         except RuntimeError as error:  # all that torch.export raises
             fault = str(error).strip().splitlines()[0]
             raise ValueError(f"torch.export can't trace {type(module).__name__}: {fault}") from error
+        _check_program(folder / "data" / "model.pt2", frozen, example)
     # An exported program stays on the device it was exported on. Left to itself MLflow asks for the GPU where
     # there is one, and fails.
     description = folder / "MLmodel"
@@ -151,6 +152,29 @@ def save_model(
     tensors = {key: value.detach().clone().contiguous() for key, value in frozen.state_dict().items()}
     safetensors.torch.save_file(tensors, weights / WEIGHTS_NAME)
     (weights / CONFIG_NAME).write_text(json.dumps(dict(config), indent=1, default=str) + "\n")
+
+
+def _check_program(path: Path, module: torch.nn.Module, example: np.ndarray) -> None:
+    """Raise ValueError unless the exported program takes other batch sizes and computes what `module` does.
+
+    `len(x)` in a forward pass freezes the batch at the example's, without a word from `torch.export`.
+    """
+    program = torch.export.load(path).module()
+    for batch in (example[:1], np.concatenate([example, example[:1]])):
+        x = torch.from_numpy(batch)
+        expected = module(x)
+        try:
+            output = program(x)
+        except (AssertionError, RuntimeError) as error:
+            fault = str(error).strip().splitlines()[0]
+            raise ValueError(
+                f"{type(module).__name__} is exported for batches of {len(example)} only ({fault}): "
+                "in its forward write x.shape[0] for len(x), and no int() of a shape"
+            ) from error
+        deterministic = torch.equal(expected, module(x))
+        close = torch.allclose(output, expected, rtol=1e-3, atol=1e-4 * max(1.0, float(expected.abs().max())))
+        if output.shape != expected.shape or (deterministic and not close):
+            raise ValueError(f"{type(module).__name__}: the exported program does not compute what the module does")
 
 
 def load_weights(uri: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -416,8 +416,10 @@ def start_run(
         spool.add("handover", run_id=inherited)
     spool.add("status", status="RUNNING")
     run.set_tags({**every_tag, "resumed": time.strftime("%Y-%m-%dT%H:%M:%S%z")} if resumed else every_tag)
-    run.log_params(params)
-    run.log_dict(params, "config.json")
+    # `resume` says how this process began, not what the run is; the tag `resumed` tells that.
+    config = {name: value for name, value in params.items() if name != "resume"}
+    run.log_params(config)
+    run.log_dict(config, "config.json")
     run.log_dict(where_it_runs, "environment.json")
     run.start_writer()
     return run

@@ -20,7 +20,8 @@ EXAMPLE = np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32)
 
 # Runs where neither this repository nor its classes can be imported.
 ELSEWHERE = """
-import sys, numpy as np, mlflow, importlib.util
+import sys, numpy as np, mlflow, torch, importlib.util
+torch.cuda.is_available = lambda: True  # MLflow then asks for the GPU, which a program exported on the CPU refuses
 assert importlib.util.find_spec("tracking") is None and importlib.util.find_spec("models") is None
 for uri in sys.argv[2:]:
     model = mlflow.pyfunc.load_model(uri)
@@ -43,7 +44,7 @@ class Network(torch.nn.Module):
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """z [N, 8] -> [N, 3, 4]."""
-        return self.drop(self.norm(self.conv(self.up(z).reshape(len(z), -1, 4)))) * self.scale
+        return self.drop(self.norm(self.conv(self.up(z).reshape(z.shape[0], -1, 4)))) * self.scale
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def test_round_trip_in_a_fresh_process_elsewhere(
         "-d",
         "dl",
     ]
-    subprocess.run(mlflow, cwd=elsewhere, env=environment, check=True, capture_output=True)
+    subprocess.run(mlflow, cwd=elsewhere, env=environment, check=True)
     program = [
         sys.executable,
         "-c",
@@ -131,7 +132,7 @@ def test_round_trip_in_a_fresh_process_elsewhere(
         "models:/toy-generator@latest-good",
         str(elsewhere / "dl"),
     ]
-    subprocess.run(program, cwd=elsewhere, env=environment, check=True, capture_output=True)
+    subprocess.run(program, cwd=elsewhere, env=environment, check=True)
     for name, batch in batches.items():
         expected = network.eval()(torch.from_numpy(batch)).detach().numpy()
         np.testing.assert_allclose(np.load(elsewhere / f"{name}.npy"), expected, rtol=1e-5, atol=1e-6)
@@ -195,6 +196,16 @@ def test_damaged_local_weights(tmp_path: Path) -> None:
 def test_a_batch_of_one_is_refused(database: str) -> None:
     with tracking.start_run("wgan", {}) as run, pytest.raises(ValueError, match="at least 2"):
         tracking.log_model(run, trained(), "g", EXAMPLE[:1], registered_name="g", config={})
+
+
+def test_a_module_that_freezes_the_batch_is_refused(database: str) -> None:
+    class Freezing(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.reshape(len(x), 2, 4)
+
+    with tracking.start_run("wgan", {}) as run, pytest.raises(ValueError, match="batches of 4 only"):
+        tracking.log_model(run, Freezing(), "g", EXAMPLE, registered_name="g", config={})
+    assert not list(run.folder.glob("models/*"))
 
 
 def test_a_module_that_cannot_be_exported(database: str) -> None:
