@@ -42,8 +42,24 @@ def mimicry_step(args: argparse.Namespace, batches: list[Tensor]) -> Callable[[]
     def step() -> None:
         for i in range(args.n_dis):
             batch = (batches[i], labels)
-            D.train_step(real_batch=batch, netG=G, optD=optimizers[1], log_data=log, global_step=0, device=args.device, scaler=None)
-        G.train_step(real_batch=batch, netD=D, optG=optimizers[0], global_step=0, log_data=log, device=args.device, scaler=None)
+            D.train_step(
+                real_batch=batch,
+                netG=G,
+                optD=optimizers[1],
+                log_data=log,
+                global_step=0,
+                device=args.device,
+                scaler=None,
+            )
+        G.train_step(
+            real_batch=batch,
+            netD=D,
+            optG=optimizers[0],
+            global_step=0,
+            log_data=log,
+            device=args.device,
+            scaler=None,
+        )
 
     return step
 
@@ -80,7 +96,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--bf16", action="store_true", help="this project's mixed precision; torch-mimicry stays as it is")
+    parser.add_argument(
+        "--bf16", action="store_true", help="this project's mixed precision; torch-mimicry stays as it is"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.device == "cuda":  # both sides get what `trainers.processes.join_processes` sets
@@ -89,8 +107,13 @@ def main() -> None:
         torch.backends.cudnn.benchmark = True
 
     torch.manual_seed(0)
-    args.weights = tuple(net.state_dict() for net in (Generator(args.image_size, ngf=args.ngf), Critic(args.image_size, args.ndf)))
-    batches = [torch.rand(args.batch_size, 3, args.image_size, args.image_size, device=args.device) * 2 - 1 for _ in range(args.n_dis)]
+    args.weights = tuple(
+        net.state_dict() for net in (Generator(args.image_size, ngf=args.ngf), Critic(args.image_size, args.ndf))
+    )
+    batches = [
+        torch.rand(args.batch_size, 3, args.image_size, args.image_size, device=args.device) * 2 - 1
+        for _ in range(args.n_dis)
+    ]
     steps = {"mimicry": mimicry_step(args, batches), "ours": our_step(args, batches)}
     for step in steps.values():  # kernels are chosen and memory is taken in the first steps
         for _ in range(2):
@@ -102,10 +125,15 @@ def main() -> None:
     medians = {name: statistics.median(values) for name, values in times.items()}
     ratios = [theirs / ours for theirs, ours in zip(times["mimicry"], times["ours"], strict=True)]
     for name, median in medians.items():
-        print(f"{name:8} {1000 * median:9.1f} ms a step (min {1000 * min(times[name]):.1f}, max {1000 * max(times[name]):.1f})")
+        print(
+            f"{name:8} {1000 * median:9.1f} ms a step (min {1000 * min(times[name]):.1f}, max {1000 * max(times[name]):.1f})"
+        )
     low, high = statistics.quantiles(ratios, n=10)[0], statistics.quantiles(ratios, n=10)[-1]
     label = f"batch {args.batch_size}"
-    conditions = {name: getattr(args, name) for name in ("batch_size", "image_size", "ngf", "ndf", "n_dis", "rounds", "threads", "device", "bf16")}
+    conditions = {
+        name: getattr(args, name)
+        for name in ("batch_size", "image_size", "ngf", "ndf", "n_dis", "rounds", "threads", "device", "bf16")
+    }
     conditions |= {"torch": torch.__version__, "spread": "10th and 90th percentile of the ratios of rounds"}
     print(
         json.dumps(

@@ -30,11 +30,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
-    # mkstemp makes the file private (0600); what people share gets the mode their umask asks for.
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(name, 0o666 & ~umask)
     temporary = Path(name)
+    _set_shared_mode(temporary, 0o666)
     try:
         yield temporary
         fsync_path(temporary)
@@ -54,6 +51,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    _set_shared_mode(temporary, 0o777)
     try:
         yield temporary
         for file in temporary.rglob("*"):
@@ -67,6 +65,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         fsync_path(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _set_shared_mode(path: Path, mode: int) -> None:
+    """What tempfile makes is private; what people share gets the mode their umask asks for."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(mode & ~umask)
 
 
 def hash_of(value: Any) -> str:

@@ -19,7 +19,11 @@ class Progress:
         self._start, self._began = start, time.monotonic()
         self._last_line = self._began
         self._note = ""
-        self._bar = tqdm(total=total, initial=start, unit=unit, dynamic_ncols=True) if sys.stderr.isatty() and not quiet else None
+        self._bar = (
+            tqdm(total=total, initial=start, unit=unit, dynamic_ncols=True)
+            if sys.stderr.isatty() and not quiet
+            else None
+        )
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
         """Count `steps` more; `note` replaces the short text shown beside the rate."""

@@ -190,7 +190,6 @@ def _build(
     n_kept = upscaled = 0
     progress_bar = contextlib.closing(Progress(len(source.files), unit="image", quiet=not progress))
     with progress_bar as bar, atomic_folder(folder) as temporary:
-        os.chmod(temporary, 0o755)  # others may read it, as they may any file of the cache
         with open(temporary / "pixels.npy", "wb") as out:
             # Plain writes in order, not a writable memory map: on a full disk a map kills the process by
             # SIGBUS, a write raises. The header has room for any N, so that it can be written again when

@@ -41,3 +41,14 @@ def image_grid(images: np.ndarray, columns: int | None = None, padding: int = 2)
         left = padding + (i % columns) * (w + padding)
         grid[top : top + h, left : left + w] = image.transpose(1, 2, 0)
     return grid
+
+
+def picture(image: np.ndarray, title: str) -> Figure:
+    """An image [H, W, 3] uint8 under a title, pixel edges kept sharp."""
+    height, width = image.shape[:2]
+    figure = Figure(figsize=(6, 6 * height / width + 0.4), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(image, interpolation="nearest")
+    axis.set_axis_off()
+    axis.set_title(title, fontsize=8)
+    return figure

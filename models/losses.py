@@ -27,7 +27,12 @@ def interpolate(x_fake: Tensor, x_real: Tensor, alpha: Tensor) -> Tensor:
 
 
 def loss_GP(
-    x_fake: Tensor, x_real: Tensor, D: nn.Module, *, alpha: Tensor | None = None, generator: torch.Generator | None = None
+    x_fake: Tensor,
+    x_real: Tensor,
+    D: nn.Module,
+    *,
+    alpha: Tensor | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """The gradient penalty E (|grad D(x_interpolated)|_2 - 1)^2, unscaled; differentiable with respect to D's parameters.
 
@@ -40,7 +45,9 @@ def loss_GP(
         raise ValueError(f"loss_GP: x_fake is {list(x_fake.shape)} and x_real {list(x_real.shape)}; they must be equal")
     n = x_real.shape[0]
     if alpha is None:
-        alpha = torch.rand(n, generator=generator, device=generator.device if generator else x_real.device).to(x_real.device)
+        alpha = torch.rand(n, generator=generator, device=generator.device if generator else x_real.device).to(
+            x_real.device
+        )
     x = interpolate(x_fake, x_real, alpha).requires_grad_(True)
     d = D(x)
     (gradient,) = torch.autograd.grad(d, x, torch.ones_like(d), create_graph=True)

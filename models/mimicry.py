@@ -47,7 +47,9 @@ def network_classes(image_size: int) -> tuple[type[nn.Module], type[nn.Module]]:
     return getattr(module, f"WGANGPGenerator{image_size}"), getattr(module, f"WGANGPDiscriminator{image_size}")
 
 
-def build_networks(image_size: int, nz: int = 128, ngf: int | None = None, ndf: int | None = None) -> tuple[nn.Module, nn.Module]:
+def build_networks(
+    image_size: int, nz: int = 128, ngf: int | None = None, ndf: int | None = None
+) -> tuple[nn.Module, nn.Module]:
     """torch-mimicry's generator and critic; None for its own widths."""
     generator_class, critic_class = network_classes(image_size)
     generator = generator_class(nz=nz, ngf=ngf or GENERATOR_PLANS[image_size][1])

@@ -52,7 +52,13 @@ def synchronise_batch_norms(module: nn.Module) -> nn.Module:
     """Replace every nn.BatchNorm2d in `module` by a SyncBatchNorm2d with the same parameters and buffers; returns `module`."""
     for name, child in module.named_children():
         if type(child) is nn.BatchNorm2d:
-            norm = SyncBatchNorm2d(child.num_features, child.eps, child.momentum, device=child.weight.device, dtype=child.weight.dtype)
+            norm = SyncBatchNorm2d(
+                child.num_features,
+                child.eps,
+                child.momentum,
+                device=child.weight.device,
+                dtype=child.weight.dtype,
+            )
             norm.load_state_dict(child.state_dict())
             setattr(module, name, norm)
         else:

@@ -56,7 +56,9 @@ def critic_step_gradients(
         bf16: compute loss_D under bfloat16 autocast; the penalty stays in float32, since |g| - 1 cancels near 1.
     """
     if x_real.shape != x_fake.shape or alpha.shape != x_real.shape[:1]:
-        raise ValueError(f"x_real {list(x_real.shape)} and x_fake {list(x_fake.shape)} must be equal, alpha {list(alpha.shape)} [N]")
+        raise ValueError(
+            f"x_real {list(x_real.shape)} and x_fake {list(x_fake.shape)} must be equal, alpha {list(alpha.shape)} [N]"
+        )
     if not isinstance(D, Critic):
         return _by_double_backward(D, x_real, x_fake, alpha, gp_scale, bf16)
     D.zero_grad(set_to_none=True)
@@ -86,7 +88,8 @@ def generator_step_gradients(G: nn.Module, D: nn.Module, z: Tensor, bf16: bool =
         parameter.requires_grad_(False)
     try:
         with torch.autocast(z.device.type, torch.bfloat16, enabled=bf16):
-            loss = loss_G(D(x_fake).float())
+            values = D(x_fake)
+        loss = loss_G(values.float() if bf16 else values)
         loss.backward()
     finally:
         for parameter in D.parameters():
@@ -107,12 +110,15 @@ def _by_double_backward(
     with torch.enable_grad():
         x = interpolate(x_fake, x_real, alpha).requires_grad_(True)
         (gradient,) = torch.autograd.grad(D(x).sum(), x)
-    return CriticTerms(loss + gp_scale * penalty.detach(), penalty.detach(), -loss, gradient.flatten(1).norm(dim=1).mean())
+    return CriticTerms(
+        loss + gp_scale * penalty.detach(), penalty.detach(), -loss, gradient.flatten(1).norm(dim=1).mean()
+    )
 
 
 def _loss_backward(D: nn.Module, x_real: Tensor, x_fake: Tensor, bf16: bool) -> Tensor:
     with torch.autocast(x_real.device.type, torch.bfloat16, enabled=bf16):
-        d_fake, d_real = D(torch.cat([x_fake.detach(), x_real])).float().chunk(2)
+        values = D(torch.cat([x_fake.detach(), x_real]))
+    d_fake, d_real = (values.float() if bf16 else values).chunk(2)
     loss = loss_D(d_fake, d_real)
     loss.backward()
     return loss.detach()
@@ -265,7 +271,9 @@ def _conv_weight_gradient(c: Tensor, x: Tensor, kernel: Tensor) -> Tensor:
     return _conv_backward(c, x, kernel, (False, True, False))[1]
 
 
-def _conv_backward(c: Tensor, x: Tensor, kernel: Tensor, which: tuple[bool, bool, bool]) -> tuple[Tensor, Tensor, Tensor]:
+def _conv_backward(
+    c: Tensor, x: Tensor, kernel: Tensor, which: tuple[bool, bool, bool]
+) -> tuple[Tensor, Tensor, Tensor]:
     stride, padding = _geometry(kernel)
     return torch.ops.aten.convolution_backward(
         c, x, kernel, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, which

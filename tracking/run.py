@@ -38,6 +38,9 @@ After that the run is recorded on disk and created later.
 FINISH_PATIENCE = 20.0
 """Seconds that `finish` waits for a server that does not answer; one that answers may take its time."""
 
+STOP_LIMIT = 10.0
+"""Seconds that `finish` takes at most in a run that is being stopped: schedulers kill half a minute after SIGTERM."""
+
 
 class Run:
     """One MLflow run. Use it as a context manager.
@@ -193,12 +196,12 @@ class Run:
         raise_marks(self._metric_marks, metrics)
         raise_marks(self._image_marks, images)
 
-    def deliver(self, patience: float = FINISH_PATIENCE) -> bool:
+    def deliver(self, patience: float = FINISH_PATIENCE, limit: float = math.inf) -> bool:
         """Wait until all that was recorded so far is delivered.
 
         False if the server did not answer for `patience` seconds.
         """
-        return self._writer.wait_for(self._spool.size, patience)
+        return self._writer.wait_for(self._spool.size, patience, limit)
 
     def finish(self, status: Status = "FINISHED") -> bool:
         """End the run and deliver what is left; True if the server has it all.
@@ -210,7 +213,7 @@ class Run:
         self._finished = True
         self._spool.add("finish", status=status)
         self._spool.set_facts(status=status)
-        delivered = self.deliver()
+        delivered = self.deliver(limit=math.inf if status == "FINISHED" else STOP_LIMIT)
         self._writer.stop()
         if delivered and status == "FINISHED":
             self._spool.clear()
@@ -317,7 +320,7 @@ class SilentRun:
     def restore(self, backlog: str) -> None:
         """Nothing."""
 
-    def deliver(self, patience: float = FINISH_PATIENCE) -> bool:
+    def deliver(self, patience: float = FINISH_PATIENCE, limit: float = math.inf) -> bool:
         """Nothing is left to deliver."""
         return True
 

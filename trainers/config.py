@@ -92,7 +92,10 @@ def as_params(config: Any) -> dict[str, Any]:
     What was not given (None) is the empty string, as on the command line.
     """
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    return {name: "" if value is None else str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    return {
+        name: "" if value is None else str(value) if isinstance(value, Path) else value
+        for name, value in values.items()
+    }
 
 
 def launch_processes(n_processes: int, module: str, argv: Sequence[str]) -> int | None:
@@ -102,7 +105,9 @@ def launch_processes(n_processes: int, module: str, argv: Sequence[str]) -> int 
     """
     if n_processes == 1 or "LOCAL_RANK" in os.environ:
         return None
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}", "-m", module, *argv]
+    # The bare -- ends torchrun's own options: without it, it takes our --nproc for an abbreviation of one of them.
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}", "-m"]
+    command = [*torchrun, "--", module, *argv]
     # exec, so that a signal sent to this process reaches torchrun, which passes it to every worker.
     if sys.platform != "win32":
         sys.stdout.flush()
@@ -114,8 +119,14 @@ def _fields(config_class: type) -> dict[str, Any]:
     return config_class.__pydantic_fields__  # type: ignore[attr-defined]
 
 
-def _argument_parser(config_class: type, presets: Mapping[str, Mapping[str, Any]], prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"python -m trainers.{prog}", description=(config_class.__doc__ or "").strip(), allow_abbrev=False)
+def _argument_parser(
+    config_class: type, presets: Mapping[str, Mapping[str, Any]], prog: str
+) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m trainers.{prog}",
+        description=(config_class.__doc__ or "").strip(),
+        allow_abbrev=False,
+    )
     for name, field in _fields(config_class).items():
         by_preset = {preset: values[name] for preset, values in presets.items() if name in values}
         default = f"default: {field.default}"
@@ -132,5 +143,10 @@ def _allowed(field: Any) -> str:
     if typing.get_origin(field.annotation) is Literal:
         return " | ".join(str(choice) for choice in typing.get_args(field.annotation)) + "; "
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-    limits = [f"{sign} {getattr(limit, name)}" for limit in field.metadata for name, sign in signs.items() if hasattr(limit, name)]
+    limits = [
+        f"{sign} {getattr(limit, name)}"
+        for limit in field.metadata
+        for name, sign in signs.items()
+        if hasattr(limit, name)
+    ]
     return f"{', '.join(limits)}; " if limits else ""

@@ -38,7 +38,9 @@ def test_defaults_then_preset_then_what_was_given() -> None:
     assert parse() == Toy()
     assert parse("--preset", "big") == Toy(preset="big", image_size=128, gp_scale=5.0)
     assert parse("--preset", "big", "--gp_scale", "7") == Toy(preset="big", image_size=128, gp_scale=7.0)
-    assert parse("--flip", "true", "--image_size", "64", "--data_dir", "a b") == Toy(flip=True, image_size=64, data_dir="a b")
+    assert parse("--flip", "true", "--image_size", "64", "--data_dir", "a b") == Toy(
+        flip=True, image_size=64, data_dir="a b"
+    )
 
 
 def test_empty_means_not_given() -> None:

@@ -1,0 +1,640 @@
+"""Train a WGAN-GP on images: `mlflow run . -e wgan`, or `python -m trainers.wgan --help`.
+
+Top to bottom: the parameters, the training loop (`train`, which a notebook can call), what a run records on the way, the
+checkpoint, and `main`, which puts them together: config -> data -> networks -> loop -> evaluation -> registry.
+
+Gulrajani et al. 2017, "Improved Training of Wasserstein GANs", Algorithm 1, with the networks of torch-mimicry.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import model_validator
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from common.errors import InputError, run_main
+from common.progress import Progress
+from data.images import ImageBatches, ImageSet, load_images
+from evaluation.figures import image_grid, loss_curves, picture
+from evaluation.images import to_uint8
+from models import mimicry
+from models.ema import GeneratorEMA
+from models.sync_norm import synchronise_batch_norms
+from models.wgan import Critic, Generator
+from models.wgan_step import critic_step_gradients, generator_step_gradients
+from tracking.checkpoint import StopRequest, find_checkpoint, load_checkpoint, save_checkpoint
+from tracking.environment import git_state
+from tracking.models import ModelInfo, log_model
+from tracking.run import Run, SilentRun, find_resumable, start_run
+from trainers.config import (
+    CONFIG,
+    ImageSize,
+    OptionalPath,
+    OptionalStr,
+    as_params,
+    launch_processes,
+    option,
+    parse_config,
+)
+from trainers.processes import Processes, average_gradients, join_processes
+
+
+@dataclass(frozen=True, config=CONFIG)
+class WganConfig:
+    """Train a WGAN-GP (Gulrajani et al. 2017) with torch-mimicry's architecture and register generator and critic."""
+
+    preset: Literal["quick", "celeba"] = option(
+        "quick", "quick: embedded digits in minutes on two CPU cores; celeba: the exercise's"
+    )
+    # Images
+    dataset: Literal["digits", "celeba", "folder"] = option("digits", "where the images come from")
+    data_dir: OptionalPath = option(None, "folder or zip of the images; celeba downloads when it is not given")
+    split: Literal["train", "valid", "test", "all"] = option("train", "partition to train on")
+    image_size: ImageSize = option(32, "pixels per side")
+    flip: bool = option(False, "mirror images at random")
+    on_bad: Literal["stop", "skip"] = option("stop", "what to do with an image that cannot be read")
+    cache_dir: Path = option(Path("cache"), "folder of the decoded images, shared by runs")
+    # Networks
+    nets: Literal["own", "mimicry"] = option(
+        "own", "own: the fast equal of torch-mimicry's networks; mimicry: the package's own modules"
+    )
+    nz: int = option(128, "size of the latent code", ge=1)
+    ngf: int = option(64, "width of the generator", ge=16)
+    ndf: int = option(64, "width of the critic", ge=16)
+    # Training
+    steps: int = option(1500, "generator updates", ge=1)
+    batch_size: int = option(64, "images per update, over all processes", ge=2)
+    n_dis: int = option(2, "critic updates per generator update", ge=1)
+    gp_scale: float = option(10.0, "weight of the gradient penalty", ge=0)
+    lr_generator: float = option(0.0002, "Adam's learning rate for the generator", gt=0)
+    lr_critic: float = option(0.0002, "Adam's learning rate for the critic", gt=0)
+    beta1: float = option(0.0, "Adam's first decay rate", ge=0, lt=1)
+    beta2: float = option(0.9, "Adam's second decay rate", ge=0, lt=1)
+    lr_decay: Literal["none", "linear"] = option("none", "linear: both learning rates fall to zero at the last step")
+    ema_decay: float = option(0.999, "decay of the generator's moving average", ge=0, lt=1)
+    precision: Literal["fp32", "bf16"] = option("fp32", "bf16: mixed precision, the penalty stays in fp32")
+    seed: int = option(0, "seed of the weights, the order of images and the latent codes", ge=0, le=2**31 - 1)
+    # Machine
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: a GPU if there is one")
+    nproc: int = option(1, "processes on this machine, one GPU each (torchrun starts them)", ge=1)
+    # Records
+    log_every: int = option(
+        10, "steps between points of the curves; a point is the mean of the steps since the last", ge=1
+    )
+    sample_every: int = option(100, "steps between sample grids", ge=1)
+    checkpoint_every: int = option(250, "steps between checkpoints", ge=1)
+    n_samples: int = option(64, "images in a sample grid", ge=1, le=1024)
+    output_dir: Path = option(
+        Path("runs"), "folder of checkpoints and of what is not yet delivered to the tracking server"
+    )
+    run_name: OptionalStr = option(None, "name of the run in MLflow")
+    resume: OptionalStr = option(None, "go on with this run: its id, or latest")
+    allow_changes: bool = option(False, "let a resumed run have other hyper-parameters than before")
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> "WganConfig":
+        if self.dataset == "folder" and self.data_dir is None:
+            raise ValueError("data_dir: dataset=folder needs one, a folder or a zip of images")
+        if self.dataset == "digits" and self.data_dir is not None:
+            raise ValueError("data_dir: the embedded digits take none; did you mean dataset=folder?")
+        if self.batch_size % self.nproc:
+            raise ValueError(
+                f"batch_size: {self.batch_size} images cannot be shared evenly by nproc={self.nproc} processes"
+            )
+        with torch.device("meta"):  # builds nothing, but checks the widths
+            Generator(self.image_size, self.nz, self.ngf), Critic(self.image_size, self.ndf)
+        return self
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {},
+    "celeba": {
+        "dataset": "celeba", "image_size": 64, "flip": True, "ngf": 1024, "ndf": 1024, "steps": 100_000,
+        "log_every": 100, "sample_every": 1000, "checkpoint_every": 1000,
+    },
+}  # fmt: skip
+
+# Fields that may differ when a run is resumed: they change where and how it computes or reports, not what it computes.
+OPERATIONAL = {
+    "data_dir", "cache_dir", "on_bad", "steps", "device", "nproc", "log_every", "sample_every", "checkpoint_every", "n_samples",
+    "output_dir", "run_name", "resume", "allow_changes",
+}  # fmt: skip
+
+METRICS = (
+    "critic_loss", "gradient_penalty", "wasserstein_estimate", "input_gradient_norm", "critic_gradient_norm", "generator_loss",
+    "generator_gradient_norm",
+)  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------- training
+
+
+class Training:
+    """Everything that a training step changes: networks, optimisers, average, randomness and the count of steps.
+
+    `G` and `D` are trained in place. Latent codes and interpolation weights come from one CPU generator and are drawn for the
+    whole batch in every process, so that the result does not depend on how many processes share it.
+    """
+
+    def __init__(
+        self, G: nn.Module, D: nn.Module, *, nz: int = 128, lr_generator: float = 2e-4, lr_critic: float = 2e-4,
+        betas: tuple[float, float] = (0.0, 0.9), decay_steps: int | None = None, ema_decay: float = 0.999,
+        bf16: bool = False, seed: int = 0,
+    ) -> None:  # fmt: skip
+        self.G, self.D = G, D
+        self.nz, self.bf16, self.decay_steps = nz, bf16, decay_steps
+        self.ema = GeneratorEMA(G, ema_decay)
+        # fused: one kernel for all tensors, the same update to rounding.
+        self.optimizer_G = torch.optim.Adam(G.parameters(), lr=lr_generator, betas=betas, fused=True)
+        self.optimizer_D = torch.optim.Adam(D.parameters(), lr=lr_critic, betas=betas, fused=True)
+        self._learning_rates = (lr_generator, lr_critic)
+        self.random = torch.Generator().manual_seed(seed)
+        self.step = 0
+
+    def set_learning_rates(self) -> None:
+        """Linear decay to zero at `decay_steps`, or constant."""
+        factor = 1.0 if self.decay_steps is None else max(0.0, 1 - self.step / self.decay_steps)
+        for optimizer, rate in zip((self.optimizer_G, self.optimizer_D), self._learning_rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "G": self.G.state_dict(),
+            "D": self.D.state_dict(),
+            "ema": self.ema.model.state_dict(),
+            "optimizer_G": self.optimizer_G.state_dict(),
+            "optimizer_D": self.optimizer_D.state_dict(),
+            "random": self.random.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        self.G.load_state_dict(state["G"])
+        self.D.load_state_dict(state["D"])
+        self.ema.model.load_state_dict(state["ema"])
+        self.optimizer_G.load_state_dict(state["optimizer_G"])
+        self.optimizer_D.load_state_dict(state["optimizer_D"])
+        self.random.set_state(state["random"])
+
+
+def train(
+    G: nn.Module, D: nn.Module, dataloader: Iterable[Any], n_dis: int, gp_scale: float, *, steps: int = 100_000,
+    training: Training | None = None, processes: Processes | None = None,
+    after_step: Callable[[Training, Tensor], bool] | None = None,
+) -> Training:  # fmt: skip
+    """Train `G` and `D` in place until `steps` generator updates are done (WGAN-GP, Algorithm 1).
+
+    Each step makes `n_dis` critic updates on loss_D + gp_scale * loss_GP, then one generator update on loss_G.
+
+    `dataloader` gives image batches [N, 3, H, W] in [-1, 1] (or pairs whose first entry is one) on the networks' device, for ever
+    or to be started anew. `training` holds optimisers, average and randomness; a fresh one has the exercise's settings.
+    `after_step(training, metrics)` is called after every step with the METRICS of the step (a tensor on the device, not yet
+    waited for); training stops when it returns True.
+    """
+    training = training or Training(G, D)
+    processes = processes or Processes(0, 1, next(D.parameters()).device)
+    batches = _endless(dataloader)
+    while training.step < steps:
+        training.set_learning_rates()
+        critic_terms = []
+        for _ in range(n_dis):
+            x_real = next(batches)
+            z = _latent_codes(training, len(x_real), processes)
+            alpha = _shared_random(training, len(x_real), processes, torch.rand)
+            with torch.no_grad(), _autocast(training.bf16, processes.device):
+                x_fake = G(z).float()
+            terms = critic_step_gradients(D, x_real, x_fake, alpha, gp_scale, bf16=training.bf16)
+            average_gradients(D)
+            norm = nn.utils.get_total_norm([p.grad for p in D.parameters() if p.grad is not None])
+            training.optimizer_D.step()
+            critic_terms.append(torch.stack([terms.loss, terms.penalty, terms.wasserstein, terms.gradient_norm, norm]))
+
+        z = _latent_codes(training, len(x_real), processes)
+        loss = generator_step_gradients(G, D, z, bf16=training.bf16)
+        average_gradients(G)
+        norm = nn.utils.get_total_norm([p.grad for p in G.parameters() if p.grad is not None])
+        training.optimizer_G.step()
+        training.step += 1
+        training.ema.update(G, training.step)
+
+        metrics = torch.cat([torch.stack(critic_terms).mean(0), torch.stack([loss, norm])])
+        if after_step is not None and after_step(training, metrics):
+            break
+    return training
+
+
+def _endless(dataloader: Iterable[Any]) -> Iterator[Tensor]:
+    """Image batches of `dataloader`, started anew whenever it ends."""
+    while True:
+        empty = True
+        for batch in dataloader:
+            empty = False
+            yield batch if isinstance(batch, Tensor) else batch[0]
+        if empty:
+            raise ValueError("the dataloader gives no batch: has it fewer images than one batch, with drop_last?")
+
+
+def _shared_random(
+    training: Training, n: int, processes: Processes, draw: Callable[..., Tensor], *shape: int
+) -> Tensor:
+    """This process's n rows of a draw for the whole batch, which every process makes alike."""
+    values = draw(n * processes.world_size, *shape, generator=training.random)
+    return values[processes.rank * n :][:n].to(processes.device, non_blocking=True)
+
+
+def _latent_codes(training: Training, n: int, processes: Processes) -> Tensor:
+    return _shared_random(training, n, processes, torch.randn, training.nz)
+
+
+def _autocast(bf16: bool, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+
+
+# ------------------------------------------------------------------------------------------------------------------ records
+
+
+class NotFinite(Exception):
+    """A loss became NaN or infinite."""
+
+
+class StepLog:
+    """Collects the metrics of each step on the device and turns them into points of curves.
+
+    Waiting for the device happens once every `log_every` steps, when the rows since the last point are averaged, checked for
+    NaN and infinity, and handed to the run.
+    """
+
+    def __init__(self, run: Run | SilentRun, processes: Processes, log_every: int, batch_size: int) -> None:
+        self.run, self.processes, self.log_every, self.batch_size = run, processes, log_every, batch_size
+        self.rows: list[Tensor] = []
+        self.steps: list[int] = []
+        self.history: list[list[float]] = []
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Leave the time since the last point out of the step time (a checkpoint or a grid was written)."""
+        self._clock, self._timed_steps = time.perf_counter(), 0
+
+    def add(self, metrics: Tensor, step: int) -> None:
+        self.rows.append(metrics)
+        self._timed_steps += 1
+        if step % self.log_every == 0:
+            self.flush(step)
+
+    def flush(self, step: int) -> None:
+        """Log the mean of the rows so far as the point of `step`; raise NotFinite if one of them is not finite."""
+        table = self.processes.mean(torch.stack(self.rows)).cpu()  # waits for the device
+        self._check(table, step)
+        seconds = (time.perf_counter() - self._clock) / max(self._timed_steps, 1)
+        values = table.double().mean(0).tolist()
+        self.rows.clear()
+        self.steps.append(step)
+        self.history.append(values)
+        point = dict(zip(METRICS, values, strict=True))
+        self.run.log_metrics({**point, "step_seconds": seconds, "images_per_second": self.batch_size / seconds}, step)
+        self.restart_clock()
+
+    def check(self, step: int) -> None:
+        """Raise NotFinite if a step since the last point has a loss that is not finite; nothing is logged."""
+        if self.rows:
+            self._check(self.processes.mean(torch.stack(self.rows)).cpu(), step)
+
+    def _check(self, table: Tensor, step: int) -> None:
+        bad = (~table.isfinite()).nonzero()
+        if len(bad):
+            row, column = bad[0].tolist()
+            first = step - len(table) + 1 + row
+            raise NotFinite(f"{METRICS[column]} became {table[row, column].item()} at step {first}")
+
+    def column(self, name: str) -> list[float]:
+        index = METRICS.index(name)
+        return [values[index] for values in self.history]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "rows": [row.cpu() for row in self.rows],
+            "steps": list(self.steps),
+            "history": list(self.history),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rows = [row.to(self.processes.device) for row in state["rows"]]
+        self.steps, self.history = list(state["steps"]), list(state["history"])
+
+
+@torch.no_grad()
+def sample_images(G: nn.Module, z: Tensor) -> np.ndarray:
+    """Images [n, 3, H, W] uint8 that `G`, in eval mode, makes of the latent codes `z` [n, nz]."""
+    was_training = G.training
+    G.eval()
+    images = torch.cat([to_uint8(G(part)) for part in z.split(64)]).cpu()
+    G.train(was_training)
+    return images.numpy()
+
+
+@torch.no_grad()
+def mean_critic_value(D: nn.Module, batches: Iterable[Tensor]) -> float:
+    """Mean of D over batches of images [N, 3, H, W] in [-1, 1]."""
+    return torch.cat([D(x).reshape(-1) for x in batches]).double().mean().item()
+
+
+def evaluate(
+    training: Training, images: ImageSet, held_out: ImageSet | None, device: torch.device, seed: int
+) -> dict[str, float]:
+    """The critic's Wasserstein estimate E D(x) - E D(G(z)) on up to 1,000 training images and on as many held-out ones.
+
+    A critic that has learnt its training images by heart rates held-out ones lower: the gap between the two estimates shows it.
+    """
+    z = torch.randn(1000, training.nz, generator=torch.Generator().manual_seed(seed)).to(device)
+    G = training.ema.model
+    G.eval()
+    fake = mean_critic_value(training.D, (G(part) for part in z.split(64)))
+    figures = {}
+    for name, image_set in (("train", images), ("held_out", held_out)):
+        if image_set is not None:
+            pixels = torch.from_numpy(np.array(image_set.pixels[:1000])).to(device)
+            real = mean_critic_value(training.D, (part.float() / 127.5 - 1 for part in pixels.split(64)))
+            figures[f"wasserstein_{name}"] = real - fake
+    if held_out is not None:
+        figures["wasserstein_gap"] = figures["wasserstein_train"] - figures["wasserstein_held_out"]
+    return figures
+
+
+def draw_curves(log: StepLog, title: str) -> Any:
+    """The loss-curve figure: losses, penalty with the gradient norm it works on, and the Wasserstein estimate."""
+    return loss_curves(
+        log.steps,
+        {
+            "losses": {"critic": log.column("critic_loss"), "generator": log.column("generator_loss")},
+            "gradient penalty": {
+                "penalty": log.column("gradient_penalty"),
+                "|∇D|": log.column("input_gradient_norm"),
+            },
+            "Wasserstein estimate": {"E D(real) - E D(fake)": log.column("wasserstein_estimate")},
+        },
+        title,
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------------- main
+
+
+def build_networks(config: WganConfig) -> tuple[nn.Module, nn.Module]:
+    """Generator and critic with weights drawn from `config.seed`, the global random state left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        if config.nets == "mimicry":
+            return mimicry.build_networks(config.image_size, nz=config.nz, ngf=config.ngf, ndf=config.ndf)
+        return Generator(config.image_size, config.nz, config.ngf), Critic(config.image_size, config.ndf)
+
+
+def load_held_out(config: WganConfig) -> ImageSet | None:
+    """The partition the critic's estimate is checked on, where the dataset has one that was not trained on."""
+    if config.split != "train" or config.dataset == "folder":
+        return None
+    split = "valid" if config.dataset == "celeba" else "test"
+    return load_images(config.dataset, config.image_size, split, config.data_dir, config.cache_dir, config.on_bad)
+
+
+def check_unchanged(config: WganConfig, checkpoint: dict[str, Any]) -> None:
+    """Refuse to resume with other hyper-parameters than the checkpoint's, unless `allow_changes`."""
+    now, before = as_params(config), checkpoint["config"]
+    compared = set(now) - OPERATIONAL | ({"steps"} if config.lr_decay == "linear" else set())
+    changed = [
+        f"{name} was {before.get(name)!r}, now {now[name]!r}"
+        for name in sorted(compared)
+        if before.get(name) != now[name]
+    ]
+    if changed and not config.allow_changes:
+        raise InputError(
+            f"resume: {'; '.join(changed)}; give the old values, or allow_changes=true to go on with the new ones"
+        )
+
+
+def describe(images: ImageSet) -> dict[str, Any]:
+    """What a run records about its images."""
+    return {
+        "source": images.source, "split": images.split, "images": len(images), "skipped": images.skipped,
+        "upscaled": images.upscaled, "preprocessing": images.preprocessing, "preprocessing_hash": images.preprocessing_hash,
+    }  # fmt: skip
+
+
+def record_results(
+    run: Run | SilentRun,
+    config: WganConfig,
+    training: Training,
+    log: StepLog,
+    figures: dict[str, float],
+    images: ImageSet,
+    codes: Tensor,
+) -> list[ModelInfo]:
+    """Log the closing figures, curves, grids and the checkpoint; register generator (its average and raw) and critic."""
+    run.log_metrics(figures, training.step)
+    title = f"WGAN-GP on {config.dataset}, {config.image_size} pixels, gp_scale {config.gp_scale:g}"
+    run.log_figure(draw_curves(log, title), "figures/loss_curves.png")
+    for name, generator in (("ema", training.ema.model), ("raw", training.G)):
+        grid = image_grid(sample_images(generator, codes))
+        run.log_figure(
+            picture(grid, f"{title}: samples of the {name} generator, step {training.step}"),
+            f"figures/samples_{name}.png",
+        )
+    run.log_checkpoint()
+
+    facts = {
+        "dataset": config.dataset, "split": config.split, "data_fingerprint": images.fingerprint,
+        "preprocessing_hash": images.preprocessing_hash, "image_size": config.image_size, "step": training.step,
+        "commit": git_state()["git.commit"],
+    }  # fmt: skip
+    shape = {"image_size": config.image_size, "nets": config.nets}
+    z = torch.randn(4, config.nz, generator=torch.Generator().manual_seed(0)).numpy()
+    x = images.pixels[:4].astype(np.float32) / 127.5 - 1
+    models = [
+        ("generator", training.ema.model, z, {**shape, "nz": config.nz, "ngf": config.ngf, "weights": "ema"}),
+        ("generator_raw", training.G, z, {**shape, "nz": config.nz, "ngf": config.ngf, "weights": "raw"}),
+        ("critic", training.D, x, {**shape, "ndf": config.ndf}),
+    ]
+    return [
+        log_model(
+            run, network, name, example, registered_name=f"wgan-{name.replace('_', '-')}", config={"class": name.split("_")[0], **shape_},
+            metrics=figures, params=as_params(config), tags=facts, metadata=facts, step=training.step,
+        )
+        for name, network, example, shape_ in models
+    ]  # fmt: skip
+
+
+def report(
+    run: Run | SilentRun,
+    config: WganConfig,
+    figures: dict[str, float],
+    seconds: float,
+    steps: int,
+    log: StepLog,
+    models: list[ModelInfo],
+) -> None:
+    """Print what was measured, where it is, and how to look at it."""
+    last = dict(zip(METRICS, log.history[-1], strict=True))
+    rate = steps * config.batch_size / max(seconds, 1e-9)
+    print(f"\n{steps} steps in {seconds:.0f} s ({rate:.0f} images/s)")
+    print(
+        f"  critic loss {last['critic_loss']:.3f}, generator loss {last['generator_loss']:.3f}, gradient penalty {last['gradient_penalty']:.4f}"
+    )
+    estimates = ", ".join(f"{name.removeprefix('wasserstein_')} {value:.3f}" for name, value in figures.items())
+    print(f"  Wasserstein estimate: {estimates}")
+    for model in models:
+        print(f"  model {model.uri}")
+    print(f"  run {run.run_id}, files in {run.folder}")
+    print(f"  open it: {run.url()}")
+
+
+def run_wgan(config: WganConfig) -> int:
+    """Train, record and register; the exit status: 0, 1 where a loss became NaN, 128 + signal where one stopped the run."""
+    processes = join_processes(config.device)
+    run_id = find_resumable(config.resume, "wgan", config.output_dir) if config.resume and processes.is_first else None
+    path = find_checkpoint(config.output_dir, run_id) if run_id else None
+    checkpoint = processes.share(load_checkpoint(path) if path else None)
+    if checkpoint is not None:
+        check_unchanged(config, checkpoint)
+
+    images = load_images(
+        config.dataset,
+        config.image_size,
+        config.split,
+        config.data_dir,
+        config.cache_dir,
+        config.on_bad,
+        progress=processes.is_first,
+    )
+    held_out = load_held_out(config) if processes.is_first else None
+    batches = ImageBatches(
+        images, config.batch_size, seed=config.seed, device=processes.device, flip=config.flip,
+        rank=processes.rank, world_size=processes.world_size,
+    )  # fmt: skip
+
+    G, D = (network.to(processes.device) for network in build_networks(config))
+    if processes.world_size > 1:
+        synchronise_batch_norms(G)
+    training = Training(
+        G, D, nz=config.nz, lr_generator=config.lr_generator, lr_critic=config.lr_critic, betas=(config.beta1, config.beta2),
+        decay_steps=config.steps if config.lr_decay == "linear" else None, ema_decay=config.ema_decay,
+        bf16=config.precision == "bf16", seed=config.seed,
+    )  # fmt: skip
+
+    run = start_run(
+        "wgan", as_params(config), tags={"world_size": processes.world_size, "device": processes.device.type},
+        output_dir=config.output_dir, run_name=config.run_name, resume=run_id,
+    )  # fmt: skip
+    with run, StopRequest() as stop:
+        log = StepLog(run, processes, config.log_every, config.batch_size)
+        if checkpoint is not None:
+            if checkpoint["data"] != images.fingerprint and not config.allow_changes:
+                raise InputError(
+                    f"resume: {images.source} holds other images than the run was trained on; "
+                    "give the same data, or allow_changes=true to go on with the new"
+                )
+            training.load_state_dict(checkpoint["training"])
+            batches.load_state_dict(checkpoint["batches"])
+            log.load_state_dict(checkpoint["log"])
+            run.restore(checkpoint["backlog"])
+        run.log_data(images.name, images.fingerprint, describe(images))
+        if processes.is_first:
+            print(
+                f"{images.source}, split {images.split}: {len(images):,} images; run {run.run_id}; {'resumed at' if checkpoint else 'from'} step {training.step}"
+            )
+
+        def save() -> None:
+            log.check(training.step)  # a checkpoint is never taken from weights that a NaN has reached
+            if processes.is_first:
+                save_checkpoint(
+                    run.checkpoint_path,
+                    {
+                        "config": as_params(config),
+                        "data": images.fingerprint,
+                        "training": training.state_dict(),
+                        "batches": batches.state_dict(),
+                        "log": log.state_dict(),
+                        "backlog": run.backlog(),
+                    },  # fmt: skip
+                )
+            log.restart_clock()
+
+        grid_codes = torch.randn(config.n_samples, config.nz, generator=torch.Generator().manual_seed(config.seed)).to(
+            processes.device
+        )
+        progress = Progress(config.steps, training.step, quiet=not processes.is_first)
+
+        def after_step(training: Training, metrics: Tensor) -> bool:
+            step = training.step
+            log.add(metrics, step)
+            note = f"Wasserstein estimate {log.column('wasserstein_estimate')[-1]:.3f}" if log.history else None
+            progress.advance(note=note)
+            if processes.is_first and (step % config.sample_every == 0 or step == config.steps):
+                run.log_image("samples", image_grid(sample_images(training.ema.model, grid_codes)), step)
+                log.restart_clock()
+            # Asking every process on every step would make the GPUs wait for each other; alone, asking is free.
+            asked = (
+                processes.any(stop.requested) if processes.world_size == 1 or step % config.log_every == 0 else False
+            )
+            if step % config.checkpoint_every == 0 or asked:
+                save()
+            return asked
+
+        began, began_at = time.monotonic(), training.step
+        try:
+            train(
+                G,
+                D,
+                batches,
+                config.n_dis,
+                config.gp_scale,
+                steps=config.steps,
+                training=training,
+                processes=processes,
+                after_step=after_step,
+            )
+            if log.rows and training.step == config.steps:
+                log.flush(training.step)
+        except NotFinite as fault:
+            progress.close()
+            run.set_tags({"error": str(fault)})
+            run.finish("FAILED")
+            kept = run.checkpoint_path if run.checkpoint_path.exists() else "none, it was the first steps"
+            print(
+                f"error: {fault}; the run is marked failed; last good checkpoint: {kept}. Lower lr_critic and lr_generator and "
+                "resume with allow_changes=true, or start anew",
+                file=sys.stderr,
+            )
+            return 1
+        progress.close()
+        if training.step < config.steps:  # SIGTERM or Ctrl-C
+            run.log_checkpoint()
+            run.finish("KILLED")
+            print(f"stopped at step {training.step}; go on with resume={run.run_id}", file=sys.stderr)
+            return stop.exit_code or 143
+
+        save()
+        seconds = time.monotonic() - began
+        if processes.is_first:
+            figures = evaluate(training, images, held_out, processes.device, config.seed)
+            models = record_results(run, config, training, log, figures, images, grid_codes)
+            run.finish()
+            report(run, config, figures, seconds, training.step - began_at, log, models)
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    config = parse_config(WganConfig, PRESETS, argv, "wgan")
+    status = launch_processes(config.nproc, "trainers.wgan", argv)
+    return run_wgan(config) if status is None else status
+
+
+if __name__ == "__main__":
+    run_main(main)
