@@ -15,6 +15,7 @@ changes nothing.
 import base64
 import contextlib
 import json
+import math
 import os
 import shutil
 import threading
@@ -279,18 +280,19 @@ class Writer(threading.Thread):
                 was_away = True
                 backoff = min(max(1.0, 2 * backoff), LONGEST_BACKOFF)
 
-    def wait_for(self, offset: int, patience: float) -> bool:
+    def wait_for(self, offset: int, patience: float, limit: float = math.inf) -> bool:
         """Send now and wait until everything before `offset` is delivered.
 
         False if the store has been failing for `patience` s.
         """
-        deadline = time.monotonic() + patience
+        begin = time.monotonic()
         self._wake.set()
         with self._changed:
             while self._spool.sent < offset and self.is_alive():
+                waited = time.monotonic() - begin
+                if waited > limit or (self.error is not None and waited > patience):
+                    return False
                 if self.error is not None:
-                    if time.monotonic() > deadline:
-                        return False
                     self._wake.set()  # somebody waits: try every second instead of backing off
                     self._changed.wait(1.0)
                 else:

@@ -361,6 +361,7 @@ def test_killed_and_resumed_at_random_points(database: str, tmp_path: Path) -> N
     assert step >= 14
     assert run_ids == {run_id}
     assert_whole(MlflowClient(database), run_id, 200)
+    assert not (tmp_path / "runs" / run_id / "refused.jsonl").exists()
 
 
 @pytest.mark.parametrize(
@@ -393,7 +394,7 @@ def test_server_away_at_the_end_then_sync(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_module, "FINISH_PATIENCE", 0.5)
-    monkeypatch.setattr("tracking.run.Run.deliver.__defaults__", (0.5,))
+    monkeypatch.setattr("tracking.run.Run.deliver.__defaults__", (0.5, math.inf))
     run = tracking.start_run("toy", {"n": 1})
     assert run.deliver()
     server.kill()
