@@ -32,10 +32,9 @@ from data.eeg_recording import (
     CHANNELS,
     CLASS_NAMES,
     LEFT_RIGHT_RUNS,
-    BadRecording,
     Preprocessing,
     RecordingReport,
-    read_trials,
+    try_read_trials,
 )
 from data.eeg_torcheeg import TorcheegWindows
 from data.eeg_windows import EegWindows
@@ -43,7 +42,7 @@ from data.image_cache import available_cores
 from data.parallel import map_processes
 
 CACHE_VERSION = 1  # raise it when the same recordings and settings give other trials
-RECORDINGS_PER_WORKER = 8  # starting a worker takes about as long as reading 40 recordings
+RECORDINGS_PER_WORKER = 24  # starting a worker (it imports MNE) takes about as long as reading 40 recordings
 
 __all__ = ["CHANNELS", "CLASS_NAMES", "EegData", "Excluded", "Preprocessing", "load_eeg"]
 
@@ -166,7 +165,7 @@ def load_eeg(
     on_bad: what to do about a recording that is damaged or not what it should be: "stop" raises, "skip"
     leaves it out and lists it.
     checksums: whether physionet's files must have PhysioNet's bytes.
-    n_workers: processes that read files; default one per 8 recordings, at most one per CPU.
+    n_workers: processes that read files; default one per 24 recordings, at most one per CPU.
 
     Raises InputError, one line, for anything the user can put right.
     """
@@ -351,7 +350,9 @@ def _build(folder: Path, jobs: Sequence[Job], on_bad: str, workers: int, quiet: 
     with progress_bar as progress, atomic_folder(folder) as temporary:
         temporary.chmod(0o755)  # others may read it, as they may any file of the cache
         with (temporary / "trials.f32").open("wb") as out:
-            for (file, subject, run, *_), result in zip(jobs, map_processes(_read_one, jobs, workers), strict=True):
+            for (file, subject, run, *_), result in zip(
+                jobs, map_processes(try_read_trials, jobs, workers), strict=True
+            ):
                 progress.advance()
                 if isinstance(result, str):
                     if on_bad == "stop":
@@ -371,22 +372,6 @@ def _build(folder: Path, jobs: Sequence[Job], on_bad: str, workers: int, quiet: 
             "excluded": [asdict(entry) for entry in bad],
         }
         (temporary / "index.json").write_text(json.dumps(index), encoding="utf-8")
-
-
-def _read_one(
-    file: Path, subject: int, run: int, preprocessing: Preprocessing, labelled: bool, is_genuine: bool
-) -> tuple[np.ndarray, np.ndarray, RecordingReport] | str:
-    """What `read_trials` gives, or the reason (the most telling one) why it cannot be used."""
-    try:
-        result = read_trials(file, subject, run, preprocessing, labelled)
-    except BadRecording as error:
-        return str(error)
-    if not is_genuine:
-        return (
-            "its bytes are not PhysioNet's (SHA-256 differs): delete it so that it is downloaded again, "
-            "or take it as it is with checksums=False"
-        )
-    return result
 
 
 def _bad_recording(file: Path, reason: str) -> InputError:
@@ -442,12 +427,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         seed=args.seed,
     )
     print(data.table())
-    summary = data.summary()
+    of = data.summary()
+    subjects = "1 subject" if of["n_subjects"] == 1 else f"{of['n_subjects']} subjects"
     print(
-        f"{data.dataset}: {summary['n_trials']} trials of {summary['n_subjects']} subjects "
-        f"({summary['n_left']} left, {summary['n_right']} right), "
-        f"{summary['n_chans']} channels, {summary['n_times']} samples at {data.sfreq:g} Hz, fingerprint "
-        f"{data.fingerprint[:12]}"
+        f"{data.dataset}: {of['n_trials']} trials of {subjects} ({of['n_left']} left, {of['n_right']} right), "
+        f"{of['n_chans']} channels, {of['n_times']} samples at {data.sfreq:g} Hz, fingerprint {data.fingerprint[:12]}"
     )
     from data.eeg_figures import (
         recording_figures,

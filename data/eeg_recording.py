@@ -171,6 +171,25 @@ def read_trials(
     return trials, labels[inside].astype(np.int64), report
 
 
+def try_read_trials(
+    path: Path, subject: int, run: int, preprocessing: Preprocessing, labelled: bool, is_genuine: bool
+) -> tuple[np.ndarray, np.ndarray, RecordingReport] | str:
+    """What `read_trials` gives, or the reason (the most telling one) why the recording cannot be used.
+
+    `is_genuine` is whether the file's bytes are those that were expected.
+    """
+    try:
+        result = read_trials(path, subject, run, preprocessing, labelled)
+    except BadRecording as error:
+        return str(error)
+    if not is_genuine:
+        return (
+            "its bytes are not PhysioNet's (SHA-256 differs): delete it so that it is downloaded again, "
+            "or take it as it is with checksums=False"
+        )
+    return result
+
+
 def read_raw(path: Path) -> mne.io.BaseRaw:
     """The recording as MNE reads it, unfiltered, in volts, under 10-05 names; BadRecording if MNE cannot."""
     try:

@@ -9,9 +9,7 @@ import joblib  # type: ignore[import-untyped]
 T = TypeVar("T")
 
 
-def map_processes(
-    function: Callable[..., T], arguments: Iterable[tuple[Any, ...]], n_workers: int
-) -> Iterator[T]:
+def map_processes(function: Callable[..., T], arguments: Iterable[tuple[Any, ...]], n_workers: int) -> Iterator[T]:
     """`function(*a)` for each `a` of `arguments`, in their order, as they come; in this process if
     `n_workers` is 1.
 

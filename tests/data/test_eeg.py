@@ -97,7 +97,7 @@ def test_many_workers_build_the_same_bytes(simulated: EegData, tmp_path: Path, e
     for name in ("one", "two"):
         shutil.copytree(simulated.files[0].parents[5], tmp_path / name / simulated.files[0].parents[5].name)
     one = load_eeg("simulated", tmp_path / "one", subjects="1-4", runs="4,8,12", n_workers=1, quiet=True)
-    # 2 needs 16 recordings, more than there are here, were it not for the smaller share a worker is given
+    # Two workers start at 48 recordings; here there are 12.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(eeg_module, "RECORDINGS_PER_WORKER", 1)
         two = load_eeg("simulated", tmp_path / "two", subjects="1-4", runs="4,8,12", n_workers=2, quiet=True)

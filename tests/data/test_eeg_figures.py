@@ -34,9 +34,7 @@ def test_the_map_is_the_difference_of_log_power() -> None:
     label, subject = np.arange(40) % 2, np.arange(40) // 20
     trials = 1e-9 * rng.normal(size=(40, 64, 801)) + 1e-5 * np.sin(2 * np.pi * 10 * times)
     trials[label == 1, 7] *= 10
-    data = type(
-        "Data", (), {"trials": trials, "label": label, "subject": subject, "times": times, "sfreq": 160.0}
-    )()
+    data = type("Data", (), {"trials": trials, "label": label, "subject": subject, "times": times, "sfreq": 160.0})()
     expected = np.zeros(64)
     expected[7] = 20.0
     np.testing.assert_allclose(contralateral_map(data), expected, atol=0.05)

@@ -35,13 +35,9 @@ def test_ranges(text: str, numbers: tuple[int, ...]) -> None:
     assert parse_numbers(text, "subjects", 109) == numbers
 
 
-@pytest.mark.parametrize(
-    "text", ["110", "0", "0-3", "100-110", "3-1", "", "1,", "a", "1;2", "-3", "1--3", "1.5", "²"]
-)
+@pytest.mark.parametrize("text", ["110", "0", "0-3", "100-110", "3-1", "", "1,", "a", "1;2", "-3", "1--3", "1.5", "²"])
 def test_bad_ranges_name_the_parameter_and_what_is_allowed(text: str) -> None:
-    with pytest.raises(
-        InputError, match=r"^subjects=.*allowed are numbers and ranges from 1 to 109"
-    ) as caught:
+    with pytest.raises(InputError, match=r"^subjects=.*allowed are numbers and ranges from 1 to 109") as caught:
         parse_numbers(text, "subjects", 109)
     assert "\n" not in str(caught.value)
 
@@ -99,24 +95,17 @@ def server(real_data: Path, tmp_path: Path) -> Iterator[tuple[str, Path]]:
 RECORDINGS = [(1, 4), (1, 8), (1, 12)]
 
 
-def test_downloads_what_is_missing_and_only_that(
-    server: tuple[str, Path], tmp_path: Path, real_data: Path
-) -> None:
+def test_downloads_what_is_missing_and_only_that(server: tuple[str, Path], tmp_path: Path, real_data: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     assert download(folder, RECORDINGS, url=server[0], quiet=True) == 3
     for pair in RECORDINGS:
-        assert (
-            recording_path(folder, *pair).read_bytes()
-            == recording_path(real_data / "eegmmi", *pair).read_bytes()
-        )
+        assert recording_path(folder, *pair).read_bytes() == recording_path(real_data / "eegmmi", *pair).read_bytes()
     recording_path(folder, 1, 8).unlink()
     before = recording_path(folder, 1, 4).stat().st_mtime_ns
     assert download(folder, RECORDINGS, url=server[0], quiet=True) == 1
     assert recording_path(folder, 1, 4).stat().st_mtime_ns == before
-    assert (
-        download(folder, RECORDINGS, url="http://127.0.0.1:9/files/eegmmidb/1.0.0/", quiet=True) == 0
-    )  # no network
+    assert download(folder, RECORDINGS, url="http://127.0.0.1:9/files/eegmmidb/1.0.0/", quiet=True) == 0  # no network
 
 
 def test_a_damaged_download_is_refused_and_not_kept(server: tuple[str, Path], tmp_path: Path) -> None:
@@ -136,7 +125,5 @@ def test_a_damaged_download_is_refused_and_not_kept(server: tuple[str, Path], tm
 def test_a_missing_file_and_no_network_are_one_clear_line(server: tuple[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
-    with pytest.raises(
-        InputError, match=r"1 of 1 recordings are not under .*connect to the network, or copy them"
-    ):
+    with pytest.raises(InputError, match=r"1 of 1 recordings are not under .*connect to the network, or copy them"):
         download(folder, [(2, 4)], url=server[0], quiet=True)

@@ -88,9 +88,7 @@ def test_csp_and_lda_find_the_label_in_most_subjects_and_not_in_all(tmp_path: Pa
     def accuracies(rows: np.ndarray, groups: np.ndarray) -> np.ndarray:
         model = make_pipeline(CSP(6, reg="ledoit_wolf"), LinearDiscriminantAnalysis())
         with mne.utils.use_log_level("ERROR"):
-            return cross_val_score(
-                model, task[rows], data.label[rows], groups=groups[rows], cv=LeaveOneGroupOut()
-            )
+            return cross_val_score(model, task[rows], data.label[rows], groups=groups[rows], cv=LeaveOneGroupOut())
 
     across = accuracies(np.arange(len(task)), data.subject)
     assert across.mean() > 0.7

@@ -30,9 +30,7 @@ def test_nine_windows_a_trial_the_first_a_second_before_the_cue(simulated: EegDa
 
 
 @pytest.mark.parametrize(("window", "overlap"), [(160, 80), (160, 0), (801, 0), (33, 7)])
-def test_gather_normalises_each_window_over_all_channels(
-    simulated: EegData, window: int, overlap: int
-) -> None:
+def test_gather_normalises_each_window_over_all_channels(simulated: EegData, window: int, overlap: int) -> None:
     windows = simulated.windows(window, overlap)
     chosen = np.random.default_rng(0).permutation(len(windows))[:50]
     batch = windows.gather(chosen)
@@ -91,9 +89,7 @@ def test_reading_windows_changes_nothing_on_the_disk(simulated: EegData) -> None
 def small() -> EegWindows:
     rng = np.random.default_rng(1)
     number = np.arange(20)
-    return EegWindows(
-        rng.normal(size=(20, 2, 40)).astype(np.float32), number % 2, number // 5, number % 3, 10, 0
-    )
+    return EegWindows(rng.normal(size=(20, 2, 40)).astype(np.float32), number % 2, number // 5, number % 3, 10, 0)
 
 
 def visited(batches: WindowBatches) -> list[list[int]]:
@@ -158,6 +154,15 @@ def test_impossible_batches_are_refused(small: EegWindows) -> None:
     batches = WindowBatches(small, np.arange(80), 16, seed=0)
     with pytest.raises(InputError, match="drawn with seed=9"):
         batches.load_state_dict({"seed": 9, "epoch": 0, "batch": 0})
+
+
+def test_gathering_from_a_tensor_gives_the_same_windows(simulated: EegData) -> None:
+    """What a GPU does, on the CPU."""
+    windows = simulated.windows(120, 50)
+    chosen = np.random.default_rng(0).permutation(len(windows))[:100]
+    expected = windows.gather(chosen)
+    windows._on_device = torch.from_numpy(np.asarray(simulated.trials))
+    torch.testing.assert_close(windows.gather(chosen), expected, rtol=0, atol=2e-6)
 
 
 @pytest.mark.gpu

@@ -20,9 +20,7 @@ from data.splits import (
 )
 
 
-def windows(
-    n_subjects: int = 6, runs: tuple[int, ...] = (4, 8, 12), n_trials: int = 15, n_windows: int = 9
-) -> Any:
+def windows(n_subjects: int = 6, runs: tuple[int, ...] = (4, 8, 12), n_trials: int = 15, n_windows: int = 9) -> Any:
     """The columns of the windows of that many subjects; classes alternate."""
     subject = np.repeat(np.arange(1, n_subjects + 1), len(runs) * n_trials)
     run = np.tile(np.repeat(runs, n_trials), n_subjects)
@@ -38,9 +36,7 @@ def parts(fold: Fold) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(3, 9), st.integers(1, 4), st.sampled_from([0, 2, 3, 5]), st.integers(0, 3))
-def test_cross_subject_parts_share_no_subject(
-    n_subjects: int, n_trials: int, n_folds: int, seed: int
-) -> None:
+def test_cross_subject_parts_share_no_subject(n_subjects: int, n_trials: int, n_folds: int, seed: int) -> None:
     data = windows(n_subjects, n_trials=n_trials)
     try:
         folds = make_folds(data, "cross_subject", n_folds=n_folds, seed=seed)
@@ -53,9 +49,7 @@ def test_cross_subject_parts_share_no_subject(
         assert all(subjects)
         assert sum(map(len, subjects)) == len(set.union(*subjects)) == n_subjects
         assert sum(map(len, parts(fold))) == len(data.trial)
-    np.testing.assert_array_equal(
-        np.sort(np.concatenate([f.test for f in folds])), np.arange(len(data.trial))
-    )
+    np.testing.assert_array_equal(np.sort(np.concatenate([f.test for f in folds])), np.arange(len(data.trial)))
 
 
 def test_one_subject_left_out_at_a_time_has_its_name() -> None:
@@ -85,8 +79,7 @@ def test_within_subject_tests_each_run_on_models_of_its_own_subject(n_subjects: 
 def test_the_same_seed_gives_the_same_folds() -> None:
     one, same, other = (make_folds(windows(9), "cross_subject", 3, seed=seed) for seed in (1, 1, 2))
     assert all(
-        np.array_equal(a.test, b.test) and np.array_equal(a.train, b.train)
-        for a, b in zip(one, same, strict=True)
+        np.array_equal(a.test, b.test) and np.array_equal(a.train, b.train) for a, b in zip(one, same, strict=True)
     )
     assert not all(np.array_equal(a.test, b.test) for a, b in zip(one, other, strict=True))
 
@@ -98,9 +91,7 @@ def test_the_splitter_follows_scikit_learns_protocol() -> None:
     rng = np.random.default_rng(0)
     groups = np.stack([np.repeat([1, 2], 30), np.tile(np.repeat([4, 8, 12], 10), 2)], axis=1)
     splitter = LeaveOneRunOutPerSubject()
-    scores = cross_val_score(
-        DummyClassifier(), rng.normal(size=(60, 3)), np.arange(60) % 2, groups=groups, cv=splitter
-    )
+    scores = cross_val_score(DummyClassifier(), rng.normal(size=(60, 3)), np.arange(60) % 2, groups=groups, cv=splitter)
     assert len(scores) == splitter.get_n_splits(groups=groups) == 6
 
 
