@@ -19,7 +19,7 @@ from torch import Tensor
 from models import mimicry
 from models.wgan import Critic, Generator
 from trainers.processes import Processes
-from trainers.wgan import Training, train
+from trainers.wgan_loop import Training, train
 
 
 class NoLog:

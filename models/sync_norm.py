@@ -15,7 +15,7 @@ class _Sum(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
         total = gradient.clone()
         dist.all_reduce(total)
         return total
@@ -24,8 +24,8 @@ class _Sum(torch.autograd.Function):
 class SyncBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d whose training statistics are those of the batches of all processes, which must be equally large.
 
-    With W processes of N / W images each, outputs, gradients (averaged over the processes) and running statistics equal those of one
-    process with N. In eval mode it is nn.BatchNorm2d. Its state dict has the same names.
+    With W processes of N / W images each, outputs, gradients (averaged over the processes) and running statistics equal
+    those of one process with N. In eval mode it is nn.BatchNorm2d. Its state dict has the same names.
     """
 
     def forward(self, x: Tensor) -> Tensor:

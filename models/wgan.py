@@ -11,6 +11,7 @@ The computation is arranged to do less work for the same function:
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -90,6 +91,8 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.l1(z).view(z.shape[0], -1, self.bottom_width, self.bottom_width)
+        # The last blocks have 8 or 16 channels, for which channels_last convolutions are 2-10 times faster on a CPU.
+        h = h.contiguous(memory_format=torch.channels_last)
         for name in self.block_names:
             h = self.get_submodule(name)(h)
         h = F.relu(self.get_submodule(self.last_norm)(h))

@@ -1,14 +1,14 @@
 """Train a WGAN-GP on images: `mlflow run . -e wgan`, or `python -m trainers.wgan --help`.
 
-Top to bottom: the parameters, the training loop (`train`, which a notebook can call), what a run records on the way, the
-checkpoint, and `main`, which puts them together: config -> data -> networks -> loop -> evaluation -> registry.
+Top to bottom: the parameters, what a run records, and `run_wgan`, which puts the parts together: config -> data -> networks ->
+loop -> evaluation -> registry. The loop itself is `train` in trainers/wgan_loop.py, which a notebook can call.
 
 Gulrajani et al. 2017, "Improved Training of Wasserstein GANs", Algorithm 1, with the networks of torch-mimicry.
 """
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,12 +22,9 @@ from common.errors import InputError, run_main
 from common.progress import Progress
 from data.images import ImageBatches, ImageSet, load_images
 from evaluation.figures import image_grid, loss_curves, picture
-from evaluation.images import to_uint8
 from models import mimicry
-from models.ema import GeneratorEMA
 from models.sync_norm import synchronise_batch_norms
 from models.wgan import Critic, Generator
-from models.wgan_step import critic_step_gradients, generator_step_gradients
 from tracking.checkpoint import StopRequest, find_checkpoint, load_checkpoint, save_checkpoint
 from tracking.environment import git_state
 from tracking.models import ModelInfo, log_model
@@ -42,7 +39,9 @@ from trainers.config import (
     option,
     parse_config,
 )
-from trainers.processes import Processes, average_gradients, join_processes
+from trainers.processes import join_processes
+from trainers.step_log import NotFinite, StepLog
+from trainers.wgan_loop import METRICS, Training, sample_images, train
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -126,218 +125,7 @@ OPERATIONAL = {
     "output_dir", "run_name", "resume", "allow_changes",
 }  # fmt: skip
 
-METRICS = (
-    "critic_loss", "gradient_penalty", "wasserstein_estimate", "input_gradient_norm", "critic_gradient_norm", "generator_loss",
-    "generator_gradient_norm",
-)  # fmt: skip
-
-
-# ---------------------------------------------------------------------------------------------------------------- training
-
-
-class Training:
-    """Everything that a training step changes: networks, optimisers, average, randomness and the count of steps.
-
-    `G` and `D` are trained in place. Latent codes and interpolation weights come from one CPU generator and are drawn for the
-    whole batch in every process, so that the result does not depend on how many processes share it.
-    """
-
-    def __init__(
-        self, G: nn.Module, D: nn.Module, *, nz: int = 128, lr_generator: float = 2e-4, lr_critic: float = 2e-4,
-        betas: tuple[float, float] = (0.0, 0.9), decay_steps: int | None = None, ema_decay: float = 0.999,
-        bf16: bool = False, seed: int = 0,
-    ) -> None:  # fmt: skip
-        self.G, self.D = G, D
-        self.nz, self.bf16, self.decay_steps = nz, bf16, decay_steps
-        self.ema = GeneratorEMA(G, ema_decay)
-        # fused: one kernel for all tensors, the same update to rounding.
-        self.optimizer_G = torch.optim.Adam(G.parameters(), lr=lr_generator, betas=betas, fused=True)
-        self.optimizer_D = torch.optim.Adam(D.parameters(), lr=lr_critic, betas=betas, fused=True)
-        self._learning_rates = (lr_generator, lr_critic)
-        self.random = torch.Generator().manual_seed(seed)
-        self.step = 0
-
-    def set_learning_rates(self) -> None:
-        """Linear decay to zero at `decay_steps`, or constant."""
-        factor = 1.0 if self.decay_steps is None else max(0.0, 1 - self.step / self.decay_steps)
-        for optimizer, rate in zip((self.optimizer_G, self.optimizer_D), self._learning_rates, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * factor
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "G": self.G.state_dict(),
-            "D": self.D.state_dict(),
-            "ema": self.ema.model.state_dict(),
-            "optimizer_G": self.optimizer_G.state_dict(),
-            "optimizer_D": self.optimizer_D.state_dict(),
-            "random": self.random.get_state(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.step = state["step"]
-        self.G.load_state_dict(state["G"])
-        self.D.load_state_dict(state["D"])
-        self.ema.model.load_state_dict(state["ema"])
-        self.optimizer_G.load_state_dict(state["optimizer_G"])
-        self.optimizer_D.load_state_dict(state["optimizer_D"])
-        self.random.set_state(state["random"])
-
-
-def train(
-    G: nn.Module, D: nn.Module, dataloader: Iterable[Any], n_dis: int, gp_scale: float, *, steps: int = 100_000,
-    training: Training | None = None, processes: Processes | None = None,
-    after_step: Callable[[Training, Tensor], bool] | None = None,
-) -> Training:  # fmt: skip
-    """Train `G` and `D` in place until `steps` generator updates are done (WGAN-GP, Algorithm 1).
-
-    Each step makes `n_dis` critic updates on loss_D + gp_scale * loss_GP, then one generator update on loss_G.
-
-    `dataloader` gives image batches [N, 3, H, W] in [-1, 1] (or pairs whose first entry is one) on the networks' device, for ever
-    or to be started anew. `training` holds optimisers, average and randomness; a fresh one has the exercise's settings.
-    `after_step(training, metrics)` is called after every step with the METRICS of the step (a tensor on the device, not yet
-    waited for); training stops when it returns True.
-    """
-    training = training or Training(G, D)
-    processes = processes or Processes(0, 1, next(D.parameters()).device)
-    batches = _endless(dataloader)
-    while training.step < steps:
-        training.set_learning_rates()
-        critic_terms = []
-        for _ in range(n_dis):
-            x_real = next(batches)
-            z = _latent_codes(training, len(x_real), processes)
-            alpha = _shared_random(training, len(x_real), processes, torch.rand)
-            with torch.no_grad(), _autocast(training.bf16, processes.device):
-                x_fake = G(z).float()
-            terms = critic_step_gradients(D, x_real, x_fake, alpha, gp_scale, bf16=training.bf16)
-            average_gradients(D)
-            norm = nn.utils.get_total_norm([p.grad for p in D.parameters() if p.grad is not None])
-            training.optimizer_D.step()
-            critic_terms.append(torch.stack([terms.loss, terms.penalty, terms.wasserstein, terms.gradient_norm, norm]))
-
-        z = _latent_codes(training, len(x_real), processes)
-        loss = generator_step_gradients(G, D, z, bf16=training.bf16)
-        average_gradients(G)
-        norm = nn.utils.get_total_norm([p.grad for p in G.parameters() if p.grad is not None])
-        training.optimizer_G.step()
-        training.step += 1
-        training.ema.update(G, training.step)
-
-        metrics = torch.cat([torch.stack(critic_terms).mean(0), torch.stack([loss, norm])])
-        if after_step is not None and after_step(training, metrics):
-            break
-    return training
-
-
-def _endless(dataloader: Iterable[Any]) -> Iterator[Tensor]:
-    """Image batches of `dataloader`, started anew whenever it ends."""
-    while True:
-        empty = True
-        for batch in dataloader:
-            empty = False
-            yield batch if isinstance(batch, Tensor) else batch[0]
-        if empty:
-            raise ValueError("the dataloader gives no batch: has it fewer images than one batch, with drop_last?")
-
-
-def _shared_random(
-    training: Training, n: int, processes: Processes, draw: Callable[..., Tensor], *shape: int
-) -> Tensor:
-    """This process's n rows of a draw for the whole batch, which every process makes alike."""
-    values = draw(n * processes.world_size, *shape, generator=training.random)
-    return values[processes.rank * n :][:n].to(processes.device, non_blocking=True)
-
-
-def _latent_codes(training: Training, n: int, processes: Processes) -> Tensor:
-    return _shared_random(training, n, processes, torch.randn, training.nz)
-
-
-def _autocast(bf16: bool, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
-
-
 # ------------------------------------------------------------------------------------------------------------------ records
-
-
-class NotFinite(Exception):
-    """A loss became NaN or infinite."""
-
-
-class StepLog:
-    """Collects the metrics of each step on the device and turns them into points of curves.
-
-    Waiting for the device happens once every `log_every` steps, when the rows since the last point are averaged, checked for
-    NaN and infinity, and handed to the run.
-    """
-
-    def __init__(self, run: Run | SilentRun, processes: Processes, log_every: int, batch_size: int) -> None:
-        self.run, self.processes, self.log_every, self.batch_size = run, processes, log_every, batch_size
-        self.rows: list[Tensor] = []
-        self.steps: list[int] = []
-        self.history: list[list[float]] = []
-        self.restart_clock()
-
-    def restart_clock(self) -> None:
-        """Leave the time since the last point out of the step time (a checkpoint or a grid was written)."""
-        self._clock, self._timed_steps = time.perf_counter(), 0
-
-    def add(self, metrics: Tensor, step: int) -> None:
-        self.rows.append(metrics)
-        self._timed_steps += 1
-        if step % self.log_every == 0:
-            self.flush(step)
-
-    def flush(self, step: int) -> None:
-        """Log the mean of the rows so far as the point of `step`; raise NotFinite if one of them is not finite."""
-        table = self.processes.mean(torch.stack(self.rows)).cpu()  # waits for the device
-        self._check(table, step)
-        seconds = (time.perf_counter() - self._clock) / max(self._timed_steps, 1)
-        values = table.double().mean(0).tolist()
-        self.rows.clear()
-        self.steps.append(step)
-        self.history.append(values)
-        point = dict(zip(METRICS, values, strict=True))
-        self.run.log_metrics({**point, "step_seconds": seconds, "images_per_second": self.batch_size / seconds}, step)
-        self.restart_clock()
-
-    def check(self, step: int) -> None:
-        """Raise NotFinite if a step since the last point has a loss that is not finite; nothing is logged."""
-        if self.rows:
-            self._check(self.processes.mean(torch.stack(self.rows)).cpu(), step)
-
-    def _check(self, table: Tensor, step: int) -> None:
-        bad = (~table.isfinite()).nonzero()
-        if len(bad):
-            row, column = bad[0].tolist()
-            first = step - len(table) + 1 + row
-            raise NotFinite(f"{METRICS[column]} became {table[row, column].item()} at step {first}")
-
-    def column(self, name: str) -> list[float]:
-        index = METRICS.index(name)
-        return [values[index] for values in self.history]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "rows": [row.cpu() for row in self.rows],
-            "steps": list(self.steps),
-            "history": list(self.history),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.rows = [row.to(self.processes.device) for row in state["rows"]]
-        self.steps, self.history = list(state["steps"]), list(state["history"])
-
-
-@torch.no_grad()
-def sample_images(G: nn.Module, z: Tensor) -> np.ndarray:
-    """Images [n, 3, H, W] uint8 that `G`, in eval mode, makes of the latent codes `z` [n, nz]."""
-    was_training = G.training
-    G.eval()
-    images = torch.cat([to_uint8(G(part)) for part in z.split(64)]).cpu()
-    G.train(was_training)
-    return images.numpy()
 
 
 @torch.no_grad()
@@ -456,15 +244,16 @@ def record_results(
     shape = {"image_size": config.image_size, "nets": config.nets}
     z = torch.randn(4, config.nz, generator=torch.Generator().manual_seed(0)).numpy()
     x = images.pixels[:4].astype(np.float32) / 127.5 - 1
-    models = [
+    models: list[tuple[str, nn.Module, np.ndarray, dict[str, Any]]] = [
         ("generator", training.ema.model, z, {**shape, "nz": config.nz, "ngf": config.ngf, "weights": "ema"}),
         ("generator_raw", training.G, z, {**shape, "nz": config.nz, "ngf": config.ngf, "weights": "raw"}),
         ("critic", training.D, x, {**shape, "ndf": config.ndf}),
     ]
     return [
         log_model(
-            run, network, name, example, registered_name=f"wgan-{name.replace('_', '-')}", config={"class": name.split("_")[0], **shape_},
-            metrics=figures, params=as_params(config), tags=facts, metadata=facts, step=training.step,
+            run, network, name, example, registered_name=f"wgan-{name.replace('_', '-')}",
+            config={"class": name.split("_")[0], **shape_}, metrics=figures, params=as_params(config), tags=facts, metadata=facts,
+            step=training.step,
         )
         for name, network, example, shape_ in models
     ]  # fmt: skip
@@ -483,9 +272,8 @@ def report(
     last = dict(zip(METRICS, log.history[-1], strict=True))
     rate = steps * config.batch_size / max(seconds, 1e-9)
     print(f"\n{steps} steps in {seconds:.0f} s ({rate:.0f} images/s)")
-    print(
-        f"  critic loss {last['critic_loss']:.3f}, generator loss {last['generator_loss']:.3f}, gradient penalty {last['gradient_penalty']:.4f}"
-    )
+    shown = ("critic_loss", "generator_loss", "gradient_penalty")
+    print("  " + ", ".join(f"{name.replace('_', ' ')} {last[name]:.4f}" for name in shown))
     estimates = ", ".join(f"{name.removeprefix('wasserstein_')} {value:.3f}" for name, value in figures.items())
     print(f"  Wasserstein estimate: {estimates}")
     for model in models:
@@ -532,7 +320,7 @@ def run_wgan(config: WganConfig) -> int:
         output_dir=config.output_dir, run_name=config.run_name, resume=run_id,
     )  # fmt: skip
     with run, StopRequest() as stop:
-        log = StepLog(run, processes, config.log_every, config.batch_size)
+        log = StepLog(run, processes, METRICS, config.log_every, config.batch_size)
         if checkpoint is not None:
             if checkpoint["data"] != images.fingerprint and not config.allow_changes:
                 raise InputError(
@@ -545,9 +333,8 @@ def run_wgan(config: WganConfig) -> int:
             run.restore(checkpoint["backlog"])
         run.log_data(images.name, images.fingerprint, describe(images))
         if processes.is_first:
-            print(
-                f"{images.source}, split {images.split}: {len(images):,} images; run {run.run_id}; {'resumed at' if checkpoint else 'from'} step {training.step}"
-            )
+            begins = f"{'resumed at' if checkpoint else 'from'} step {training.step}"
+            print(f"{images.source}, split {images.split}: {len(images):,} images; run {run.run_id}; {begins}")
 
         def save() -> None:
             log.check(training.step)  # a checkpoint is never taken from weights that a NaN has reached
@@ -561,7 +348,7 @@ def run_wgan(config: WganConfig) -> int:
                         "batches": batches.state_dict(),
                         "log": log.state_dict(),
                         "backlog": run.backlog(),
-                    },  # fmt: skip
+                    },
                 )
             log.restart_clock()
 

@@ -23,7 +23,9 @@ from models.wgan import Critic, Generator
 from tests.data.image_trees import write_celeba
 from tests.trainers.running import client, command, environment, history, run_trainer, runs
 from trainers.processes import Processes
-from trainers.wgan import METRICS, NotFinite, StepLog, Training, WganConfig, sample_images, train
+from trainers.step_log import NotFinite, StepLog
+from trainers.wgan import WganConfig
+from trainers.wgan_loop import METRICS, Training, sample_images, train
 
 TINY: dict[str, object] = {
     "image_size": 32, "ngf": 16, "ndf": 16, "nz": 8, "batch_size": 8, "steps": 24, "log_every": 5, "sample_every": 10,
@@ -240,7 +242,7 @@ def test_step_log_names_the_first_bad_step_and_term() -> None:
         def log_metrics(self, values: Any, step: int) -> None:
             self.logged.append((values, step))
 
-    log = StepLog(Points(), Processes(0, 1, torch.device("cpu")), log_every=4, batch_size=8)  # type: ignore[arg-type]
+    log = StepLog(Points(), Processes(0, 1, torch.device("cpu")), METRICS, log_every=4, batch_size=8)  # type: ignore[arg-type]
     rows = torch.arange(4 * len(METRICS), dtype=torch.float32).view(4, -1)
     for step, row in enumerate(rows, 1):
         log.add(row, step)
