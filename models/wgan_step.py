@@ -6,8 +6,9 @@ r"""The two gradient steps of WGAN-GP, exact and with less work than automatic d
 
 with x_i on the line between real_i and fake_i. Automatic differentiation gets there by differentiating twice. This module
 uses that the critic is piecewise linear in its input: with the ReLU masks of x_i held (their derivative is zero almost
-everywhere), D is a product of linear maps, and so is its gradient. Write layer l as a_l = W_l h_(l-1), h_l = m_l * a_l (mask m_l), and c_l for the
-cotangent dD/da_l that the backward pass from D(x_i) computes on its way down to g_i. For v_i held constant,
+everywhere), D is a product of linear maps, and so is its gradient. Write layer l as a_l = W_l h_(l-1), h_l = m_l * a_l
+(mask m_l), and c_l for the cotangent dD/da_l that the backward pass from D(x_i) computes on its way down to g_i. For v_i held
+constant,
 
     v_i = d L / d g_i = gp_scale (2/N) (|g_i| - 1) g_i / |g_i|,        d L_GP / d W_l = d/dW_l sum_i <v_i, g_i>,
 
@@ -17,8 +18,8 @@ t_l = m_l * (W_l t_(l-1)) with t_0 = v_i: the derivative is linear in every W_l 
     d/dW_l <v_i, g_i> = c_l (outer product, summed as a convolution's weight gradient does) t_(l-1).
 
 The cotangents c_l exist already. So the penalty costs four convolution passes (forward, input gradient, tangents, weight
-gradient) where double backward takes six, and biases get nothing from it. All is first order: no graph is kept, and gradients can be averaged over
-processes afterwards.
+gradient) where double backward takes six, and biases get nothing from it. All is first order: no graph is kept, and gradients
+can be averaged over processes afterwards.
 
 One forward and one backward pass serve the concatenated batch [fake, real, interpolated] (3N). The tangents then overwrite the
 activations of the interpolated third, which leaves one weight-gradient convolution per layer for all 3N.
