@@ -1,6 +1,6 @@
 """Our route from EDF files to batches of windows beside the exercise's own, MNE and torcheeg's MNEDataset.
 
-    python -m benchmarks.eeg_data ../shared/data/eegmmi
+    python -m benchmarks.eeg_data eegmmi
 
 Two questions, on one core: how long does it take to build the windows of some recordings (reading, filtering,
 cutting, writing the store), and how many shuffled batches of 64 come out a second afterwards. Asked of the

@@ -1,6 +1,6 @@
 """The image cache and its batches beside torchvision's ImageFolder and torch's DataLoader, on the same files.
 
-    python -m benchmarks.image_cache ../shared/data/cifar10/train.zip
+    python -m benchmarks.image_cache cifar10/train.zip
 
 Three questions: how fast is every image read for the first time (ours also writes the cache), how fast are
 batches of every later epoch, and how long does one batch of 64 take, to be held against a training step.

@@ -22,6 +22,7 @@ PURE = {
     "typing",
     "dataclasses",
     "collections",
+    "contextlib",
     "copy",
     "functools",
     "itertools",
