@@ -9,7 +9,9 @@ matplotlib.use("Agg")  # no display on a cluster node
 from matplotlib.figure import Figure
 
 
-def loss_curves(steps: Sequence[int], curves: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> Figure:
+def loss_curves(
+    steps: Sequence[int], curves: Mapping[str, Mapping[str, Sequence[float]]], title: str, unit: str = "step"
+) -> Figure:
     """One panel for each entry of `curves`: {panel title: {curve name: values, one per step}}."""
     figure = Figure(figsize=(5.5 * len(curves), 3.8), layout="constrained")
     axes = figure.subplots(1, len(curves), squeeze=False)[0]
@@ -17,11 +19,31 @@ def loss_curves(steps: Sequence[int], curves: Mapping[str, Mapping[str, Sequence
         for name, values in lines.items():
             axis.plot(steps, values, label=name, linewidth=1.2)
         axis.set_title(panel)
-        axis.set_xlabel("step")
+        axis.set_xlabel(unit)
         axis.grid(alpha=0.3)
         if len(lines) > 1:
             axis.legend(frameon=False)
     figure.suptitle(title)
+    return figure
+
+
+def lines(
+    panels: Mapping[str, tuple[str, Sequence[float], Mapping[str, Sequence[float]]]], title: str, columns: int = 3
+) -> Figure:
+    """A panel of marked lines for each entry of `panels`: {panel title: (x label, x values, {line name: y values})}."""
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.6 * columns, 3.4 * rows), layout="constrained")
+    for axis, (panel, (x_label, x, ys)) in zip(
+        figure.subplots(rows, columns, squeeze=False).flat, panels.items(), strict=False
+    ):
+        for name, y in ys.items():
+            axis.plot(x, y, marker="o", label=name, linewidth=1.2)
+        axis.set_title(panel, fontsize=10)
+        axis.set_xlabel(x_label)
+        axis.grid(alpha=0.3)
+        if len(ys) > 1:
+            axis.legend(frameon=False)
+    figure.suptitle(title, fontsize=10)
     return figure
 
 

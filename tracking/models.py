@@ -6,6 +6,7 @@ trainer builds the module again to train it on.
 """
 
 import copy
+import hashlib
 import json
 import logging
 import re
@@ -195,6 +196,64 @@ def load_weights(uri: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     return _read_weights(path, uri)
 
 
+def load_program(uri: str) -> tuple[Any, str]:
+    """The exported program of a stored model as a callable on tensors, and the SHA-256 of its file.
+
+    `uri` as in `load_weights`, without the files. InputError where there is none: a pickled model is not opened.
+    """
+    import mlflow.artifacts
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with _quiet():
+                path = Path(
+                    mlflow.artifacts.download_artifacts(
+                        f"{_artifact_uri(_pinned(uri))}/data/model.pt2", dst_path=folder
+                    )
+                )
+            program = torch.export.load(path).module()
+        except Exception as error:
+            from tracking import store
+
+            raise InputError(
+                f"model {uri}: no exported program (data/model.pt2) of it can be read: {store.reason(error)}"
+            ) from None
+        return program, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def run_of(uri: str) -> str:
+    """The id of the run that made the stored model `models:/...` or `runs:/...`; InputError if it has none."""
+    from tracking import store
+
+    client = store.connect(store.tracking_uri())
+    try:
+        if match := re.fullmatch(r"runs:/([^/]+)/.+", uri):
+            run_id = match[1]
+        elif match := re.fullmatch(r"models:/([^/@]+)@(.+)", uri):
+            run_id = client.get_model_version_by_alias(match[1], match[2]).run_id
+        elif match := re.fullmatch(r"models:/([^/@]+)/(\d+)", _pinned(uri)):
+            run_id = client.get_model_version(match[1], match[2]).run_id
+        else:
+            raise InputError(
+                f"model {uri}: not models:/name/version, models:/name@alias, models:/name or runs:/id/name"
+            )
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"model {uri}: {store.reason(error)} (store {store.tracking_uri()})") from None
+    if not run_id:
+        raise InputError(f"model {uri}: it was registered without a run")
+    return str(run_id)
+
+
+def _pinned(uri: str) -> str:
+    """`models:/name` as its newest version; any other address as it is."""
+    name = re.fullmatch(r"models:/([^/@]+)", uri)
+    if name and not re.fullmatch(r"m-[0-9a-f]{32}", name[1]):  # models:/m-... is the id of a logged model, not a name
+        return newest_model(name[1]).uri
+    return uri
+
+
 def newest_model(name: str, **tags: Any) -> ModelInfo:
     """The newest version of the registered model `name` whose tags have all the values given.
 
@@ -224,9 +283,7 @@ def _downloaded(uri: str, folder: Path) -> Path:
 
     from tracking import store
 
-    name = re.fullmatch(r"models:/([^/@]+)", uri)
-    if name and not re.fullmatch(r"m-[0-9a-f]{32}", name[1]):  # models:/m-... is the id of a logged model, not a name
-        uri = newest_model(name[1]).uri
+    uri = _pinned(uri)
     try:
         store.connect(store.tracking_uri())
         with _quiet():

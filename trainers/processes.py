@@ -44,6 +44,24 @@ class Processes:
         dist.all_reduce(count)
         return bool(count.item() > 0)
 
+    def share_of(self, n: int) -> range:
+        """This process's part of n things: contiguous, in the order of ranks, equal to one."""
+        return range(self.rank * n // self.world_size, (self.rank + 1) * n // self.world_size)
+
+    def gather(self, rows: torch.Tensor) -> torch.Tensor:
+        """The rows [n_r, d] of every process's CPU tensor, in the order of ranks: [sum n_r, d] on the CPU, in every process."""
+        if self.world_size == 1:
+            return rows
+        counts = torch.zeros(self.world_size, dtype=torch.int64, device=self.device)
+        counts[self.rank] = len(rows)
+        dist.all_reduce(counts)
+        # Equal sizes for every process: nccl gathers nothing else.
+        padded = torch.zeros(int(counts.max()), *rows.shape[1:], dtype=rows.dtype, device=self.device)
+        padded[: len(rows)] = rows.to(self.device)
+        parts = [torch.empty_like(padded) for _ in range(self.world_size)]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts.tolist(), strict=True)]).cpu()
+
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """The mean of `values` over the processes, element by element."""
         if self.world_size > 1:

@@ -1,0 +1,169 @@
+"""Inception features and the Fréchet distance: this project beside torch-fidelity and torchmetrics, on the same images and weights.
+
+    python -m benchmarks.fid --n 128
+    python -m benchmarks.fid --n 20000 --weights weights-inception-2015-12-05-6726825d.pth --device cuda
+
+Every side turns two sets of uint8 images into features, moments and the distance. Without `--weights` the network is randomly
+initialised: speed and equality do not depend on the values. The last line is JSON; a ratio above 1 means that this project is faster.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import statistics
+import tempfile
+import time
+import unittest.mock
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from evaluation.features import Extractor, build_inception, extract, wrap_inception
+from evaluation.frechet import Gaussian, frechet_distance
+
+
+def random_inception_state(seed: int = 0) -> dict[str, Tensor]:
+    """Weights for torch-fidelity's Inception under which signals neither vanish nor explode."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    # The class insists on reading a file when it is made.
+    with (
+        unittest.mock.patch("torch.load", return_value={}),
+        unittest.mock.patch.object(FeatureExtractorInceptionV3, "load_state_dict"),
+    ):
+        network = FeatureExtractorInceptionV3("random", ["2048"], feature_extractor_weights_path="none")
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for name, value in network.state_dict().items():
+        if value.dim() == 4:
+            state[name] = torch.randn(value.shape, generator=generator) * (2 / value[0].numel()) ** 0.5
+        elif name.endswith(("bn.weight", "running_var")):
+            state[name] = torch.rand(value.shape, generator=generator) + 0.5
+        elif value.is_floating_point():
+            state[name] = torch.randn(value.shape, generator=generator) * 0.05
+        else:
+            state[name] = value
+    return state
+
+
+def sample_images(n: int, size: int, seed: int) -> Tensor:
+    """Smooth random pictures, uint8 [n, 3, size, size]."""
+    x = torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    x = nn.functional.interpolate(x, (size, size), mode="bicubic")
+    return ((x * 0.4 + 1) * 127.5).clamp(0, 255).to(torch.uint8)
+
+
+def ours(extractor: Extractor, batch_size: int) -> Callable[[Tensor, Tensor], float]:
+    def distance(a: Tensor, b: Tensor) -> float:
+        sides = [Gaussian.of(extract(extractor, x.split(batch_size)).moments) for x in (a, b)]
+        return frechet_distance(*sides)
+
+    return distance
+
+
+def torch_fidelity_distance(path: str, batch_size: int, cuda: bool) -> Callable[[Tensor, Tensor], float]:
+    from torch_fidelity import calculate_metrics
+
+    def distance(a: Tensor, b: Tensor) -> float:
+        with contextlib.redirect_stderr(io.StringIO()):
+            metrics = calculate_metrics(
+                input1=_Images(a), input2=_Images(b), fid=True, cuda=cuda, batch_size=batch_size, cache=False,
+                verbose=False, feature_extractor_weights_path=path, save_cpu_ram=True,
+            )  # fmt: skip
+        return float(metrics["frechet_inception_distance"])
+
+    return distance
+
+
+class _Images(torch.utils.data.Dataset[Tensor]):
+    """torch-fidelity takes datasets of uint8 images."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> Tensor:
+        return self.images[i]
+
+
+def torchmetrics_distance(path: str, batch_size: int, device: str) -> Callable[[Tensor, Tensor], float]:
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    # antialias=False is the TF1 resize; its default since 1.8 is another, and another FID.
+    metric = FrechetInceptionDistance(feature_extractor_weights_path=path, antialias=False).to(device)
+
+    def distance(a: Tensor, b: Tensor) -> float:
+        metric.reset()
+        for images, real in ((a, True), (b, False)):
+            for batch in images.split(batch_size):
+                metric.update(batch.to(device), real=real)
+        return float(metric.compute())
+
+    return distance
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=128, help="images on each side")
+    parser.add_argument("--image_size", type=int, default=64)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(args.weights or f"{folder}/weights-inception-2015-12-05-random.pth")
+        if args.weights is None:
+            torch.save(random_inception_state(), path)
+        network = build_inception(torch.load(path, weights_only=True))
+        extractor = wrap_inception(network, "benchmark", True, torch.device(args.device))
+        sides = {
+            "ours": ours(extractor, args.batch_size),
+            "torch-fidelity": torch_fidelity_distance(path, args.batch_size, args.device != "cpu"),
+            "torchmetrics": torchmetrics_distance(path, args.batch_size, args.device),
+        }
+        a, b = sample_images(args.n, args.image_size, 0), sample_images(args.n, args.image_size, 1)
+        b = (b * 0.9).to(torch.uint8)
+        values = {name: side(a, b) for name, side in sides.items()}  # also warms up
+        times: dict[str, list[float]] = {name: [] for name in sides}
+        for i in range(args.rounds):
+            for name, side in sides.items():
+                began = time.perf_counter()
+                side(a, b)
+                times[name].append(time.perf_counter() - began)
+            print(f"round {i + 1}: " + ", ".join(f"{name} {t[-1]:.2f} s" for name, t in times.items()), flush=True)
+
+    for name in sides:
+        relative = abs(values[name] / values["ours"] - 1)
+        rate = 2 * args.n / statistics.median(times[name])
+        print(f"{name:15s} {values[name]:.10g} (relative difference {relative:.1e}), {rate:.1f} images/s")
+    ratios = {
+        f"{name} / ours": [t / o for t, o in zip(times[name], times["ours"], strict=True)]
+        for name in sides
+        if name != "ours"
+    }
+    print(
+        json.dumps(
+            {
+                "name": "fid",
+                "ratios": {label: round(statistics.median(r), 3) for label, r in ratios.items()},
+                "spread": {label: [round(min(r), 3), round(max(r), 3)] for label, r in ratios.items()},
+                "conditions": {
+                    "n": args.n, "image_size": args.image_size, "batch_size": args.batch_size, "rounds": args.rounds,
+                    "device": args.device, "threads": torch.get_num_threads(), "torch": torch.__version__,
+                    "weights": "given" if args.weights else "random",
+                    "relative_difference": {n: abs(values[n] / values["ours"] - 1) for n in sides if n != "ours"},
+                },
+            }
+        )
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

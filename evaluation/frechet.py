@@ -1,0 +1,230 @@
+"""Distances between two sets of feature vectors: Fréchet, kernel, precision and recall, Inception score, and their uncertainty.
+
+Everything here is plain maths on tensors; evaluation/features.py turns images into features. Conventions: features are [n, d];
+moments are float64 with the unbiased covariance (divisor n - 1), as torch-fidelity and the TTUR code have them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Moments:
+    """Count, mean [d] and scatter [d, d] (sum of outer products of deviations) of features seen so far, in float64.
+
+    Batches are taken in by Chan's update, which does not subtract large sums from each other.
+    """
+
+    n: int
+    mean: Tensor
+    scatter: Tensor
+
+    @staticmethod
+    def of(features: Tensor, chunk: int = 4096) -> "Moments":
+        """The moments of features [n, d]."""
+        if features.ndim != 2 or not len(features):
+            raise ValueError(f"features have shape {list(features.shape)}; moments need [n, d] with n of at least 1")
+        d = features.shape[1]
+        moments = Moments(0, features.new_zeros(d, dtype=torch.float64), features.new_zeros(d, d, dtype=torch.float64))
+        for part in features.split(chunk):
+            moments.update(part)
+        return moments
+
+    def update(self, features: Tensor) -> None:
+        """Take a batch [m, d] in."""
+        x = features.to(torch.float64)
+        if not x.isfinite().all():
+            raise ValueError("features are NaN or infinite; the images or the feature network are broken")
+        mean = x.mean(0)
+        x = x - mean
+        self.merge(Moments(len(x), mean, x.T @ x))
+
+    def merge(self, other: "Moments") -> None:
+        """Take in the moments of other features (another process's, say)."""
+        n = self.n + other.n
+        shift = other.mean - self.mean
+        self.scatter += other.scatter + torch.outer(shift, shift) * (self.n * other.n / n)
+        self.mean = self.mean + shift * (other.n / n)
+        self.n = n
+
+    @property
+    def covariance(self) -> Tensor:
+        """The unbiased covariance [d, d]; needs n of at least 2."""
+        if self.n < 2:
+            raise ValueError(f"a covariance needs at least 2 images, there is {self.n}")
+        return self.scatter / (self.n - 1)
+
+
+def covariance_factor(covariance: Tensor) -> Tensor:
+    """A with A A^T = covariance. Negative eigenvalues, which only rounding makes, count as zero."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return vectors * values.clamp_min(0).sqrt()
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Moments ready to be compared: mean [d], trace and factor of the covariance. One side's factor serves many comparisons."""
+
+    mean: Tensor
+    trace: Tensor
+    factor: Tensor
+
+    @staticmethod
+    def of(moments: Moments) -> "Gaussian":
+        covariance = moments.covariance
+        return Gaussian(moments.mean, covariance.trace(), covariance_factor(covariance))
+
+
+def frechet_distance(a: Gaussian, b: Gaussian) -> float:
+    """|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) (Heusel et al. 2017, eq. 6).
+
+    With S_a = A A^T and S_b = B B^T the last trace is the sum of the singular values of A^T B: no matrix square root, no complex
+    numbers, and full accuracy where a covariance is singular.
+    """
+    overlap = torch.linalg.svdvals(a.factor.T @ b.factor).sum()
+    return max(float((a.mean - b.mean).square().sum() + a.trace + b.trace - 2 * overlap), 0.0)
+
+
+def frechet_of(features: Tensor, reference: Gaussian) -> float:
+    """The Fréchet distance of features [n, d] from `reference`."""
+    return frechet_distance(Gaussian.of(Moments.of(features)), reference)
+
+
+def frechet_by_size(
+    features: Tensor, reference: Gaussian, sizes: Sequence[int], generator: torch.Generator
+) -> tuple[list[float], float]:
+    """The distance of random subsets of `features` at each size, and its extrapolation to infinitely many images.
+
+    The distance falls with n like 1/n by bias alone (Chong and Forsyth 2020, "Effectively Unbiased FID", arXiv 1911.07023): the
+    extrapolation is the intercept of the least-squares line in 1/n. The reference keeps its own finite size.
+    """
+    if len(set(sizes)) < 2:
+        raise ValueError(f"sizes {list(sizes)}: an extrapolation needs at least two different ones")
+    distances = [
+        frechet_of(features[torch.randperm(len(features), generator=generator)[:n].to(features.device)], reference)
+        for n in sizes
+    ]
+    x = 1 / torch.tensor(sizes, dtype=torch.float64)
+    y = torch.tensor(distances, dtype=torch.float64)
+    slope = ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
+    return distances, float(y.mean() - slope * x.mean())
+
+
+def bootstrap_differences(
+    a: Tensor, b: Tensor, reference: Gaussian, draws: int, generator: torch.Generator
+) -> list[float]:
+    """`draws` bootstrap values of FD(b) - FD(a), sorted.
+
+    a, b: features [n, d] of the same n latent chains before and after; row i of both is drawn together (paired), so what the two
+    have in common cancels. The reference is held fixed.
+    """
+    if a.shape != b.shape:
+        raise ValueError(
+            f"a paired bootstrap needs as many rows on both sides, not {list(a.shape)} and {list(b.shape)}"
+        )
+    values = []
+    for _ in range(draws):
+        rows = torch.randint(len(a), (len(a),), generator=generator).to(a.device)
+        values.append(frechet_of(b[rows], reference) - frechet_of(a[rows], reference))
+    return sorted(values)
+
+
+def interval(sorted_values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """The central percentile interval of sorted values."""
+    tail = (1 - level) / 2
+    quantiles = torch.quantile(
+        torch.tensor(sorted_values, dtype=torch.float64), torch.tensor([tail, 1 - tail], dtype=torch.float64)
+    )
+    return float(quantiles[0]), float(quantiles[1])
+
+
+def cubic_kernel(x: Tensor, y: Tensor) -> Tensor:
+    """(x.y / d + 1)^3, [n, d] and [m, d] -> [n, m]: the kernel of the Kernel Inception Distance."""
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def squared_mmd(x: Tensor, y: Tensor, kernel: Callable[[Tensor, Tensor], Tensor] = cubic_kernel) -> float:
+    """The unbiased estimate of the squared maximum mean discrepancy (Gretton et al. 2012, eq. 3); may be negative."""
+    m, n = len(x), len(y)
+    if m < 2 or n < 2:
+        raise ValueError(f"a kernel distance needs at least 2 images on each side, there are {m} and {n}")
+    xx, yy, xy = kernel(x, x), kernel(y, y), kernel(x, y)
+    within = (xx.sum() - xx.trace()) / (m * (m - 1)) + (yy.sum() - yy.trace()) / (n * (n - 1))
+    return float(within - 2 * xy.mean())
+
+
+def kernel_distance(
+    x: Tensor, y: Tensor, generator: torch.Generator, block_size: int = 1000, min_blocks: int = 10
+) -> tuple[float, float]:
+    """The kernel distance (Binkowski et al. 2018, KID) of features [m, d] and [n, d], and its standard error.
+
+    Mean of the unbiased squared MMD over disjoint random blocks of `block_size` images (fewer, where that would leave less than
+    `min_blocks` blocks). The blocks are independent, so that sd / sqrt(blocks) is an honest standard error, which it is not for the
+    overlapping subsets that are often used.
+    """
+    m = min(len(x), len(y))
+    size = min(block_size, m // min_blocks)
+    if size < 2:
+        raise ValueError(f"a kernel distance needs at least {2 * min_blocks} images on each side, there are {m}")
+    rows_x = torch.randperm(len(x), generator=generator).to(x.device)
+    rows_y = torch.randperm(len(y), generator=generator).to(y.device)
+    blocks = m // size
+    values = torch.tensor(
+        [
+            squared_mmd(x[rows_x[i : i + size]].double(), y[rows_y[i : i + size]].double())
+            for i in range(0, blocks * size, size)
+        ],
+        dtype=torch.float64,
+    )
+    return float(values.mean()), float(values.std() / blocks**0.5)
+
+
+def neighbour_radii(x: Tensor, k: int = 3, chunk: int = 1024) -> Tensor:
+    """The distance of each row of x [n, d] to its k-th nearest other row, [n]."""
+    if len(x) <= k:
+        raise ValueError(f"a neighbourhood of k={k} needs more than {k} images, there are {len(x)}")
+    return torch.cat([_distances(part, x).kthvalue(k + 1, dim=1).values for part in x.split(chunk)])
+
+
+def covered(x: Tensor, y: Tensor, radii: Tensor, chunk: int = 1024) -> float:
+    """The share of the rows of x that lie within the radius of at least one row of y."""
+    inside = [(_distances(part, y) <= radii).any(dim=1) for part in x.split(chunk)]
+    return float(torch.cat(inside).double().mean())
+
+
+def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
+    """Improved precision and recall (Kynkäänniemi et al. 2019, arXiv 1904.06991): what share of the generated images lies in the
+    neighbourhoods of real ones, and what share of the real ones in those of generated ones."""
+    return covered(fake, real, neighbour_radii(real, k)), covered(real, fake, neighbour_radii(fake, k))
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    # Differences, not the faster |x|^2 + |y|^2 - 2 x.y: that leaves equal rows at a distance of rounding size, and copies of an
+    # image would lie outside their own neighbourhood.
+    return torch.cdist(x.float(), y.float(), compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def inception_score(logits: Tensor, splits: int = 10) -> tuple[float, float]:
+    """exp of the mean KL divergence of p(class | image) from p(class) (Salimans et al. 2016): mean and sd over `splits` parts.
+
+    logits: [n, classes].
+    """
+    if len(logits) < splits:
+        raise ValueError(f"an Inception score over {splits} splits needs as many images, there are {len(logits)}")
+    scores = torch.stack([_exp_mean_kl(part) for part in _even_parts(logits.double(), splits)])
+    return float(scores.mean()), float(scores.std())
+
+
+def _exp_mean_kl(logits: Tensor) -> Tensor:
+    log_p = logits.log_softmax(1)
+    log_marginal = log_p.logsumexp(0) - torch.log(torch.tensor(float(len(logits)), dtype=torch.float64))
+    return (log_p.exp() * (log_p - log_marginal)).sum(1).mean().exp()
+
+
+def _even_parts(x: Tensor, parts: int) -> Iterator[Tensor]:
+    edges = [i * len(x) // parts for i in range(parts + 1)]
+    return (x[start:stop] for start, stop in pairwise(edges))
