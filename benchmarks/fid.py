@@ -4,7 +4,8 @@
     python -m benchmarks.fid --n 20000 --weights weights-inception-2015-12-05-6726825d.pth --device cuda
 
 Every side turns two sets of uint8 images into features, moments and the distance. Without `--weights` the network is randomly
-initialised: speed and equality do not depend on the values. The last line is JSON; a ratio above 1 means that this project is faster.
+initialised: speed and equality do not depend on the values. The last line is JSON; a ratio above 1 means that this project is
+faster.
 """
 
 import argparse

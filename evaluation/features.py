@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,8 +134,8 @@ def inception_extractor(weights: Path | None, device: torch.device, force: bool 
     return wrap_inception(network, digest, genuine, device)
 
 
-def build_inception(state: dict[str, Tensor]) -> nn.Module:
-    """torch-fidelity's network with these weights, features and unbiased logits."""
+def build_inception(state: dict[str, Tensor], layers: Sequence[str] = ("2048", "logits_unbiased")) -> nn.Module:
+    """torch-fidelity's network with these weights; it returns the outputs of `layers`."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     # Its constructor reads a file, and would unpickle anything in it: it gets one that holds nothing but these tensors.
@@ -143,7 +143,7 @@ def build_inception(state: dict[str, Tensor]) -> nn.Module:
         path = os.path.join(folder, "weights.pth")
         torch.save(state, path)
         return FeatureExtractorInceptionV3(
-            "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=path
+            "inception-v3-compat", list(layers), feature_extractor_weights_path=path
         ).eval()
 
 
@@ -154,8 +154,8 @@ def wrap_inception(network: nn.Module, digest: str, genuine: bool, device: torch
     suffix = "" if genuine else f"_inception_{digest[:8]}"
 
     def run(images: Tensor) -> tuple[Tensor, Tensor | None]:
-        x, logits = network(images.to(device).contiguous(memory_format=torch.channels_last))
-        return x, logits
+        x, *logits = network(images.to(device).contiguous(memory_format=torch.channels_last))
+        return x, logits[0] if logits else None
 
     return Extractor(
         name="inception" if genuine else f"inception_{digest[:8]}",

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.isir import BLOCK, I_SIR, run_chains
+from benchmarks.isir import pseudo_code
+from models.isir import I_SIR, run_chains
 from models.wgan import Critic, Generator
 
 SLOPE = 1.0
@@ -75,31 +76,14 @@ def networks() -> tuple[Critic, Generator]:
     return D, G
 
 
-def pseudo_code(N_i: int, N_s: int, N_p: int, n_z: int, D: Critic, G: Generator, weights: str, seed: int) -> Tensor:
-    """The exercise's algorithm as it reads, all N_p + 1 particles evaluated in each iteration, on the streams of run_chains."""
-    blocks = -(-N_s // BLOCK)
-    seeds = torch.randint(2**62, (blocks,), generator=torch.Generator().manual_seed(seed)).tolist()
-    streams = [torch.Generator().manual_seed(s) for s in seeds]
-    z = torch.cat([torch.randn(BLOCK, n_z, generator=g) for g in streams])[:N_s].unsqueeze(1)
-    for _ in range(N_i):
-        fresh = torch.cat([torch.randn(BLOCK, N_p, n_z, generator=g) for g in streams])[:N_s]
-        z = torch.cat([z, fresh], dim=1)
-        with torch.no_grad():
-            log_rho = D(G(z.reshape(-1, n_z))).view(N_s, N_p + 1)
-        if weights == "density":
-            log_rho = log_rho - 0.5 * z.square().sum(2)
-        noise = torch.cat([-torch.empty(BLOCK, N_p + 1).exponential_(generator=g).log() for g in streams])[:N_s]
-        chosen = (log_rho.log_softmax(1) + noise).argmax(1)
-        z = z[torch.arange(N_s), chosen].unsqueeze(1)
-    return z.squeeze(1)
-
-
 @pytest.mark.parametrize("weights", ["importance", "density"])
 def test_equal_to_the_pseudo_code_for_equal_randomness(weights: Any) -> None:
     D, G = networks()
     z = I_SIR(4, 20, 5, 6, D, G, weights=weights, generator=torch.Generator().manual_seed(3))
     assert z.shape == (20, 6)
-    assert torch.equal(z, pseudo_code(4, 20, 5, 6, D, G, weights, seed=3))
+    with torch.no_grad():
+        expected = pseudo_code(4, 20, 5, 6, D, G, seed=3, weights=weights)
+    assert torch.equal(z, expected)
 
 
 @pytest.mark.parametrize("kernel", ["isir", "mala", "ex2mcmc"])

@@ -1,0 +1,157 @@
+"""Feature networks: Inception beside torch-fidelity's, weights checked by hash, other networks, and the cache."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from benchmarks.fid import _Images, random_inception_state, sample_images
+from common.errors import InputError
+from evaluation.features import (
+    INCEPTION_FILE,
+    Features,
+    build_inception,
+    cache_path,
+    extract,
+    file_extractor,
+    inception_extractor,
+    load_features,
+    network_extractor,
+    save_features,
+    wrap_inception,
+)
+from evaluation.frechet import Gaussian, frechet_distance
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, Tensor]:
+    return random_inception_state()
+
+
+def test_inception_is_torch_fidelitys_network(state: dict[str, Tensor]) -> None:
+    """Folded batch norms and channels_last change nothing but the last digits, in features and logits."""
+    images = sample_images(4, 64, 0)
+    plain = build_inception(state)
+    with torch.no_grad():
+        expected, expected_logits = plain(images)
+    extractor = wrap_inception(build_inception(state), "0" * 64, True, CPU)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in extractor.network.__closure__[1].cell_contents.modules())  # type: ignore
+    x, logits = extractor.network(images)
+    assert logits is not None
+    assert x.shape == (4, extractor.dim)
+    assert expected.std() > 0.01
+    for ours, theirs in ((x, expected), (logits, expected_logits)):
+        assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+
+def test_distance_equals_torch_fidelitys(state: dict[str, Tensor], tmp_path: Path) -> None:
+    """In its 64-dimensional layer, whose covariance is regular for so few images, to 1e-6 relative."""
+    from torch_fidelity import calculate_metrics
+
+    path = tmp_path / "weights-inception-2015-12-05.pth"
+    torch.save(state, path)
+    a, b = sample_images(80, 32, 0), sample_images(80, 32, 1) // 2
+    theirs = calculate_metrics(
+        input1=_Images(a), input2=_Images(b), fid=True, cuda=False, batch_size=40, cache=False, verbose=False,
+        feature_layer_fid="64", feature_extractor_weights_path=str(path), save_cpu_ram=True,
+    )["frechet_inception_distance"]  # fmt: skip
+    extractor = wrap_inception(build_inception(state, ["64"]), "0" * 64, True, CPU)
+    ours = frechet_distance(*(Gaussian.of(extract(extractor, x.split(40)).moments) for x in (a, b)))
+    assert ours > 1e-3
+    assert ours == pytest.approx(float(theirs), rel=1e-6)
+
+
+def test_weights_are_checked_by_hash_and_other_weights_get_another_name(
+    state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / INCEPTION_FILE
+    with pytest.raises(InputError, match=rf"not a file; get {INCEPTION_FILE} .*6726825d.* on a machine with internet"):
+        inception_extractor(path, CPU)
+    torch.save(state, path)
+    with pytest.raises(InputError, match=r"has SHA-256 \w{8}\.\.\., not 6726825d"):
+        inception_extractor(path, CPU)
+    forced = inception_extractor(path, CPU, force=True)
+    assert forced.score.startswith("fd_inception_")
+    assert forced.kernel_score.startswith("kd_inception_")
+    torch.save({"fc.weight": torch.zeros(1)}, path)
+    with pytest.raises(InputError, match="does not hold torch-fidelity's Inception"):
+        inception_extractor(path, CPU, force=True)
+
+
+def test_weights_without_a_network_name_file_hash_and_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+
+    def no_network(*args: object, **keywords: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    with pytest.raises(
+        InputError, match=rf"cannot be downloaded \(no route to host\); get {INCEPTION_FILE} .*weights=PATH"
+    ):
+        inception_extractor(None, CPU)
+
+
+class Pooled(nn.Module):
+    """The mean colour: a feature network whose values are known."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
+def test_torchscript_and_exported_files(tmp_path: Path) -> None:
+    images = sample_images(5, 32, 0)
+    expected = (images.float() / 127.5 - 1).mean((2, 3))
+    torch.jit.script(Pooled()).save(str(tmp_path / "Mean Colour.pt"))  # type: ignore[no-untyped-call]
+    sizes = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    torch.export.save(
+        torch.export.export(Pooled(), (torch.zeros(2, 3, 40, 41),), dynamic_shapes=(sizes,)), tmp_path / "mean.pt2"
+    )
+    for name, score in (("Mean Colour.pt", "fd_mean_colour"), ("mean.pt2", "fd_mean")):
+        extractor = file_extractor(tmp_path / name, CPU)
+        assert (extractor.score, extractor.dim) == (score, 3)
+        assert torch.allclose(extract(extractor, images.split(2)).x, expected, atol=1e-6)
+
+
+def test_files_and_networks_that_do_not_fit(tmp_path: Path) -> None:
+    (tmp_path / "text.pt").write_text("no network")
+    with pytest.raises(InputError, match="neither a TorchScript file nor"):
+        file_extractor(tmp_path / "text.pt", CPU)
+    with pytest.raises(InputError, match="neither inception, digits"):
+        file_extractor(tmp_path / "absent.pt", CPU)
+    with pytest.raises(InputError, match="does not take images"):
+        network_extractor("linear", nn.Linear(5, 2), "", "", CPU)
+    with pytest.raises(InputError, match="no tensor with a row for each image"):
+        network_extractor("sum", lambda x: x.sum(0), "", "", CPU)
+
+
+def test_constant_features_are_measured_and_nan_features_refused() -> None:
+    constant = network_extractor("constant", lambda x: torch.ones(len(x), 3), "", "", CPU)
+    features = extract(constant, sample_images(6, 32, 0).split(4))
+    assert frechet_distance(Gaussian.of(features.moments), Gaussian.of(features.moments)) == 0
+    broken = network_extractor("broken", lambda x: torch.full((len(x), 3), torch.nan), "", "", CPU)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        extract(broken, [sample_images(6, 32, 0)])
+
+
+def test_cache_gives_back_what_was_kept_and_survives_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = cache_path(["a", 1], tmp_path)
+    assert path != cache_path(["a", 2], tmp_path)
+    assert load_features(path) is None
+    features = Features(torch.randn(4, 3), torch.randn(4, 2))
+    save_features(path, features)
+    kept = load_features(path)
+    assert kept is not None
+    assert kept.logits is not None
+    assert torch.equal(kept.x, features.x)
+    assert torch.equal(kept.logits, features.logits)  # type: ignore[arg-type]
+    path.write_bytes(path.read_bytes()[:50])
+    assert load_features(path) is None
+    assert "is damaged" in capsys.readouterr().out
+    save_file({"other": torch.zeros(2)}, path)
+    assert load_features(path) is None
+    save_features(Path("/proc/none/file"), features)
+    assert "cannot be written" in capsys.readouterr().out

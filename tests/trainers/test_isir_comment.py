@@ -1,0 +1,52 @@
+"""The written comment says what the figures say, also where they are bad."""
+
+import torch
+
+from evaluation.features import Features
+from models.isir import Chains
+from trainers.isir_fid import IsirConfig, Sampled, comment, verdict
+
+
+def sampled(fd: float, squared_norm: float = 6.0, ess: float = 5.0) -> Sampled:
+    curves = {"ess": [ess], "moved": [0.5], "squared_norm": [squared_norm]}
+    chains = Chains(torch.ones(10, 6), torch.zeros(10), curves, {}, 30)
+    scores = {"fd_digits": fd, "kd_digits": 0.1, "kd_digits_se": 0.01, "precision": 0.4, "recall": 0.5}
+    return Sampled(chains, Features(torch.ones(10, 2)), scores, 2.0)
+
+
+def write(differences: dict[str, tuple[float, float, float]], **samplers: Sampled) -> str:
+    return comment(
+        IsirConfig(), "fd_digits", "kd_digits", "digits, split train", sampled(8.0), samplers, differences,
+        {"beta": [{"beta": 0.1, "fd_digits": 7.5}, {"beta": 1.0, "fd_digits": 6.5}]}, 0.77,
+    )  # fmt: skip
+
+
+def test_a_gain_is_said_with_its_size() -> None:
+    text = write({"importance": (-2.0, -3.0, -1.0)}, importance=sampled(6.0))
+    assert "fd_digits 8 -> 6 (-25.0 %): better than plain sampling" in text
+    assert "It helped with: importance." in text
+    assert "| importance | 6 | -2 (-3 to -1) | 0.1 (0.01) | 0.400 | 0.500 | 3 | 200.00 |" in text
+    assert "lowest fd_digits 6.5 at 1" in text
+
+
+def test_no_gain_is_said_plainly() -> None:
+    text = write(
+        {"importance": (-0.1, -1.0, 0.8), "density": (3.0, 2.0, 4.0)},
+        importance=sampled(7.9),
+        density=sampled(11.0, 3.0),
+    )
+    assert "no difference that these images show" in text
+    assert "worse than plain sampling" in text
+    assert "**It did not help**" in text
+    assert "Mean |z|^2: plain 6.0, importance 6.0, density 3.0" in text
+
+
+def test_weights_that_do_nothing_or_everything_are_named() -> None:
+    assert "nearly even" in write({"importance": (0.0, -1.0, 1.0)}, importance=sampled(8.0, ess=10.9))
+    assert "the critic's favourite" in write({"importance": (0.0, -1.0, 1.0)}, importance=sampled(8.0, ess=1.1))
+
+
+def test_verdicts() -> None:
+    assert verdict(-2, -1).startswith("better")
+    assert verdict(1, 2).startswith("worse")
+    assert verdict(-1, 1).startswith("no difference")
