@@ -8,13 +8,14 @@ BIN := $(VENV)/bin
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
-ENTRY_POINTS := wgan fid isir_fid
+ENTRY_POINTS := wgan fid isir_fid eeg_transformer
 
 .PHONY: help setup $(ENTRY_POINTS) ui test test-all lint clean
 
 help:
 	@echo "make wgan      set up, train the WGAN-GP on the embedded digits, register the models"
 	@echo "make fid       measure the newest generator   make isir_fid  correct its latent distribution, and measure the gain"
+	@echo "make eeg_transformer   classify imagined fist movements with a Transformer"
 	@echo "make test      set up and run the tests       make test-all   with the slow ones"
 	@echo "make lint      ruff and mypy                  make ui         MLflow UI on http://127.0.0.1:5000"
 

@@ -94,20 +94,22 @@ def contralateral_map(data: EegData) -> np.ndarray:
 
 def contralateral_topomap(data: EegData) -> Figure:
     """`contralateral_map` on the scalp: blue where right-fist trials have less mu power."""
-    difference = contralateral_map(data)
+    n_subjects = len(np.unique(data.subject))
+    title = f"{data.dataset}: {n_subjects} subject{'s' if n_subjects > 1 else ''}, 0.5-3.5 s after the cue"
+    return scalp_map(contralateral_map(data), data, title, "right - left fist, mu power (dB)")
+
+
+def scalp_map(values: np.ndarray, data: EegData, title: str, unit: str) -> Figure:
+    """One value a channel [n_chans] on the scalp, red above zero and blue below."""
     info = mne.create_info(list(CHANNELS), data.sfreq, "eeg", verbose="ERROR")
     info.set_montage(electrode_positions(data.preprocessing.montage), verbose="ERROR")
     figure, axis = plt.subplots(figsize=(5, 4.4), layout="constrained")
-    limit = float(np.abs(difference).max())
+    limit = float(np.abs(values).max()) or 1.0
     image, _ = mne.viz.plot_topomap(
-        difference, info, axes=axis, cmap="RdBu_r", vlim=(-limit, limit), names=_hand_names(), show=False
+        values, info, axes=axis, cmap="RdBu_r", vlim=(-limit, limit), names=_hand_names(), show=False
     )
-    figure.colorbar(image, ax=axis, label="right - left fist, mu power (dB)", shrink=0.8)
-    n_subjects = len(np.unique(data.subject))
-    axis.set_title(
-        f"{data.dataset}: {n_subjects} subject{'s' if n_subjects > 1 else ''}, 0.5-3.5 s after the cue",
-        fontsize=10,
-    )
+    figure.colorbar(image, ax=axis, label=unit, shrink=0.8)
+    axis.set_title(title, fontsize=10)
     return _finished(figure)
 
 

@@ -1,0 +1,176 @@
+"""Scores of a two-class classifier of trials, per window and per trial, with intervals over subjects.
+
+Conventions: class 0 = left fist, 1 = right fist; `log_p` are log-probabilities [n, 2]; a trial's is the mean of its windows'.
+The scores are scikit-learn's and torchmetrics', not ours.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from scipy import stats
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    cohen_kappa_score,
+    confusion_matrix,
+    f1_score,
+    roc_auc_score,
+)
+from torchmetrics.functional.classification import binary_calibration_error
+
+CLASSES = ("left", "right")
+
+
+def trial_means(log_p: np.ndarray, trial: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(the trials' numbers [n_trials] ascending, the mean log-probabilities of their windows [n_trials, 2])."""
+    numbers, row = np.unique(trial, return_inverse=True)
+    sums = np.zeros((len(numbers), log_p.shape[1]))
+    np.add.at(sums, row, log_p)
+    return numbers, sums / np.bincount(row)[:, None]
+
+
+def probability_of_right(log_p: np.ndarray) -> np.ndarray:
+    """P(right) [n] from log-probabilities [n, 2] that need not be normalised (means of them are not)."""
+    return 1 / (1 + np.exp(np.clip(log_p[:, 0] - log_p[:, 1], -700, 700)))
+
+
+def classification_scores(label: np.ndarray, p_right: np.ndarray) -> dict[str, float]:
+    """Accuracy, balanced accuracy, F1 of "right" and macro F1, ROC AUC, Cohen's kappa, expected calibration error (10 bins).
+
+    label: 0 or 1 [n]; p_right: probabilities [n]. ROC AUC is NaN where one class is missing.
+    """
+    if len(label) != len(p_right) or not len(label):
+        raise ValueError(
+            f"{len(label)} labels and {len(p_right)} probabilities; as many of both are needed, at least one"
+        )
+    if not np.isfinite(p_right).all():
+        raise ValueError(f"{(~np.isfinite(p_right)).sum()} of {len(p_right)} probabilities are NaN or infinite")
+    guess = (p_right > 0.5).astype(int)
+    both = len(np.unique(label)) == 2
+    return {
+        "accuracy": float(accuracy_score(label, guess)),
+        "balanced_accuracy": float(np.mean([np.mean(guess[label == c] == c) for c in np.unique(label)]))
+        if not both
+        else float(balanced_accuracy_score(label, guess)),
+        "f1": float(f1_score(label, guess, zero_division=0.0)),
+        "f1_macro": float(f1_score(label, guess, average="macro", labels=[0, 1], zero_division=0.0)),
+        "roc_auc": float(roc_auc_score(label, p_right)) if both else math.nan,
+        "kappa": float(cohen_kappa_score(label, guess, labels=[0, 1])) if both else 0.0,
+        "calibration_error": float(
+            binary_calibration_error(torch.from_numpy(p_right).float(), torch.from_numpy(np.asarray(label)), n_bins=10)
+        ),
+    }
+
+
+def confusion(label: np.ndarray, p_right: np.ndarray) -> np.ndarray:
+    """Counts [2, 2]: rows are the true classes, columns the predicted ones."""
+    return np.asarray(confusion_matrix(label, (p_right > 0.5).astype(int), labels=[0, 1]))
+
+
+def accuracy_by_subject(label: np.ndarray, p_right: np.ndarray, subject: np.ndarray) -> dict[int, float]:
+    """{subject: accuracy}."""
+    right = (p_right > 0.5) == label
+    return {int(s): float(right[subject == s].mean()) for s in np.unique(subject)}
+
+
+def accuracy_by_position(label: np.ndarray, p_right: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """Accuracy of the windows at each position in the trial, [n_positions]."""
+    right = (p_right > 0.5) == label
+    return np.array([right[position == k].mean() for k in np.unique(position)])
+
+
+def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+    """(mean, low, high): Student's t interval of the mean of independent values, one per subject; NaN bounds for a single one."""
+    x = np.asarray(values, dtype=float)
+    if len(x) < 2:
+        return float(x.mean()), math.nan, math.nan
+    half = stats.t.ppf(0.5 + level / 2, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x))
+    return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
+
+
+def paired_interval(a: Mapping[int, float], b: Mapping[int, float]) -> tuple[float, float, float]:
+    """(mean, low, high) of a - b over the subjects that both have."""
+    return mean_interval([a[s] - b[s] for s in sorted(a.keys() & b.keys())])
+
+
+def chance_bounds(n: int, level: float = 0.95) -> tuple[float, float]:
+    """Between which accuracies a coin lies in n independent trials with probability `level`."""
+    tail = (1 - level) / 2
+    return float(stats.binom.ppf(tail, n, 0.5) / n), float(stats.binom.ppf(1 - tail, n, 0.5) / n)
+
+
+# ------------------------------------------------------------------------------------------------------------------ figures
+
+
+def confusion_figure(counts: np.ndarray, title: str) -> Figure:
+    """The confusion matrix with counts and row shares."""
+    figure = Figure(figsize=(3.8, 3.6), layout="constrained")
+    axis = figure.subplots()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for i in range(2):
+        for j in range(2):
+            colour = "white" if shares[i, j] > 0.6 else "black"
+            axis.text(j, i, f"{counts[i, j]}\n{100 * shares[i, j]:.0f} %", ha="center", va="center", color=colour)
+    axis.set_xticks([0, 1], CLASSES)
+    axis.set_yticks([0, 1], CLASSES)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("true")
+    axis.set_title(title, fontsize=9)
+    return figure
+
+
+def subjects_figure(tables: Mapping[str, Mapping[int, float]], n_trials: int, title: str) -> Figure:
+    """Accuracy of each subject under each classifier; the band is what a coin reaches in `n_trials` trials of one subject."""
+    subjects = sorted(next(iter(tables.values())))
+    figure = Figure(figsize=(max(5.0, 0.35 * len(subjects) + 2.5), 3.8), layout="constrained")
+    axis = figure.subplots()
+    low, high = chance_bounds(n_trials)
+    axis.axhspan(low, high, color="grey", alpha=0.2, label=f"chance, {n_trials} trials")
+    for i, (name, table) in enumerate(tables.items()):
+        offset = (i - (len(tables) - 1) / 2) * 0.12
+        values = [table.get(s, math.nan) for s in subjects]
+        axis.plot(np.arange(len(subjects)) + offset, values, "o", markersize=5, label=name)
+    axis.set_xticks(np.arange(len(subjects)), [str(s) for s in subjects], fontsize=7)
+    axis.set_xlabel("subject")
+    axis.set_ylabel("accuracy per trial")
+    axis.set_ylim(0, 1.02)
+    axis.set_title(title, fontsize=9)
+    axis.legend(fontsize=7, frameon=False, loc="lower left", ncols=2)
+    return figure
+
+
+def positions_figure(centres: Sequence[float], curves: Mapping[str, np.ndarray], title: str) -> Figure:
+    """Accuracy of windows against the time of their middle from the cue."""
+    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
+    axis = figure.subplots()
+    for name, values in curves.items():
+        axis.plot(centres, values, marker="o", label=name)
+    axis.axvline(0, color="grey", linewidth=0.8)
+    axis.axhline(0.5, color="grey", linestyle=":", linewidth=0.8)
+    axis.set_xlabel("middle of the window, seconds from the cue")
+    axis.set_ylabel("accuracy per window")
+    axis.set_title(title, fontsize=9)
+    axis.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def calibration_figure(label: np.ndarray, p_right: np.ndarray, title: str, bins: int = 10) -> Figure:
+    """Share of "right" among trials against the predicted probability; the diagonal is perfect."""
+    figure = Figure(figsize=(4, 3.8), layout="constrained")
+    axis = figure.subplots()
+    number = np.minimum((p_right * bins).astype(int), bins - 1)
+    shown = np.unique(number)
+    axis.plot([0, 1], [0, 1], ":", color="grey")
+    axis.plot([p_right[number == k].mean() for k in shown], [label[number == k].mean() for k in shown], marker="o")
+    for k in shown:
+        axis.annotate(str((number == k).sum()), (p_right[number == k].mean(), label[number == k].mean()), fontsize=7)
+    axis.set_xlabel("predicted probability of right")
+    axis.set_ylabel("share of right (beside: trials)")
+    axis.set_xlim(0, 1)
+    axis.set_ylim(-0.03, 1.03)
+    axis.set_title(title, fontsize=9)
+    return figure

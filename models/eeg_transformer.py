@@ -1,0 +1,131 @@
+"""The Transformer for EEG windows: slices of time as tokens, an encoder over them, and class queries that decode them."""
+
+import torch
+from torch import Tensor, nn
+
+from models.attention import AttentionSpec
+from models.transformer import Decoder, DecoderLayer, Encoder, EncoderLayer, PositionalEncoding
+
+POOLS = ("decoder", "cls", "mean")
+
+
+class EegTransformer(nn.Module):
+    """Windows [N, n_chans, n_times], normalised -> logits [N, n_classes].
+
+    A token is a slice of `patch_len` samples over all channels, mapped to d_model features; slices begin every `patch_stride`
+    samples (the samples left at the end of a window are not used). Then, by `pool`:
+
+    - "decoder": learned queries, one a class, attend to the encoded slices (Vaswani et al.'s decoder); each gives its logit;
+    - "cls": a learned token in front of the slices, whose encoding is classified (Dosovitskiy et al. 2021);
+    - "mean": the mean of the encoded slices is classified.
+
+    Args:
+        n_chans, patch_len, patch_stride: see above. d_model, n_heads, n_layers, d_ff, dropout: the encoder's (pre-norm, GELU).
+        n_decoder_layers: of "decoder". attention: mechanism of the encoder, see models/attention.py.
+    """
+
+    def __init__(
+        self,
+        n_chans: int = 64,
+        n_classes: int = 2,
+        patch_len: int = 16,
+        patch_stride: int = 8,
+        d_model: int = 64,
+        n_heads: int = 4,
+        n_layers: int = 2,
+        n_decoder_layers: int = 1,
+        d_ff: int = 128,
+        dropout: float = 0.2,
+        pool: str = "decoder",
+        attention: AttentionSpec | str = "sdpa",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if pool not in POOLS:
+            raise ValueError(f"pool={pool!r}: allowed are {', '.join(POOLS)}")
+        if patch_len < 1 or not patch_stride >= 1:
+            raise ValueError(f"patch_len={patch_len}, patch_stride={patch_stride}: both must be at least 1")
+        self.pool, self.patch_len, self.patch_stride = pool, patch_len, patch_stride
+        self.embed = nn.Conv1d(n_chans, d_model, patch_len, patch_stride)
+        self.position = PositionalEncoding(d_model, dropout)
+        self.encoder = Encoder(
+            [
+                EncoderLayer(d_model, n_heads, d_ff, dropout, "gelu", True, attention, generator)
+                for _ in range(n_layers)
+            ],
+            nn.LayerNorm(d_model),
+        )
+        if pool == "decoder":
+            self.queries = nn.Parameter(torch.randn(n_classes, d_model) * d_model**-0.5)
+            self.decoder = Decoder(
+                [DecoderLayer(d_model, n_heads, d_ff, dropout, "gelu", True) for _ in range(n_decoder_layers)],
+                nn.LayerNorm(d_model),
+            )
+            self.head = nn.Linear(d_model, 1)
+        else:
+            if pool == "cls":
+                self.cls = nn.Parameter(torch.randn(1, d_model) * d_model**-0.5)
+            self.head = nn.Linear(d_model, n_classes)
+
+    def n_tokens(self, n_times: int) -> int:
+        """Slices of a window of n_times samples."""
+        return (n_times - self.patch_len) // self.patch_stride + 1
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Windows [N, n_chans, n_times] -> encoded slices [N, n_tokens, d_model] (with "cls", one more in front)."""
+        if x.shape[-1] < self.patch_len:
+            raise ValueError(f"patch_len={self.patch_len} is longer than the window of {x.shape[-1]} samples")
+        tokens = self.embed(x).transpose(1, 2)
+        if self.pool == "cls":
+            tokens = torch.cat([self.cls.expand(x.shape[0], 1, -1), tokens], 1)
+        return self.encoder(self.position(tokens))[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        memory = self.encode(x)
+        if self.pool == "cls":
+            return self.head(memory[:, 0])
+        if self.pool == "mean":
+            return self.head(memory.mean(1))
+        decoded, _ = self.decoder(self.queries.expand(x.shape[0], -1, -1), memory)
+        return self.head(decoded).squeeze(-1)
+
+    def attention_over_time(self, x: Tensor) -> Tensor:
+        """How much each class query of the last decoder layer attends to each slice, [N, n_classes, n_tokens], mean over heads.
+
+        Only with pool="decoder".
+        """
+        if self.pool != "decoder":
+            raise ValueError(f"pool={self.pool!r} has no class queries that attend over time")
+        _, weights = self.decoder(self.queries.expand(x.shape[0], -1, -1), self.encode(x), need_weights=True)
+        return weights[-1].mean(1)
+
+
+class EpochClassifier(nn.Module):
+    """What is served: raw epochs in volts [N, n_chans, n_times] -> probabilities of (left, right) [N, 2].
+
+    Band-pass (the FIR kernel of training, the epoch's ends mirrored), windows, each normalised by its own mean and deviation,
+    the network on all of them, mean log-probability. Training filtered whole recordings: at an epoch's ends, within half a
+    kernel, this filter sees mirrored samples instead of what came before and after.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, network: nn.Module, kernel: Tensor, window: int, step: int) -> None:
+        super().__init__()
+        if kernel.dim() != 1 or len(kernel) % 2 == 0:
+            raise ValueError(f"the kernel has shape {list(kernel.shape)}; an odd number of taps is needed")
+        self.network, self.window, self.step = network, window, step
+        self.register_buffer("kernel", kernel.float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, n_chans, n_times = x.shape
+        half = len(self.kernel) // 2
+        # In microvolts: squares of volts (1e-10) would lose digits in float32.
+        padded = nn.functional.pad((x * 1e6).reshape(n * n_chans, 1, n_times), (half, half), mode="reflect")
+        filtered = nn.functional.conv1d(padded, self.kernel.view(1, 1, -1)).view(n, n_chans, n_times)
+        windows = filtered.unfold(2, self.window, self.step).permute(0, 2, 1, 3)  # [N, n_windows, n_chans, window]
+        mean = windows.mean((2, 3), keepdim=True)
+        sd = (windows - mean).square().mean((2, 3), keepdim=True).sqrt()
+        windows = (windows - mean) / sd.clamp_min(1e-12)
+        log_p = self.network(windows.flatten(0, 1)).log_softmax(-1).view(n, -1, 2).mean(1)
+        return log_p.softmax(-1)

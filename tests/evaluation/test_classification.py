@@ -1,0 +1,89 @@
+"""Scores of two-class classifiers, by hand and by closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from evaluation.classification import (
+    accuracy_by_position,
+    accuracy_by_subject,
+    chance_bounds,
+    classification_scores,
+    confusion,
+    mean_interval,
+    paired_interval,
+    probability_of_right,
+    trial_means,
+)
+
+LABEL = np.array([0, 0, 0, 1, 1, 1, 1, 1])
+P = np.array([0.1, 0.2, 0.9, 0.8, 0.7, 0.4, 0.9, 0.6])  # two left right, four right right
+
+
+def test_scores_by_hand() -> None:
+    scores = classification_scores(LABEL, P)
+    assert scores["accuracy"] == pytest.approx(6 / 8)
+    assert scores["balanced_accuracy"] == pytest.approx((2 / 3 + 4 / 5) / 2)
+    assert scores["f1"] == pytest.approx(2 * 4 / (2 * 4 + 1 + 1))
+    assert scores["f1_macro"] == pytest.approx((0.8 + 2 * 2 / (2 * 2 + 1 + 1)) / 2)
+    # 15 pairs (left, right); right is rated higher in 5 + 5 + 0 of them, with one tie at 0.9
+    assert scores["roc_auc"] == pytest.approx((5 + 5 + 0.5) / 15)
+    chance = (3 / 8) * (3 / 8) + (5 / 8) * (5 / 8)
+    assert scores["kappa"] == pytest.approx((6 / 8 - chance) / (1 - chance))
+    assert confusion(LABEL, P).tolist() == [[2, 1], [1, 4]]
+
+
+def test_calibration_of_a_known_case() -> None:
+    """All 0.75, and three of four are right: no error; all 0.75 and none is: 0.75."""
+    p = np.full(4, 0.75)
+    assert classification_scores(np.array([1, 1, 1, 0]), p)["calibration_error"] == pytest.approx(0, abs=1e-6)
+    assert classification_scores(np.array([0, 0, 0, 0]), p)["calibration_error"] == pytest.approx(0.75, abs=1e-6)
+
+
+def test_one_class_only_has_no_auc() -> None:
+    scores = classification_scores(np.array([1, 1]), np.array([0.9, 0.2]))
+    assert math.isnan(scores["roc_auc"])
+    assert scores["balanced_accuracy"] == 0.5
+
+
+def test_broken_predictions_are_refused() -> None:
+    with pytest.raises(ValueError, match="1 of 2 probabilities are NaN"):
+        classification_scores(np.array([0, 1]), np.array([0.5, math.nan]))
+    with pytest.raises(ValueError, match="3 labels and 2 probabilities"):
+        classification_scores(np.array([0, 1, 1]), np.array([0.5, 0.5]))
+    with pytest.raises(ValueError, match="at least one"):
+        classification_scores(np.array([]), np.array([]))
+
+
+def test_trials_are_means_of_their_windows() -> None:
+    log_p = np.log(np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.3, 0.7]]))
+    trials, means = trial_means(log_p, np.array([7, 3, 7, 3]))
+    assert trials.tolist() == [3, 7]
+    assert np.allclose(means[1], (log_p[0] + log_p[2]) / 2)
+    # P(right) of trial 7: sqrt(0.1 * 0.6) against sqrt(0.9 * 0.4)
+    right, left = math.sqrt(0.06), math.sqrt(0.36)
+    assert probability_of_right(means)[1] == pytest.approx(right / (right + left))
+    assert probability_of_right(np.array([[-1e9, 0.0], [0.0, -1e9]])).tolist() == pytest.approx([1.0, 0.0])
+
+
+def test_accuracy_by_subject_and_position() -> None:
+    assert accuracy_by_subject(LABEL, P, np.array([1, 1, 1, 1, 5, 5, 5, 5])) == {1: 0.75, 5: 0.75}
+    assert accuracy_by_position(LABEL, P, np.array([0, 1, 0, 1, 0, 1, 0, 1])).tolist() == [0.75, 0.75]
+
+
+def test_intervals_over_subjects() -> None:
+    mean, low, high = mean_interval([0.5, 0.6, 0.7])
+    half = stats.t.ppf(0.975, 2) * 0.1 / math.sqrt(3)
+    assert (mean, low, high) == pytest.approx((0.6, 0.6 - half, 0.6 + half))
+    assert mean_interval([0.5])[0] == 0.5
+    assert math.isnan(mean_interval([0.5])[1])
+    assert paired_interval({1: 0.6, 2: 0.7, 3: 0.8}, {1: 0.5, 2: 0.6, 4: 0.0})[0] == pytest.approx(0.1)
+
+
+def test_chance_bounds_hold_a_coin() -> None:
+    low, high = chance_bounds(100)
+    assert stats.binom.cdf(100 * high, 100, 0.5) - stats.binom.cdf(100 * low - 1, 100, 0.5) >= 0.95
+    assert 0.39 < low < 0.41
+    assert 0.59 < high < 0.61

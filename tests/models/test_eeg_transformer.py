@@ -1,0 +1,85 @@
+"""The Transformer for EEG: shapes, lengths, which parts the output depends on, and the served classifier of raw epochs."""
+
+import numpy as np
+import pytest
+import scipy.signal
+import torch
+
+from models.attention import MECHANISMS, AttentionSpec
+from models.eeg_transformer import POOLS, EegTransformer, EpochClassifier
+
+
+def network(**settings: object) -> EegTransformer:
+    torch.manual_seed(0)
+    return EegTransformer(**{"n_chans": 4, "d_model": 8, "n_heads": 2, "d_ff": 16, **settings}).eval()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize(("patch_len", "stride", "n_times"), [(16, 8, 160), (1, 1, 20), (7, 5, 33), (20, 20, 20)])
+def test_windows_of_any_length_give_logits(pool: str, patch_len: int, stride: int, n_times: int) -> None:
+    net = network(pool=pool, patch_len=patch_len, patch_stride=stride)
+    x = torch.randn(3, 4, n_times)
+    assert net(x).shape == (3, 2)
+    assert net.encode(x).shape == (3, net.n_tokens(n_times) + (pool == "cls"), 8)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_every_parameter_takes_part_and_windows_do_not_mix(pool: str) -> None:
+    net = network(pool=pool)
+    x = torch.randn(5, 4, 160)
+    net(x)[:, 0].sum().backward()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None, name
+    assert torch.allclose(net(x)[2:3], net(x[2:3]), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_any_mechanism_fits_in(name: str) -> None:
+    spec = AttentionSpec(name, max_len=19, n_projected=8, n_landmarks=8, window=5, n_features=16)
+    assert network(attention=spec)(torch.randn(2, 4, 160)).isfinite().all()
+
+
+def test_attention_over_time_is_a_distribution_over_slices() -> None:
+    weights = network().attention_over_time(torch.randn(3, 4, 160))
+    assert weights.shape == (3, 2, 19)
+    assert torch.allclose(weights.sum(-1), torch.ones(3, 2))
+    with pytest.raises(ValueError, match="pool='mean' has no class queries"):
+        network(pool="mean").attention_over_time(torch.randn(3, 4, 160))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"pool": "max"}, "pool='max'"),
+        ({"patch_len": 0}, "patch_len=0"),
+        ({"d_model": 9}, "9.*2|2.*9"),
+        ({"attention": "softer"}, "attention='softer'"),
+    ],
+)
+def test_bad_sizes_name_the_numbers(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        network(**settings)
+
+
+def test_a_patch_longer_than_the_window_is_refused() -> None:
+    with pytest.raises(ValueError, match="patch_len=16 is longer than the window of 15"):
+        network()(torch.randn(1, 4, 15))
+
+
+def test_served_classifier_filters_windows_and_averages() -> None:
+    """Against the same steps written with SciPy and NumPy."""
+    kernel = scipy.signal.firwin(31, [7, 30], pass_zero=False, fs=160)
+    net = network()
+    served = EpochClassifier(net, torch.from_numpy(kernel), 160, 80).eval()
+    x = np.random.default_rng(0).normal(0, 1e-5, (2, 4, 400))
+    padded = np.pad(x, ((0, 0), (0, 0), (15, 15)), mode="reflect")
+    filtered = scipy.signal.fftconvolve(padded, kernel[None, None], mode="valid", axes=2)
+    parts = np.stack([filtered[:, :, s : s + 160] for s in (0, 80, 160, 240)], axis=1)
+    parts = (parts - parts.mean((2, 3), keepdims=True)) / parts.std((2, 3), keepdims=True)
+    with torch.no_grad():
+        log_p = net(torch.from_numpy(parts.reshape(-1, 4, 160)).float()).log_softmax(1).view(2, 4, 2).mean(1)
+        probabilities = served(torch.from_numpy(x).float())
+    assert torch.allclose(probabilities, log_p.softmax(1), atol=1e-4)
+    assert torch.allclose(probabilities.sum(1), torch.ones(2))
+    with pytest.raises(ValueError, match="odd number of taps"):
+        EpochClassifier(net, torch.zeros(30), 160, 80)

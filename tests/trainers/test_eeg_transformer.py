@@ -1,0 +1,219 @@
+"""The eeg_transformer entry point: what it records, that it resumes exactly, what it refuses, and its report."""
+
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+
+from common.errors import InputError
+from data.eeg import load_eeg
+from data.splits import make_folds
+from tests.trainers.running import client, command, environment, history, run_trainer, runs
+from trainers.config import parse_config
+from trainers.eeg import (
+    EegConfig,
+    Fit,
+    Result,
+    evaluate,
+    load_data,
+    predict,
+    report,
+    trial_predictions,
+    window_predictions,
+)
+from trainers.eeg_transformer import PRESETS, EegTransformerConfig, build_network
+from trainers.processes import Processes
+
+TINY: dict[str, object] = {
+    "subjects": "1-3", "runs": "4,8", "n_folds": 3, "epochs": 2, "d_model": 8, "n_heads": 2, "d_ff": 8, "n_layers": 1,
+}  # fmt: skip
+ALONE = Processes(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> tuple[Path, str, str]:
+    """(folder, run id, what was printed) of one whole run."""
+    folder = tmp_path_factory.mktemp("eeg")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    text = run_trainer(folder, "eeg_transformer", **TINY)
+    return folder, runs(folder)[-1].info.run_id, text
+
+
+def test_a_run_records_all_it_should(finished: tuple[Path, str, str]) -> None:
+    folder, run_id, text = finished
+    run = client(folder).get_run(run_id)
+    assert run.info.status == "FINISHED"
+    for name in ("transformer", "eegnet", "csp_lda", "tangent_lr"):
+        for metric in ("trial_accuracy", "trial_f1", "trial_f1_macro", "trial_roc_auc", "trial_kappa", "subject_mean"):
+            assert f"{name}_{metric}" in run.data.metrics, (name, metric)
+    assert "transformer_window_accuracy" in run.data.metrics
+    assert "leakage_check_accuracy" in run.data.metrics
+    assert [step for step, _ in history(folder, run_id, "transformer_fold1_validation_loss")] == [1, 2]
+    found = {file.path for path in ("", "figures") for file in client(folder).list_artifacts(run_id, path)}
+    figures = (
+        "confusion_transformer",
+        "confusion_csp_lda",
+        "subjects",
+        "positions",
+        "calibration",
+        "loss_curves",
+        "attention",
+        "occlusion",
+    )
+    assert {"report.md", "subjects.json", "recordings.txt", *(f"figures/{name}.png" for name in figures)} <= found
+    assert "## What was obtained" in text
+    assert "simulated" in text
+    assert "Leakage check" in text
+
+
+def test_the_registered_model_takes_raw_epochs(
+    finished: tuple[Path, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _, _ = finished
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    mlflow.set_tracking_uri(environment(folder)["MLFLOW_TRACKING_URI"])
+    try:
+        served = mlflow.pyfunc.load_model("models:/eeg-transformer/1")
+    finally:
+        mlflow.set_tracking_uri(None)
+    epochs = np.random.default_rng(0).normal(0, 2e-5, (3, 64, 801)).astype(np.float32)
+    probabilities = served.predict(epochs)
+    assert probabilities.shape == (3, 2)
+    assert np.allclose(probabilities.sum(1), 1, atol=1e-5)
+
+
+def test_killed_and_resumed_ends_with_the_same_weights(finished: tuple[Path, str, str], folder: Path) -> None:
+    done, run_id, _ = finished
+    shutil.copytree(done / "cache", folder / "cache")
+    process = subprocess.Popen(
+        command("eeg_transformer", **TINY), cwd=folder, env=environment(folder), stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while not list(folder.glob("runs/*/checkpoint.pt")) and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    run_trainer(folder, "eeg_transformer", **TINY, resume="latest")
+    (run,) = runs(folder)
+    assert run.info.status == "FINISHED"
+    ours, theirs = (
+        torch.load(f / "runs" / i / "checkpoint.pt", weights_only=True)["done"]
+        for f, i in ((folder, run.info.run_id), (done, run_id))
+    )
+    assert ours.keys() == theirs.keys()
+    for key, fit in theirs.items():
+        assert all(torch.equal(ours[key]["weights"][name], value) for name, value in fit["weights"].items()), key
+    name = "transformer_fold2_train_loss"
+    assert history(folder, run.info.run_id, name) == history(done, run_id, name)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--d_model", "10", "--n_heads", "4"], "10.*4"),
+        (["--patch_len", "200"], "patch_len=200 is longer than the window of 160"),
+        (["--attention", "softer"], "attention='softer'"),
+        (["--epochs", "0"], "epochs: '0'"),
+    ],
+)
+def test_bad_parameters_stop_before_any_data(argv: list[str], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        parse_config(EegTransformerConfig, PRESETS, argv, "eeg_transformer")
+
+
+def test_data_that_does_not_do_is_refused(tmp_path: Path) -> None:
+    def load(**changes: Any) -> None:
+        load_data(EegConfig(cache_dir=tmp_path, **changes), quiet=True)
+
+    with pytest.raises(InputError, match="at least 3 subjects"):
+        load(subjects="1-2", runs="4")
+    with pytest.raises(InputError, match="3 subjects allow 2 to 3 folds"):
+        load(subjects="1-3", runs="4", n_folds=7)
+    with pytest.raises(InputError, match="no left or right fist"):
+        load(subjects="1-3", runs="1")
+    with pytest.raises(InputError, match="has a single run"):
+        load(subjects="1", runs="4", split="within_subject")
+    with pytest.raises(InputError):
+        load(dataset="physionet", subjects="110", data_dir=tmp_path)
+
+
+def test_within_one_real_subject(real_data: Path, folder: Path) -> None:
+    text = run_trainer(
+        folder, "eeg_transformer", **{**TINY, "subjects": 1, "runs": "4,8,12"}, dataset="physionet", data_dir=real_data / "eegmmi",
+        split="within_subject", leakage_check="false",
+    )  # fmt: skip
+    assert "45 trials, 405 windows, 1 subjects, 3 folds" in text
+    assert "people of EEGMMI" in text
+
+
+def test_a_fit_learns_a_separable_task(tmp_path: Path) -> None:
+    """The label written into the windows' ratio of two channels: a few epochs find it."""
+    data = load_eeg("simulated", tmp_path, subjects="1-3", runs="4", quiet=True)
+    trials = np.array(data.trials)
+    trials[data.label == 1, 0] *= 30
+    trials[data.label == 0, 1] *= 30
+    windows = data.windows().__class__(trials, data.label, data.subject, data.run)
+    fold = make_folds(windows, "cross_subject", 3)[0]
+    config = EegTransformerConfig(epochs=6, dropout=0.0)
+    torch.manual_seed(0)
+    network = build_network(config, 64)
+    fit = Fit(config, network, windows, fold, ALONE, windows.label)
+    while not fit.finished:
+        fit.run_epoch()
+    network.load_state_dict(fit.best)
+    accuracy = (predict(network, windows, fold.test, ALONE.device).argmax(1) == windows.label[fold.test]).mean()
+    assert accuracy > 0.95
+    assert fit.learning_rate() < config.lr
+
+
+def result(accuracy: dict[int, float], n: int = 20) -> Result:
+    """A classifier that is right in the given share of each subject's n trials."""
+    label = np.tile([0, 1], len(accuracy) * n // 2)
+    subject = np.repeat(list(accuracy), n)
+    right = np.concatenate([np.arange(n) < round(share * n) for share in accuracy.values()])
+    guess = np.where(right, label, 1 - label)
+    log_p = np.log(np.where(guess[:, None] == [0, 1], 0.8, 0.2))
+
+    class Windows:
+        pass
+
+    windows: Any = Windows()
+    windows.label, windows.subject, windows.trial, windows.position = (
+        label,
+        subject,
+        np.arange(len(label)),
+        np.zeros(len(label)),
+    )
+    fold: Any = Windows()
+    fold.test = np.arange(len(label))
+    return evaluate(window_predictions([log_p], windows, [fold]))
+
+
+def test_the_report_says_who_won(tmp_path: Path) -> None:
+    data = load_eeg("simulated", tmp_path, subjects="1-3", runs="4", quiet=True)
+    good, bad = result({1: 0.9, 2: 0.85, 3: 0.95}), result({1: 0.6, 2: 0.5, 3: 0.55})
+    text = report(EegConfig(), data, "transformer", {"transformer": bad, "csp_lda": good}, (0.5, 60))
+    assert "**The baselines won**" in text
+    assert "csp_lda is better" in text
+    assert "at chance, as it must be" in text
+    text = report(EegConfig(), data, "transformer", {"transformer": good, "csp_lda": bad}, (0.9, 60))
+    assert "baselines won" not in text
+    assert "transformer is better" in text
+    assert "NOT AT CHANCE" in text
+
+
+def test_trial_predictions_stand_in_the_order_of_folds(tmp_path: Path) -> None:
+    data = load_eeg("simulated", tmp_path, subjects="1-3", runs="4", quiet=True)
+    windows = data.windows()
+    folds = make_folds(windows, "cross_subject", 3)
+    log_p = [np.log(np.full((len(np.unique(windows.trial[fold.test])), 2), 0.5)) for fold in folds]
+    predictions = trial_predictions(log_p, data, windows, folds)
+    assert sorted(predictions.trial) == list(range(len(data.trials)))
+    assert (data.label[predictions.trial] == predictions.label).all()

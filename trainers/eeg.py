@@ -1,0 +1,425 @@
+"""What the EEG trainers share: parameters, data, the training of one classifier on one fold, baselines, and the honest evaluation.
+
+A trainer says which network it builds; everything else is here, so that two networks differ in nothing but themselves.
+"""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass as plain_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from data.eeg import EegData, Preprocessing, load_eeg
+from data.eeg_windows import WindowBatches, Windows
+from data.splits import Fold, make_folds, shuffled_labels
+from evaluation.classification import (
+    accuracy_by_position,
+    accuracy_by_subject,
+    chance_bounds,
+    classification_scores,
+    mean_interval,
+    paired_interval,
+    probability_of_right,
+    trial_means,
+)
+from trainers.config import CONFIG, OptionalPath, OptionalStr, option
+from trainers.processes import Processes, average_gradients
+
+TASK_SECONDS = (0.5, 3.5)
+"""Part of a trial, from the cue, that the classical baselines see: after the response to the cue itself."""
+
+
+@dataclass(frozen=True, config=CONFIG)
+class EegConfig:
+    """Parameters of every EEG trainer."""
+
+    preset: Literal["quick", "physionet"] = option(
+        "quick", "quick: simulated subjects, minutes on two CPU cores; physionet: 99 people of EEGMMI, downloaded"
+    )
+    # Data
+    dataset: Literal["simulated", "physionet"] = option("simulated", "simulated recordings, or PhysioNet's EEGMMI")
+    data_dir: OptionalPath = option(None, "folder of EEGMMI; not given: MNE's own, filled by download")
+    subjects: str = option("1-9", "subjects, as 1,3,7-20")
+    runs: str = option("4,8,12", "runs with left and right fists: 4,8,12 imagined, 3,7,11 executed")
+    exclude: str = option("known", "subjects to leave out: known (faulty recordings), none, or 88,92")
+    on_bad: Literal["stop", "skip"] = option("stop", "what to do with a damaged recording")
+    cache_dir: Path = option(Path("cache"), "folder of trials, shared by runs")
+    l_freq: float = option(7.0, "lower edge of the band, Hz", gt=0)
+    h_freq: float = option(30.0, "upper edge of the band, Hz", gt=0)
+    tmin: float = option(-1.0, "start of a trial, seconds from the cue")
+    tmax: float = option(4.0, "end of a trial, seconds from the cue")
+    windows: Literal["views", "torcheeg"] = option(
+        "views", "views of the trials, or torcheeg's MNEDataset (slow, equal)"
+    )
+    window: int = option(160, "samples of a window", ge=2)
+    overlap: int = option(80, "samples that neighbouring windows share", ge=0)
+    # Evaluation
+    split: Literal["cross_subject", "within_subject"] = option(
+        "cross_subject", "test on other people, or on other runs"
+    )
+    n_folds: int = option(3, "groups of subjects held out in turn; 0: one subject at a time", ge=0)
+    validation_share: float = option(
+        0.2, "share of the training subjects (or trials) that early stopping looks at", gt=0, lt=1
+    )
+    baselines: bool = option(True, "CSP + LDA, tangent space + logistic regression and EEGNet on the same folds")
+    leakage_check: bool = option(True, "train once more on labels shuffled by trial: it must end at chance")
+    # Training
+    epochs: int = option(12, "passes over the training windows at most", ge=1)
+    patience: int = option(4, "epochs without a better validation loss before training stops", ge=1)
+    batch_size: int = option(64, "windows per update, over all processes", ge=1)
+    lr: float = option(0.001, "AdamW's learning rate after warm-up", gt=0)
+    weight_decay: float = option(0.01, "AdamW's weight decay", ge=0)
+    warmup: float = option(0.1, "share of the updates in which the rate rises; after it, a cosine to zero", ge=0, lt=1)
+    label_smoothing: float = option(0.1, "share of the target spread over the classes", ge=0, lt=1)
+    seed: int = option(0, "seed of folds, weights, order and dropout", ge=0, le=2**31 - 1)
+    # Machine and records
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: a GPU if there is one")
+    nproc: int = option(1, "processes on this machine, one GPU each (torchrun starts them)", ge=1)
+    output_dir: Path = option(
+        Path("runs"), "folder of checkpoints and of what is not yet delivered to the tracking server"
+    )
+    run_name: OptionalStr = option(None, "name of the run in MLflow")
+    resume: OptionalStr = option(None, "go on with this run: its id, or latest")
+    allow_changes: bool = option(False, "let a resumed run have other hyper-parameters than before")
+
+
+PHYSIONET = {"dataset": "physionet", "subjects": "1-99", "n_folds": 5, "epochs": 60, "patience": 10}
+"""What every EEG trainer's preset "physionet" changes."""
+
+
+def load_data(config: EegConfig, quiet: bool) -> tuple[EegData, Windows, list[Fold]]:
+    """The trials, their windows and the folds, checked for leaks."""
+    preprocessing = Preprocessing(l_freq=config.l_freq, h_freq=config.h_freq, tmin=config.tmin, tmax=config.tmax)
+    data = load_eeg(
+        config.dataset, config.cache_dir, config.data_dir, config.subjects, config.runs, preprocessing,
+        exclude=config.exclude, on_bad=config.on_bad, quiet=quiet,
+    )  # fmt: skip
+    make = data.windows if config.windows == "views" else data.torcheeg_windows
+    windows: Windows = make(config.window, config.overlap)
+    return data, windows, make_folds(windows, config.split, config.n_folds, config.validation_share, config.seed)
+
+
+# ------------------------------------------------------------------------------------------------------------------ training
+
+
+class Fit:
+    """The training of one network on one fold: AdamW, warm-up and cosine, early stopping on the validation windows.
+
+    `state_dict` holds all that a resumed process needs to end with the same weights: network, optimiser, the order of the windows,
+    dropout's generator, the best weights so far.
+    """
+
+    def __init__(
+        self, config: EegConfig, network: nn.Module, windows: Windows, fold: Fold, processes: Processes, label: np.ndarray,
+    ) -> None:  # fmt: skip
+        self.config, self.network, self.windows, self.fold, self.processes = config, network, windows, fold, processes
+        self.label = torch.from_numpy(label)
+        batch = min(config.batch_size, len(fold.train) // processes.world_size * processes.world_size)
+        self.batches = WindowBatches(
+            windows, fold.train, batch, config.seed, processes.device, processes.rank, processes.world_size
+        )
+        self.optimizer = torch.optim.AdamW(network.parameters(), config.lr, weight_decay=config.weight_decay)
+        counts = torch.bincount(self.label[fold.train], minlength=2).float()
+        self.class_weight = (counts.sum() / (2 * counts)).to(processes.device)
+        self.epoch, self.update, self.best_loss, self.best_epoch = 0, 0, math.inf, -1
+        self.best = copy.deepcopy(network.state_dict())
+        self.curve: list[dict[str, float]] = []
+
+    @property
+    def finished(self) -> bool:
+        return self.epoch >= self.config.epochs or self.epoch - self.best_epoch > self.config.patience
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, then half a cosine to zero."""
+        share = (self.update + 1) / (len(self.batches) * self.config.epochs)
+        if share < self.config.warmup:
+            return self.config.lr * share / self.config.warmup
+        return self.config.lr * 0.5 * (1 + math.cos(math.pi * (share - self.config.warmup) / (1 - self.config.warmup)))
+
+    def run_epoch(self) -> dict[str, float]:
+        """One pass over the training windows, then the validation loss; returns the epoch's point of the curves."""
+        losses, right = [], []
+        for x, _, chosen in self.batches:
+            self.network.train()
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate()
+            y = self.label[chosen.cpu()].to(x.device)
+            with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+                # Dropout's randomness from seed and update alone: a resumed run draws the same.
+                torch.manual_seed(self.config.seed * 1_000_003 + self.update * 101 + self.processes.rank)
+                logits = self.network(x)
+            loss = F.cross_entropy(logits, y, self.class_weight, label_smoothing=self.config.label_smoothing)
+            self.optimizer.zero_grad()
+            loss.backward()
+            average_gradients(self.network)
+            self.optimizer.step()
+            self.update += 1
+            losses.append(loss.detach())
+            right.append((logits.detach().argmax(1) == y).float().mean())
+        train_loss = self.processes.mean(torch.stack(losses).mean()).item()
+        if not math.isfinite(train_loss):
+            raise FloatingPointError(f"{self.fold.name}, epoch {self.epoch + 1}: the training loss is {train_loss}")
+        log_p = predict(self.network, self.windows, self.fold.validation, self.processes.device)
+        y = self.label[self.fold.validation]
+        validation_loss = float(self.processes.share(F.nll_loss(torch.from_numpy(log_p), y).item()))
+        if validation_loss < self.best_loss:
+            self.best_loss, self.best_epoch = validation_loss, self.epoch
+            self.best = copy.deepcopy(self.network.state_dict())
+        self.epoch += 1
+        point = {
+            "train_loss": train_loss,
+            "train_accuracy": self.processes.mean(torch.stack(right).mean()).item(),
+            "validation_loss": validation_loss,
+            "validation_accuracy": float((torch.from_numpy(log_p).argmax(1) == y).float().mean()),
+        }
+        self.curve.append(point)
+        return point
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "batches": self.batches.state_dict(),
+            "best": self.best, "best_loss": self.best_loss, "best_epoch": self.best_epoch, "epoch": self.epoch,
+            "update": self.update, "curve": self.curve,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.batches.load_state_dict(state["batches"])
+        self.best, self.best_loss, self.best_epoch = state["best"], state["best_loss"], state["best_epoch"]
+        self.epoch, self.update, self.curve = state["epoch"], state["update"], list(state["curve"])
+
+
+@torch.no_grad()
+def predict(
+    network: nn.Module, windows: Windows, chosen: np.ndarray, device: torch.device, batch: int = 256
+) -> np.ndarray:
+    """Log-probabilities [n, 2] of the windows `chosen`, the network in eval mode."""
+    network.eval()
+    parts = [
+        network(windows.gather(chosen[i : i + batch]).to(device)).float().log_softmax(1).cpu()
+        for i in range(0, len(chosen), batch)
+    ]
+    return torch.cat(parts).double().numpy()
+
+
+# ----------------------------------------------------------------------------------------------------------------- baselines
+
+
+def classical_log_probabilities(name: str, data: EegData, windows: Windows, fold: Fold, split: str) -> np.ndarray:
+    """A classical classifier's log-probabilities [n_trials, 2] of the fold's test trials, ascending.
+
+    "csp_lda": common spatial patterns and linear discriminant analysis (scikit-learn, MNE). "tangent_lr": covariances aligned to
+    the identity by subject (Euclidean alignment, He and Wu 2020; it uses the test subject's trials, not their labels), tangent
+    space, logistic regression (pyriemann, scikit-learn). Both see 0.5 to 3.5 s after the cue of whole trials, and train on
+    training and validation trials, since they stop nothing early.
+    """
+    train = np.unique(windows.trial[np.concatenate([fold.train, fold.validation])])
+    test = np.unique(windows.trial[fold.test])
+    inside = np.flatnonzero((data.times >= TASK_SECONDS[0]) & (data.times <= TASK_SECONDS[1]))
+    inside = inside if len(inside) > 1 else np.arange(len(data.times))
+    x = np.asarray(data.trials[:, :, inside], dtype=np.float64) * 1e6
+    if name == "csp_lda":
+        from mne.decoding import CSP
+        from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+        from sklearn.pipeline import make_pipeline
+
+        model = make_pipeline(CSP(n_components=6, reg="ledoit_wolf", log=True), LinearDiscriminantAnalysis())
+        import mne
+
+        with mne.utils.use_log_level("ERROR"):
+            model.fit(x[train], data.label[train])
+            return np.asarray(model.predict_log_proba(x[test]))
+    from pyriemann.estimation import Covariances
+    from pyriemann.tangentspace import TangentSpace
+    from pyriemann.utils.base import invsqrtm
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    covariances = Covariances("oas").fit_transform(x)
+    group = data.subject if split == "cross_subject" else data.subject * 1000 + data.run
+    for g in np.unique(group):
+        whiten = invsqrtm(covariances[group == g].mean(0))
+        covariances[group == g] = whiten @ covariances[group == g] @ whiten
+    model = make_pipeline(TangentSpace(), LogisticRegression(C=0.001, max_iter=1000))
+    model.fit(covariances[train], data.label[train])
+    return np.asarray(model.predict_log_proba(covariances[test]))
+
+
+def build_eegnet(data: EegData, window: int) -> nn.Module:
+    """torcheeg's EEGNet (Lawhern et al. 2018) for windows [N, n_chans, window] -> logits [N, 2]."""
+    import mne
+
+    level = mne.set_log_level("WARNING", return_old_level=True)
+    from torcheeg.models import EEGNet
+
+    mne.set_log_level(level)  # torcheeg silences MNE for the whole process
+    network = EEGNet(
+        chunk_size=window, num_electrodes=data.trials.shape[1], F1=8, F2=16, D=2, kernel_1=64, kernel_2=16, dropout=0.25,
+        num_classes=2,
+    )  # fmt: skip
+    return nn.Sequential(Unsqueeze(), network)
+
+
+class Unsqueeze(nn.Module):
+    """[N, n_chans, n_times] -> [N, 1, n_chans, n_times]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unsqueeze(1)
+
+
+# ---------------------------------------------------------------------------------------------------------------- evaluation
+
+
+@plain_dataclass
+class Predictions:
+    """A classifier's log-probabilities of all test windows (or, without windows, of all test trials), in the order of folds.
+
+    label, subject, trial: of each row; position: of the window in its trial, None where the rows are trials.
+    """
+
+    log_p: np.ndarray
+    label: np.ndarray
+    subject: np.ndarray
+    trial: np.ndarray
+    position: np.ndarray | None
+
+    def per_trial(self) -> "Predictions":
+        """Mean log-probability over the windows of each trial."""
+        trials, log_p = trial_means(self.log_p, self.trial)
+        first = np.array([np.flatnonzero(self.trial == t)[0] for t in trials])
+        return Predictions(log_p, self.label[first], self.subject[first], trials, None)
+
+    @property
+    def p_right(self) -> np.ndarray:
+        return probability_of_right(self.log_p)
+
+
+def window_predictions(log_p: Sequence[np.ndarray], windows: Windows, folds: Sequence[Fold]) -> Predictions:
+    """Predictions of the test windows of several folds."""
+    test = np.concatenate([fold.test for fold in folds])
+    return Predictions(
+        np.concatenate(log_p), windows.label[test], windows.subject[test], windows.trial[test], windows.position[test]
+    )
+
+
+def trial_predictions(
+    log_p: Sequence[np.ndarray], data: EegData, windows: Windows, folds: Sequence[Fold]
+) -> Predictions:
+    """Predictions of the test trials of several folds."""
+    test = np.concatenate([np.unique(windows.trial[fold.test]) for fold in folds])
+    return Predictions(np.concatenate(log_p), data.label[test], data.subject[test], test, None)
+
+
+@plain_dataclass(frozen=True)
+class Result:
+    """One classifier's figures. by_subject: accuracy per trial; interval: (mean, low, high) over subjects."""
+
+    trial: dict[str, float]
+    window: dict[str, float] | None
+    by_subject: dict[int, float]
+    interval: tuple[float, float, float]
+    by_position: np.ndarray | None
+    trials: Predictions
+
+    def metrics(self, name: str) -> dict[str, float]:
+        """Flat, for the run: NaN (an AUC of one class, an interval of one subject) is left out."""
+        mean, low, high = self.interval
+        flat = {f"{name}_trial_{key}": value for key, value in self.trial.items()}
+        flat |= {f"{name}_window_{key}": value for key, value in (self.window or {}).items()}
+        flat |= {f"{name}_subject_mean": mean, f"{name}_subject_low": low, f"{name}_subject_high": high}
+        return {key: value for key, value in flat.items() if math.isfinite(value)}
+
+
+def evaluate(predictions: Predictions) -> Result:
+    """All figures of one classifier."""
+    trials = predictions.per_trial()
+    by_subject = accuracy_by_subject(trials.label, trials.p_right, trials.subject)
+    windows = by_position = None
+    if predictions.position is not None:
+        windows = classification_scores(predictions.label, predictions.p_right)
+        by_position = accuracy_by_position(predictions.label, predictions.p_right, predictions.position)
+    return Result(
+        classification_scores(trials.label, trials.p_right), windows, by_subject, mean_interval(list(by_subject.values())),
+        by_position, trials,
+    )  # fmt: skip
+
+
+def with_shuffled_labels(windows: Windows, seed: int) -> np.ndarray:
+    """Labels for the leakage check, dealt anew among the trials of each subject and run."""
+    return shuffled_labels(windows, seed)
+
+
+def report(
+    config: EegConfig, data: EegData, own: str, results: Mapping[str, Result], leakage: tuple[float, int] | None
+) -> str:
+    """The written report on what was obtained, in Markdown, made from the figures alone; it says if the baselines won."""
+    what = "simulated subjects" if config.dataset == "simulated" else "people of EEGMMI"
+    n_subjects, n_trials = len(results[own].by_subject), len(results[own].trials.label)
+    text = [
+        f"# Left or right fist: {own}, {n_subjects} {what}, {n_trials} test trials, split {config.split}", "",
+        "Accuracy per trial; intervals are 95 %, over subjects (Student's t).", "",
+        "| classifier | accuracy | mean over subjects | balanced | F1 | macro F1 | ROC AUC | kappa | calibration error "
+        "| accuracy per window |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for name, result in results.items():
+        t = result.trial
+        mean, low, high = result.interval
+        bounds = f" ({low:.3f} to {high:.3f})" if math.isfinite(low) else ""
+        window = f"{result.window['accuracy']:.3f}" if result.window else ""
+        text.append(
+            f"| {name} | {t['accuracy']:.3f} | {mean:.3f}{bounds} | {t['balanced_accuracy']:.3f} | {t['f1']:.3f} | "
+            f"{t['f1_macro']:.3f} | {t['roc_auc']:.3f} | {t['kappa']:.3f} | {t['calibration_error']:.3f} | {window} |"
+        )
+    text += ["", "## What was obtained", ""]
+    low, high = chance_bounds(n_trials)
+    accuracy = results[own].trial["accuracy"]
+    verdict = "above" if accuracy > high else "below" if accuracy < low else "within"
+    text.append(
+        f"- {own}: {accuracy:.3f} per trial, {verdict} what a coin reaches in {n_trials} trials ({low:.3f} to {high:.3f})."
+    )
+    for name, result in results.items():
+        if name == own:
+            continue
+        mean, low, high = paired_interval(results[own].by_subject, result.by_subject)
+        if not math.isfinite(low):
+            text.append(f"- Against {name}: {mean:+.3f}; with one subject there is no interval.")
+            continue
+        outcome = (
+            f"{own} is better"
+            if low > 0
+            else f"{name} is better"
+            if high < 0
+            else "no difference that these subjects show"
+        )
+        text.append(f"- Against {name}: {mean:+.3f} ({low:+.3f} to {high:+.3f}), paired by subject: {outcome}.")
+    best = max(results, key=lambda name: results[name].interval[0])
+    if best != own:
+        text.append(
+            f"- **The baselines won**: the highest mean over subjects is {best}'s, {results[best].interval[0]:.3f}."
+        )
+    by_position = results[own].by_position
+    if by_position is not None:
+        text.append("- Accuracy by window, first to last: " + ", ".join(f"{value:.3f}" for value in by_position) + ".")
+    if leakage is not None:
+        value, n = leakage
+        low, high = chance_bounds(n, 0.999)
+        state = "at chance, as it must be" if low <= value <= high else "NOT AT CHANCE: do not trust the figures above"
+        text.append(
+            f"- Leakage check: trained on shuffled labels, {value:.3f} of {n} trials ({low:.3f} to {high:.3f}): {state}."
+        )
+    if config.dataset == "simulated":
+        text.append(
+            "- The subjects are simulated: these figures say that the method works, not how well it would on people."
+        )
+    if data.excluded:
+        text.append(f"- Left out: {'; '.join(f'subject {e.subject}: {e.reason}' for e in data.excluded)}.")
+    return "\n".join(text) + "\n"

@@ -1,0 +1,325 @@
+"""The run of an EEG trainer: every fold and classifier in turn, resumable at every epoch, then figures, registry and report."""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from common.errors import InputError
+from common.progress import Progress
+from data.eeg import EegData
+from data.eeg_figures import contralateral_topomap, recording_figures
+from data.eeg_windows import EegWindows, Windows
+from data.splits import Fold
+from evaluation.classification import (
+    calibration_figure,
+    chance_bounds,
+    confusion,
+    confusion_figure,
+    positions_figure,
+    subjects_figure,
+    trial_means,
+)
+from evaluation.figures import loss_curves
+from tracking.checkpoint import StopRequest, find_checkpoint, load_checkpoint, save_checkpoint
+from tracking.models import ModelInfo
+from tracking.run import Run, SilentRun, find_resumable, start_run
+from trainers.config import as_params
+from trainers.eeg import (
+    EegConfig,
+    Fit,
+    Result,
+    build_eegnet,
+    classical_log_probabilities,
+    evaluate,
+    load_data,
+    predict,
+    report,
+    trial_predictions,
+    window_predictions,
+    with_shuffled_labels,
+)
+from trainers.processes import Processes, join_processes
+
+CLASSICAL = ("csp_lda", "tangent_lr")
+
+# Fields that may differ when a run is resumed: they change where it computes or reports, not what it computes.
+OPERATIONAL = {
+    "data_dir",
+    "cache_dir",
+    "on_bad",
+    "device",
+    "nproc",
+    "output_dir",
+    "run_name",
+    "resume",
+    "allow_changes",
+}
+
+C = TypeVar("C", bound=EegConfig)
+
+
+@dataclass
+class Outcome:
+    """The last fold and the network trained on it, for figures of what the network looks at."""
+
+    last_fold: Fold
+    last_network: nn.Module
+
+
+class Stopped(Exception):
+    """SIGTERM or Ctrl-C came; everything is in the checkpoint."""
+
+
+class Progressing:
+    """What a run has finished, fit by fit, and the checkpoint it goes on from.
+
+    done: {key of a fit: {"log_p": its test log-probabilities, "weights": its best weights or None, "curve": ...}}.
+    """
+
+    def __init__(
+        self, run: Run | SilentRun, config: EegConfig, data: EegData, processes: Processes, stop: StopRequest,
+        checkpoint: Mapping[str, Any] | None,
+    ) -> None:  # fmt: skip
+        self.run, self.config, self.data, self.processes, self.stop = run, config, data, processes, stop
+        self.done: dict[str, dict[str, Any]] = dict(checkpoint["done"]) if checkpoint else {}
+        self.under_way: Mapping[str, Any] | None = checkpoint["under_way"] if checkpoint else None
+
+    def save(self, under_way: Mapping[str, Any] | None) -> None:
+        if self.processes.is_first:
+            state = {
+                "config": as_params(self.config), "data": self.data.fingerprint, "done": self.done, "under_way": under_way,
+                "backlog": self.run.backlog(),
+            }  # fmt: skip
+            save_checkpoint(self.run.checkpoint_path, state)
+
+    def fit(
+        self,
+        key: str,
+        build: Callable[[], nn.Module],
+        windows: Windows,
+        fold: Fold,
+        label: np.ndarray,
+        progress: Progress,
+    ) -> dict[str, Any]:
+        """The finished fit `key`: from the checkpoint, or trained now, with a checkpoint after every epoch."""
+        if key in self.done:
+            progress.advance(self.config.epochs)
+            return self.done[key]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            network = build().to(self.processes.device)
+        fit = Fit(self.config, network, windows, fold, self.processes, label)
+        if self.under_way is not None and self.under_way["key"] == key:
+            fit.load_state_dict(self.under_way["fit"])
+            progress.advance(fit.epoch)
+        while not fit.finished:
+            point = fit.run_epoch()
+            self.run.log_metrics({f"{key}_{name}": value for name, value in point.items()}, step=fit.epoch)
+            progress.advance(note=f"{key}: validation accuracy {point['validation_accuracy']:.3f}")
+            asked = self.processes.any(self.stop.requested)
+            self.save({"key": key, "fit": fit.state_dict()})
+            if asked:
+                raise Stopped
+        progress.advance(self.config.epochs - fit.epoch)
+        network.load_state_dict(fit.best)
+        self.done[key] = {
+            "log_p": torch.from_numpy(predict(network, windows, fold.test, self.processes.device)) if len(fold.test) else None,
+            "weights": {name: value.cpu() for name, value in fit.best.items()}, "curve": fit.curve,
+        }  # fmt: skip
+        self.save(None)
+        return self.done[key]
+
+
+def check_unchanged(config: EegConfig, data: EegData, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse to resume with other hyper-parameters or other data than the checkpoint's, unless `allow_changes`."""
+    if config.allow_changes:
+        return
+    now, before = as_params(config), checkpoint["config"]
+    changed = [
+        f"{name} was {before.get(name)!r}, now {now[name]!r}"
+        for name in sorted(set(now) - OPERATIONAL)
+        if before.get(name) != now[name]
+    ]
+    if checkpoint["data"] != data.fingerprint:
+        changed.append("the recordings are others")
+    if changed:
+        raise InputError(
+            f"resume: {'; '.join(changed)}; give the old values, or allow_changes=true to go on with the new ones"
+        )
+
+
+def final_fold(windows: Windows, folds: list[Fold]) -> Fold:
+    """For the registered network: the first fold's validation windows to stop by, all others to train on, none to test."""
+    everything = np.arange(len(windows))
+    held_out = folds[0].validation
+    return Fold("all", np.setdiff1d(everything, held_out), held_out, np.array([], dtype=int))
+
+
+def record_figures(
+    run: Run | SilentRun,
+    config: EegConfig,
+    data: EegData,
+    own: str,
+    results: Mapping[str, Result],
+    curves: Mapping[str, list[dict[str, float]]],
+) -> None:
+    """Confusion, subjects, window positions, calibration, loss curves of every fold, and the recordings themselves."""
+    what = f"{config.dataset}, {config.split}"
+    for name, result in results.items():
+        trials = result.trials
+        counts = confusion(trials.label, trials.p_right)
+        run.log_figure(confusion_figure(counts, f"{name}, per trial: {what}"), f"figures/confusion_{name}.png")
+    per_subject = len(results[own].trials.label) // len(results[own].by_subject)
+    tables = {name: result.by_subject for name, result in results.items()}
+    run.log_figure(subjects_figure(tables, per_subject, f"Accuracy per trial: {what}"), "figures/subjects.png")
+    first = data.times[0]
+    step = config.window - config.overlap
+    positions = {name: r.by_position for name, r in results.items() if r.by_position is not None}
+    centres = [first + (k * step + config.window / 2) / data.sfreq for k in range(len(next(iter(positions.values()))))]
+    run.log_figure(positions_figure(centres, positions, f"Accuracy by window: {what}"), "figures/positions.png")
+    trials = results[own].trials
+    run.log_figure(
+        calibration_figure(trials.label, trials.p_right, f"{own}: calibration, {what}"), "figures/calibration.png"
+    )
+    longest = max(len(curve) for curve in curves.values())
+    panels = {
+        panel: {
+            f"{key} {part}": [point[f"{part}_{panel}"] for point in curve] + [math.nan] * (longest - len(curve))
+            for key, curve in curves.items()
+            for part in ("train", "validation")
+        }
+        for panel in ("loss", "accuracy")
+    }
+    run.log_figure(loss_curves(range(1, longest + 1), panels, f"{own}: {what}", "epoch"), "figures/loss_curves.png")
+    run.log_figure(contralateral_topomap(data), "figures/contralateral.png")
+    for name, figure in recording_figures(data).items():
+        run.log_figure(figure, f"figures/recording_{name}.png")
+
+
+def run_eeg(
+    entry_point: str,
+    own: str,
+    config: C,
+    build: Callable[[EegData], nn.Module],
+    explain: Callable[[Run | SilentRun, C, EegData, Windows, Outcome, torch.device], None],
+    register: Callable[[Run | SilentRun, C, EegData, nn.Module, Mapping[str, float]], ModelInfo],
+) -> int:
+    """Train `build(data)` on every fold beside the baselines, evaluate, record and register; the exit status.
+
+    own: what the network is called in tables and metrics. explain: logs what the network looks at. register: registers it.
+    """
+    processes = join_processes(config.device)
+    device = processes.device
+    run_id = (
+        find_resumable(config.resume, entry_point, config.output_dir) if config.resume and processes.is_first else None
+    )
+    path = find_checkpoint(config.output_dir, run_id) if run_id else None
+    checkpoint = processes.share(load_checkpoint(path) if path else None)
+    data, windows, folds = load_data(config, quiet=not processes.is_first)
+    if checkpoint is not None:
+        check_unchanged(config, data, checkpoint)
+    if isinstance(windows, EegWindows):
+        windows.to(device)
+
+    run = start_run(
+        entry_point, as_params(config), tags={"world_size": processes.world_size, "device": device.type},
+        output_dir=config.output_dir, run_name=config.run_name, resume=run_id,
+    )  # fmt: skip
+    began = time.monotonic()
+    with run, StopRequest() as stop:
+        if checkpoint is not None:
+            run.restore(checkpoint["backlog"])
+        run.log_data(data.dataset, data.fingerprint, data.summary())
+        if processes.is_first:
+            run.log_text(data.table(), "recordings.txt")
+            print(
+                f"{config.dataset}: {len(data.trials)} trials, {len(windows)} windows, {len(np.unique(data.subject))} subjects, "
+                f"{len(folds)} folds; run {run.run_id}"
+            )
+        state = Progressing(run, config, data, processes, stop, checkpoint)
+        networks: dict[str, Callable[[], nn.Module]] = {own: lambda: build(data)}
+        if config.baselines:
+            networks["eegnet"] = lambda: build_eegnet(data, config.window)
+        fits = len(networks) * len(folds) + config.leakage_check + 1
+        progress = Progress(fits * config.epochs, unit="epoch", quiet=not processes.is_first)
+        try:
+            log_p = {
+                name: [
+                    state.fit(f"{name}_fold{i + 1}", make, windows, fold, windows.label, progress)
+                    for i, fold in enumerate(folds)
+                ]
+                for name, make in networks.items()
+            }
+            shuffled = (
+                state.fit(
+                    "leakage", networks[own], windows, folds[0], with_shuffled_labels(windows, config.seed), progress
+                )
+                if config.leakage_check
+                else None
+            )
+            final = state.fit("final", networks[own], windows, final_fold(windows, folds), windows.label, progress)
+        except Stopped:
+            progress.close()
+            run.log_checkpoint()
+            run.finish("KILLED")
+            print(f"stopped; go on with resume={run.run_id}", file=sys.stderr)
+            return stop.exit_code or 143
+        except FloatingPointError as fault:
+            progress.close()
+            run.set_tags({"error": str(fault)})
+            run.finish("FAILED")
+            print(f"error: {fault}; the run is marked failed. Lower lr, or look at the recordings", file=sys.stderr)
+            return 1
+        progress.close()
+        if not processes.is_first:
+            return 0
+
+        results = {
+            name: evaluate(window_predictions([fit["log_p"].numpy() for fit in fits_], windows, folds))
+            for name, fits_ in log_p.items()
+        }
+        if config.baselines:
+            for name in CLASSICAL:
+                found = [classical_log_probabilities(name, data, windows, fold, config.split) for fold in folds]
+                results[name] = evaluate(trial_predictions(found, data, windows, folds))
+        leakage = None
+        if shuffled is not None:
+            dealt = with_shuffled_labels(windows, config.seed)[folds[0].test]
+            trial, mean = trial_means(shuffled["log_p"].numpy(), windows.trial[folds[0].test])
+            first = np.unique(windows.trial[folds[0].test], return_index=True)[1]
+            leakage = (float((mean.argmax(1) == dealt[first]).mean()), len(trial))
+        metrics = {key: value for name, result in results.items() for key, value in result.metrics(name).items()}
+        if leakage is not None:
+            metrics["leakage_check_accuracy"] = leakage[0]
+        run.log_metrics(metrics, step=config.epochs)
+
+        record_figures(
+            run, config, data, own, results, {f"fold {i + 1}": fit["curve"] for i, fit in enumerate(log_p[own])}
+        )
+        last = build(data).to(device)
+        last.load_state_dict(log_p[own][-1]["weights"])
+        explain(run, config, data, windows, Outcome(folds[-1], last), device)
+        network = build(data)
+        network.load_state_dict(final["weights"])
+        own_metrics = {key: value for key, value in results[own].metrics(own).items()}
+        model = register(run, config, data, network.eval(), own_metrics)
+        text = report(config, data, own, results, leakage)
+        run.log_text(text, "report.md")
+        run.log_dict({name: result.by_subject for name, result in results.items()}, "subjects.json")
+        run.log_checkpoint()
+        leaks = (
+            leakage is not None
+            and not chance_bounds(leakage[1], 0.999)[0] <= leakage[0] <= chance_bounds(leakage[1], 0.999)[1]
+        )
+        if leaks:
+            run.set_tags({"error": "the leakage check did not end at chance"})
+        run.finish("FAILED" if leaks else "FINISHED")
+        print(f"\n{text}\n{time.monotonic() - began:.0f} s; model {model.uri}\nrun {run.run_id}\nopen it: {run.url()}")
+    return 1 if leaks else 0

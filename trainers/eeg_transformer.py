@@ -1,0 +1,208 @@
+"""Classify imagined left or right fist movement with a Transformer written from scratch: `mlflow run . -e eeg_transformer`.
+
+Config -> trials, windows, folds -> a network for each fold, baselines on the same folds -> figures over subjects -> what the
+network looks at -> a last network for the registry -> report. trainers/eeg.py and trainers/eeg_run.py have what all EEG trainers
+share; docs/eeg_transformer.md explains.
+"""
+
+import sys
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from pydantic import model_validator
+from pydantic.dataclasses import dataclass
+from torch import nn
+
+from common.errors import run_main
+from data.eeg import EegData
+from data.eeg_figures import scalp_map
+from data.eeg_recording import fir_kernel
+from data.eeg_windows import Windows
+from evaluation.classification import CLASSES
+from models.attention import MECHANISMS, AttentionSpec
+from models.eeg_transformer import EegTransformer, EpochClassifier
+from tracking.models import ModelInfo, log_model
+from tracking.run import Run, SilentRun
+from trainers.config import CONFIG, as_params, launch_processes, option, parse_config
+from trainers.eeg import PHYSIONET, EegConfig
+from trainers.eeg_run import Outcome, run_eeg
+
+DISPLAYED = 1024
+"""Test windows that the figures of what the network looks at are made from."""
+
+
+@dataclass(frozen=True, config=CONFIG)
+class EegTransformerConfig(EegConfig):
+    """Classify imagined left or right fist movement with a Transformer, beside CSP + LDA, tangent space and EEGNet."""
+
+    patch_len: int = option(16, "samples of a token: a slice of time over all channels", ge=1)
+    patch_stride: int = option(8, "samples between the starts of neighbouring tokens", ge=1)
+    d_model: int = option(64, "features of a token", ge=1)
+    n_heads: int = option(4, "attention heads; divides d_model", ge=1)
+    n_layers: int = option(2, "encoder layers", ge=1)
+    n_decoder_layers: int = option(1, "decoder layers, of pool=decoder", ge=1)
+    d_ff: int = option(128, "hidden features of the layers' networks", ge=1)
+    dropout: float = option(0.3, "dropout", ge=0, lt=1)
+    pool: Literal["decoder", "cls", "mean"] = option(
+        "decoder", "class queries that attend to the slices, a token, or the mean"
+    )
+    attention: str = option("sdpa", f"mechanism of the encoder: {', '.join(MECHANISMS)}")
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> "EegTransformerConfig":
+        if self.patch_len > self.window:
+            raise ValueError(f"patch_len={self.patch_len} is longer than the window of {self.window} samples")
+        if self.attention not in MECHANISMS:
+            raise ValueError(f"attention={self.attention!r}: allowed are {', '.join(MECHANISMS)}")
+        with torch.device("meta"):  # builds nothing, but checks the widths
+            build_network(self, 64)
+        return self
+
+
+PRESETS: dict[str, dict[str, Any]] = {"quick": {}, "physionet": PHYSIONET}
+
+
+def build_network(config: EegTransformerConfig, n_chans: int) -> EegTransformer:
+    """The network with weights drawn from torch's global generator."""
+    n_tokens = (config.window - config.patch_len) // config.patch_stride + 2
+    small = min(64, n_tokens)
+    spec = AttentionSpec(
+        config.attention,
+        max_len=n_tokens,
+        n_projected=small,
+        n_landmarks=min(small, n_tokens - 1),
+        window=min(65, 2 * (n_tokens // 2) - 1),
+    )
+    return EegTransformer(
+        n_chans, len(CLASSES), config.patch_len, config.patch_stride, config.d_model, config.n_heads, config.n_layers,
+        config.n_decoder_layers, config.d_ff, config.dropout, config.pool, spec,
+        torch.Generator().manual_seed(config.seed) if torch.get_default_device().type != "meta" else None,
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------- what the network looks at
+
+
+@torch.no_grad()
+def attention_by_class(
+    network: EegTransformer, windows: Windows, chosen: np.ndarray, device: torch.device
+) -> np.ndarray:
+    """Mean attention [n_classes (true), n_queries, n_tokens] of each class query over the windows of each true class."""
+    network.eval()
+    maps = torch.cat(
+        [
+            network.attention_over_time(windows.gather(part).to(device)).cpu()
+            for part in np.array_split(chosen, 8)
+            if len(part)
+        ]
+    )
+    label = windows.label[chosen]
+    return np.stack([maps[torch.from_numpy(label == c)].mean(0).numpy() for c in (0, 1)])
+
+
+@torch.no_grad()
+def occlusion(network: nn.Module, windows: Windows, chosen: np.ndarray, device: torch.device) -> np.ndarray:
+    """How much log-probability of the true class is lost when a channel is set to zero, [n_chans], mean over the windows."""
+    network.eval()
+    x, y = windows.gather(chosen).to(device), torch.from_numpy(windows.label[chosen]).to(device)
+
+    def log_p(batch: torch.Tensor) -> float:
+        return float(network(batch).log_softmax(1).gather(1, y[:, None]).mean())
+
+    whole = log_p(x)
+    loss = []
+    for channel in range(x.shape[1]):
+        occluded = x.clone()
+        occluded[:, channel] = 0
+        loss.append(whole - log_p(occluded))
+    return np.array(loss)
+
+
+def attention_figure(maps: np.ndarray, config: EegTransformerConfig, sfreq: float) -> Figure:
+    """A panel for each true class: attention of each class query against the middle of the slice."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    middles = (np.arange(maps.shape[2]) * config.patch_stride + config.patch_len / 2) / sfreq
+    for axis, true, rows in zip(figure.subplots(1, 2, sharey=True), CLASSES, maps, strict=True):
+        for query, row in zip(CLASSES, rows, strict=True):
+            axis.plot(middles, row, marker=".", label=f"query {query}")
+        axis.axhline(1 / maps.shape[2], color="grey", linestyle=":", linewidth=0.8)
+        axis.set_title(f"windows of {true} fist", fontsize=9)
+        axis.set_xlabel("seconds from the start of the window")
+        axis.legend(frameon=False, fontsize=8)
+    figure.suptitle(f"{config.dataset}: what the class queries attend to (dotted: evenly)", fontsize=10)
+    return figure
+
+
+def record_explanations(
+    run: Run | SilentRun,
+    config: EegTransformerConfig,
+    data: EegData,
+    windows: Windows,
+    outcome: Outcome,
+    device: torch.device,
+) -> None:
+    """Attention over time and a topomap of channel occlusion, from the last fold's network and its test windows."""
+    fold, network = outcome.last_fold, outcome.last_network
+    chosen = fold.test[np.linspace(0, len(fold.test) - 1, min(DISPLAYED, len(fold.test))).astype(int)]
+    if isinstance(network, EegTransformer) and network.pool == "decoder":
+        run.log_figure(
+            attention_figure(attention_by_class(network, windows, chosen, device), config, data.sfreq),
+            "figures/attention.png",
+        )
+    loss = occlusion(network, windows, chosen, device)
+    title = f"{config.dataset}: log-probability lost without the channel, {fold.name}"
+    run.log_figure(scalp_map(loss, data, title, "nats"), "figures/occlusion.png")
+    run.log_dict({name: float(value) for name, value in zip(data.ch_names, loss, strict=True)}, "occlusion.json")
+
+
+def register(
+    run: Run | SilentRun, config: EegTransformerConfig, data: EegData, network: nn.Module, metrics: Mapping[str, float]
+) -> ModelInfo:
+    """Register the classifier of raw epochs in volts, its preprocessing inside."""
+    kernel = torch.from_numpy(fir_kernel(data.sfreq, config.l_freq, config.h_freq))
+    served = EpochClassifier(network, kernel, config.window, config.window - config.overlap)
+    sizes = {
+        name: getattr(config, name)
+        for name in (
+            "patch_len",
+            "patch_stride",
+            "d_model",
+            "n_heads",
+            "n_layers",
+            "n_decoder_layers",
+            "d_ff",
+            "pool",
+            "attention",
+            "window",
+            "overlap",
+        )
+    }
+    facts = {"dataset": config.dataset, "split": config.split, "data_fingerprint": data.fingerprint}
+    return log_model(
+        run, served, "eeg_transformer", np.asarray(data.trials[:4], dtype=np.float32), registered_name="eeg-transformer",
+        config={"class": "eeg-transformer", "n_chans": data.trials.shape[1], "n_times": data.trials.shape[2], **sizes},
+        metrics=metrics, params=as_params(config), tags=facts, metadata=facts,
+    )  # fmt: skip
+
+
+def run_eeg_transformer(config: EegTransformerConfig) -> int:
+    """Train, compare, record, register; the exit status."""
+
+    def build(data: EegData) -> nn.Module:
+        return build_network(config, data.trials.shape[1])
+
+    return run_eeg("eeg_transformer", "transformer", config, build, record_explanations, register)
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    config = parse_config(EegTransformerConfig, PRESETS, argv, "eeg_transformer")
+    status = launch_processes(config.nproc, "trainers.eeg_transformer", argv)
+    return run_eeg_transformer(config) if status is None else status
+
+
+if __name__ == "__main__":
+    run_main(main)
