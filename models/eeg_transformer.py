@@ -7,12 +7,54 @@ from models.attention import AttentionSpec
 from models.transformer import Decoder, DecoderLayer, Encoder, EncoderLayer, PositionalEncoding
 
 POOLS = ("decoder", "cls", "mean")
+EMBEDDINGS = ("power", "linear")
+
+
+class PowerEmbedding(nn.Module):
+    """Log power of learned filters in each slice: windows [N, n_chans, n_times] -> tokens [N, n_tokens, d_model].
+
+    A spatial filter (a weighted sum of channels), a temporal one, square, mean over the slice, logarithm, less its mean over the
+    filters: ratios of the band powers that imagined movement changes, as in the ShallowConvNet of Schirrmeister et al. 2017
+    (arXiv:1703.05051). The phase of a rhythm says nothing about the hand; a linear map of a slice sees nothing else, and has to
+    build squares in later layers.
+    """
+
+    def __init__(
+        self, n_chans: int, d_model: int, patch_len: int, patch_stride: int, n_filters: int, filter_len: int
+    ) -> None:
+        super().__init__()
+        if n_filters < 1 or filter_len < 1 or filter_len % 2 == 0:
+            raise ValueError(
+                f"n_filters={n_filters}, filter_len={filter_len}: at least 1 filter of an odd length are needed"
+            )
+        self.patch_len, self.patch_stride = patch_len, patch_stride
+        self.space = nn.Conv1d(n_chans, n_filters, 1, bias=False)
+        self.time = nn.Conv1d(n_filters, n_filters, filter_len, padding=filter_len // 2, groups=n_filters, bias=False)
+        self.norm = nn.LayerNorm(n_filters)
+        self.linear = nn.Linear(n_filters, d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        filtered = self.time(self.space(x))
+        power = nn.functional.avg_pool1d(filtered.square(), self.patch_len, self.patch_stride)
+        return self.linear(self.norm(power.clamp_min(1e-6).log().transpose(1, 2)))
+
+
+class LinearEmbedding(nn.Module):
+    """A linear map of each slice: windows [N, n_chans, n_times] -> tokens [N, n_tokens, d_model]."""
+
+    def __init__(self, n_chans: int, d_model: int, patch_len: int, patch_stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(n_chans, d_model, patch_len, patch_stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).transpose(1, 2)
 
 
 class EegTransformer(nn.Module):
     """Windows [N, n_chans, n_times], normalised -> logits [N, n_classes].
 
-    A token is a slice of `patch_len` samples over all channels, mapped to d_model features; slices begin every `patch_stride`
+    A token is a slice of `patch_len` samples over all channels, embedded in d_model features (`embedding`: "power", see
+    PowerEmbedding, or "linear"); slices begin every `patch_stride`
     samples (the samples left at the end of a window are not used). Then, by `pool`:
 
     - "decoder": learned queries, one a class, attend to the encoded slices (Vaswani et al.'s decoder); each gives its logit;
@@ -21,7 +63,8 @@ class EegTransformer(nn.Module):
 
     Args:
         n_chans, patch_len, patch_stride: see above. d_model, n_heads, n_layers, d_ff, dropout: the encoder's (pre-norm, GELU).
-        n_decoder_layers: of "decoder". attention: mechanism of the encoder, see models/attention.py.
+        n_decoder_layers: of "decoder". attention: mechanism of the encoder, see models/attention.py. n_filters, filter_len: of
+        the "power" embedding.
     """
 
     def __init__(
@@ -37,6 +80,9 @@ class EegTransformer(nn.Module):
         d_ff: int = 128,
         dropout: float = 0.2,
         pool: str = "decoder",
+        embedding: str = "power",
+        n_filters: int = 32,
+        filter_len: int = 33,
         attention: AttentionSpec | str = "sdpa",
         generator: torch.Generator | None = None,
     ) -> None:
@@ -46,7 +92,13 @@ class EegTransformer(nn.Module):
         if patch_len < 1 or not patch_stride >= 1:
             raise ValueError(f"patch_len={patch_len}, patch_stride={patch_stride}: both must be at least 1")
         self.pool, self.patch_len, self.patch_stride = pool, patch_len, patch_stride
-        self.embed = nn.Conv1d(n_chans, d_model, patch_len, patch_stride)
+        if embedding not in EMBEDDINGS:
+            raise ValueError(f"embedding={embedding!r}: allowed are {', '.join(EMBEDDINGS)}")
+        self.embed = (
+            PowerEmbedding(n_chans, d_model, patch_len, patch_stride, n_filters, filter_len)
+            if embedding == "power"
+            else LinearEmbedding(n_chans, d_model, patch_len, patch_stride)
+        )
         self.position = PositionalEncoding(d_model, dropout)
         self.encoder = Encoder(
             [
@@ -56,12 +108,12 @@ class EegTransformer(nn.Module):
             nn.LayerNorm(d_model),
         )
         if pool == "decoder":
-            self.queries = nn.Parameter(torch.randn(n_classes, d_model) * d_model**-0.5)
+            self.queries = nn.Parameter(torch.randn(n_classes, d_model) * 0.02)
             self.decoder = Decoder(
                 [DecoderLayer(d_model, n_heads, d_ff, dropout, "gelu", True) for _ in range(n_decoder_layers)],
                 nn.LayerNorm(d_model),
             )
-            self.head = nn.Linear(d_model, 1)
+            self.head = nn.Linear(d_model, n_classes)  # row c reads the query of class c
         else:
             if pool == "cls":
                 self.cls = nn.Parameter(torch.randn(1, d_model) * d_model**-0.5)
@@ -75,7 +127,7 @@ class EegTransformer(nn.Module):
         """Windows [N, n_chans, n_times] -> encoded slices [N, n_tokens, d_model] (with "cls", one more in front)."""
         if x.shape[-1] < self.patch_len:
             raise ValueError(f"patch_len={self.patch_len} is longer than the window of {x.shape[-1]} samples")
-        tokens = self.embed(x).transpose(1, 2)
+        tokens = self.embed(x)
         if self.pool == "cls":
             tokens = torch.cat([self.cls.expand(x.shape[0], 1, -1), tokens], 1)
         return self.encoder(self.position(tokens))[0]
@@ -87,7 +139,7 @@ class EegTransformer(nn.Module):
         if self.pool == "mean":
             return self.head(memory.mean(1))
         decoded, _ = self.decoder(self.queries.expand(x.shape[0], -1, -1), memory)
-        return self.head(decoded).squeeze(-1)
+        return (decoded * self.head.weight).sum(-1) + self.head.bias
 
     def attention_over_time(self, x: Tensor) -> Tensor:
         """How much each class query of the last decoder layer attends to each slice, [N, n_classes, n_tokens], mean over heads.

@@ -38,8 +38,8 @@ DISPLAYED = 1024
 class EegTransformerConfig(EegConfig):
     """Classify imagined left or right fist movement with a Transformer, beside CSP + LDA, tangent space and EEGNet."""
 
-    patch_len: int = option(16, "samples of a token: a slice of time over all channels", ge=1)
-    patch_stride: int = option(8, "samples between the starts of neighbouring tokens", ge=1)
+    patch_len: int = option(40, "samples of a token: a slice of time over all channels", ge=1)
+    patch_stride: int = option(20, "samples between the starts of neighbouring tokens", ge=1)
     d_model: int = option(64, "features of a token", ge=1)
     n_heads: int = option(4, "attention heads; divides d_model", ge=1)
     n_layers: int = option(2, "encoder layers", ge=1)
@@ -49,6 +49,9 @@ class EegTransformerConfig(EegConfig):
     pool: Literal["decoder", "cls", "mean"] = option(
         "decoder", "class queries that attend to the slices, a token, or the mean"
     )
+    embedding: Literal["power", "linear"] = option("power", "of a slice: log power of learned filters, or a linear map")
+    n_filters: int = option(32, "filters of embedding=power", ge=1)
+    filter_len: int = option(33, "samples of a temporal filter of embedding=power, odd", ge=1)
     attention: str = option("sdpa", f"mechanism of the encoder: {', '.join(MECHANISMS)}")
 
     @model_validator(mode="after")
@@ -78,7 +81,8 @@ def build_network(config: EegTransformerConfig, n_chans: int) -> EegTransformer:
     )
     return EegTransformer(
         n_chans, len(CLASSES), config.patch_len, config.patch_stride, config.d_model, config.n_heads, config.n_layers,
-        config.n_decoder_layers, config.d_ff, config.dropout, config.pool, spec,
+        config.n_decoder_layers, config.d_ff, config.dropout, config.pool,
+        config.embedding, config.n_filters, config.filter_len, spec,
         torch.Generator().manual_seed(config.seed) if torch.get_default_device().type != "meta" else None,
     )  # fmt: skip
 
@@ -175,6 +179,9 @@ def register(
             "n_decoder_layers",
             "d_ff",
             "pool",
+            "embedding",
+            "n_filters",
+            "filter_len",
             "attention",
             "window",
             "overlap",

@@ -6,7 +6,7 @@ import scipy.signal
 import torch
 
 from models.attention import MECHANISMS, AttentionSpec
-from models.eeg_transformer import POOLS, EegTransformer, EpochClassifier
+from models.eeg_transformer import EMBEDDINGS, POOLS, EegTransformer, EpochClassifier
 
 
 def network(**settings: object) -> EegTransformer:
@@ -23,9 +23,10 @@ def test_windows_of_any_length_give_logits(pool: str, patch_len: int, stride: in
     assert net.encode(x).shape == (3, net.n_tokens(n_times) + (pool == "cls"), 8)
 
 
+@pytest.mark.parametrize("embedding", EMBEDDINGS)
 @pytest.mark.parametrize("pool", POOLS)
-def test_every_parameter_takes_part_and_windows_do_not_mix(pool: str) -> None:
-    net = network(pool=pool)
+def test_every_parameter_takes_part_and_windows_do_not_mix(pool: str, embedding: str) -> None:
+    net = network(pool=pool, embedding=embedding)
     x = torch.randn(5, 4, 160)
     net(x)[:, 0].sum().backward()
     for name, parameter in net.named_parameters():
@@ -37,6 +38,18 @@ def test_every_parameter_takes_part_and_windows_do_not_mix(pool: str) -> None:
 def test_any_mechanism_fits_in(name: str) -> None:
     spec = AttentionSpec(name, max_len=19, n_projected=8, n_landmarks=8, window=5, n_features=16)
     assert network(attention=spec)(torch.randn(2, 4, 160)).isfinite().all()
+
+
+def test_the_power_embedding_sees_ratios_of_power_and_not_sign() -> None:
+    net = network(pool="mean")
+    x = torch.randn(2, 4, 160)
+    assert torch.allclose(net(x), net(-x), atol=1e-6)
+    assert torch.allclose(net(x), net(3 * x), atol=1e-5)  # the common level of all filters is normalised away
+    louder = x * torch.tensor([3.0, 1, 1, 1])[:, None]
+    assert not torch.allclose(net(x), net(louder), atol=1e-2)
+    assert not torch.allclose(
+        network(pool="mean", embedding="linear")(x), network(pool="mean", embedding="linear")(-x), atol=1e-2
+    )
 
 
 def test_attention_over_time_is_a_distribution_over_slices() -> None:
@@ -51,6 +64,8 @@ def test_attention_over_time_is_a_distribution_over_slices() -> None:
     ("settings", "words"),
     [
         ({"pool": "max"}, "pool='max'"),
+        ({"embedding": "deep"}, "embedding='deep'"),
+        ({"filter_len": 32}, "filter_len=32"),
         ({"patch_len": 0}, "patch_len=0"),
         ({"d_model": 9}, "9.*2|2.*9"),
         ({"attention": "softer"}, "attention='softer'"),
