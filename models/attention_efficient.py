@@ -49,12 +49,10 @@ class Linformer(nn.Module):
         check_call("linformer", q, k, key_padding_mask, attn_mask, causal, takes_causal=False)
         batch, heads, length, d_head = k.shape
         # All heads side by side: one product [n_projected, N] x [N, d_model] a sample instead of one a head.
-        rows = torch.cat([t.transpose(1, 2).reshape(batch, length, heads * d_head) for t in (k, v)], -1)
-        short_k, short_v = (
-            t.view(batch, -1, heads, d_head).transpose(1, 2)
-            for t in self.shorten(rows[..., : heads * d_head], rows[..., heads * d_head :], key_padding_mask)[:2]
-        )
-        return self.attend(q, short_k, short_v, key_padding_mask)
+        rows_k, rows_v = (t.transpose(1, 2).reshape(batch, length, heads * d_head) for t in (k, v))
+        short_k, short_v, _, _ = self.shorten(rows_k, rows_v, key_padding_mask)
+        k, v = (t.unflatten(-1, (heads, d_head)).transpose(1, 2) for t in (short_k, short_v))
+        return self.attend(q, k, v)
 
     def shorten(
         self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None
@@ -71,15 +69,15 @@ class Linformer(nn.Module):
         if key_padding_mask is not None:
             seen = (~key_padding_mask[:, None, :]).to(weight_k.dtype)
             weight_k, weight_v = weight_k * seen, weight_v * seen
-        if k is v and key_padding_mask is None:
-            both = torch.cat((weight_k, weight_v)) @ k
+        if k is v:
+            both = torch.cat((weight_k, weight_v), -2) @ k
             short_k, short_v = both[:, : self.n_projected], both[:, self.n_projected :]
         else:
             short_k, short_v = weight_k @ k, weight_v @ v
         sums_k, sums_v = (w.sum(-1, keepdim=True).view(-1, self.n_projected, 1) for w in (weight_k, weight_v))
         return short_k, short_v, sums_k, sums_v
 
-    def attend(self, q: Tensor, short_k: Tensor, short_v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
+    def attend(self, q: Tensor, short_k: Tensor, short_v: Tensor) -> Tensor:
         """Softmax attention of q [B, h, N, d_head] over the shortened keys and values [B, h, n_projected, d_head]."""
         dropout = self.dropout if self.training else 0.0
         return F.scaled_dot_product_attention(q, short_k, short_v, dropout_p=dropout)

@@ -154,6 +154,7 @@ class MultiHeadAttentionBlock(nn.Module):
 
         The same function in two thirds less work in the maps; time 1.3 to 1.9 times shorter from 1,024 tokens on.
         """
+        check_call("linformer", query[:, None], key[:, None], key_padding_mask)
         (q,) = self._maps(query, 0, 1)
         short_k, short_v, sums_k, sums_v = mechanism.shorten(key, value, key_padding_mask)
         (weight_k, bias_k), (weight_v, bias_v) = self._parameters_of(1, 2), self._parameters_of(2, 3)

@@ -1,0 +1,72 @@
+"""The networks as figure 4 of Mohsenvand et al. 2020 draws them: sizes, lengths, skips."""
+
+import pytest
+import torch
+from torch import nn
+
+from models.simclr import ChannelClassifier, ConvolutionalEncoder, Projector, RecurrentEncoder, SameConv, halve
+
+
+def n_parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_drawn_sizes() -> None:
+    assert n_parameters(RecurrentEncoder()) == 518_724
+    assert n_parameters(ConvolutionalEncoder()) == 16_338_754
+    assert n_parameters(Projector()) == 943_264
+    assert n_parameters(ChannelClassifier(nn.Identity(), 64).head) == 1_842_562
+
+
+@pytest.mark.parametrize("length", [160, 97, 133])
+@pytest.mark.parametrize("encoder", [RecurrentEncoder(widths=(8, 6, 4), d=8), ConvolutionalEncoder(width=0.04)])
+def test_features_have_the_length_of_the_channel(encoder: nn.Module, length: int) -> None:
+    assert encoder.eval()(torch.randn(3, length)).shape == (3, 4, length)
+
+
+def test_signals_shorter_than_half_a_kernel_are_refused() -> None:
+    with pytest.raises(ValueError, match="kernel of 128 samples cannot mirror a signal of 64"):
+        ConvolutionalEncoder(width=0.04)(torch.randn(2, 64))
+
+
+def test_blocks_are_residual() -> None:
+    """With the inner layers' outputs at zero, what enters the blocks leaves them."""
+    net = ConvolutionalEncoder(width=0.04).eval()
+    for conv in net.convs:
+        nn.init.zeros_(conv.conv.weight)  # type: ignore[union-attr,arg-type]
+        nn.init.zeros_(conv.conv.bias)  # type: ignore[union-attr,arg-type]
+    x = torch.randn(2, 160)
+    h = torch.cat([branch(x.unsqueeze(1)) for branch in net.branches], 1)
+    assert torch.allclose(net(x), net.out(net.norms[4](h.relu())), atol=1e-6)
+
+
+def test_the_residual_gru_sees_normalised_input_and_there_are_two() -> None:
+    net = RecurrentEncoder(widths=(8, 6, 4), d=8)
+    seen: list[torch.Tensor] = []
+    for gru in net.residuals:
+        gru.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    net(torch.randn(2, 40) * 50)
+    assert len(seen) == 2
+    for x in seen:
+        assert x.mean(-1).abs().max() < 1e-4
+        assert (x.std(-1, unbiased=False) - 1).abs().max() < 0.05
+
+
+def test_same_convolution_and_halving() -> None:
+    conv = SameConv(1, 1, 4)
+    with torch.no_grad():
+        conv.conv.weight.copy_(torch.tensor([[[0.0, 1, 0, 0]]]))
+        conv.conv.bias.zero_()  # type: ignore[union-attr]
+    x = torch.arange(6.0).view(1, 1, 6)
+    assert torch.equal(conv(x), x)
+    assert halve(torch.tensor([[[1.0, 3, 5, 7, 9]]])).tolist() == [[[2, 6, 9]]]
+
+
+def test_classifier_gives_log_probabilities_and_keeps_windows_apart() -> None:
+    net = ChannelClassifier(ConvolutionalEncoder(width=0.04), 6, widths=(8, 6, 4)).eval()
+    x = torch.randn(3, 6, 160)
+    log_p = net(x)
+    assert torch.allclose(log_p.exp().sum(1), torch.ones(3), atol=1e-5)
+    assert torch.allclose(net(x[1:2]), log_p[1:2], atol=1e-5)
+    swapped = x.flip(1)
+    assert not torch.allclose(net(swapped), log_p, atol=1e-4)  # the head knows which channel is which
