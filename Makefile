@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
-ENTRY_POINTS := wgan fid isir_fid eeg_transformer
+ENTRY_POINTS := wgan fid isir_fid eeg_transformer efficient_attention
 
 .PHONY: help setup $(ENTRY_POINTS) ui test test-all lint clean
 
@@ -16,6 +16,7 @@ help:
 	@echo "make wgan      set up, train the WGAN-GP on the embedded digits, register the models"
 	@echo "make fid       measure the newest generator   make isir_fid  correct its latent distribution, and measure the gain"
 	@echo "make eeg_transformer   classify imagined fist movements with a Transformer"
+	@echo "make efficient_attention   its cheaper relatives: accuracy, time and memory over the length of the sequence"
 	@echo "make test      set up and run the tests       make test-all   with the slow ones"
 	@echo "make lint      ruff and mypy                  make ui         MLflow UI on http://127.0.0.1:5000"
 

@@ -404,7 +404,7 @@ def report(
     best = max(results, key=lambda name: results[name].interval[0])
     if best != own:
         text.append(
-            f"- **The baselines won**: the highest mean over subjects is {best}'s, {results[best].interval[0]:.3f}."
+            f"- **{own} did not win**: the highest mean over subjects is {best}'s, {results[best].interval[0]:.3f}."
         )
     by_position = results[own].by_position
     if by_position is not None:

@@ -3,8 +3,9 @@
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -67,10 +68,11 @@ C = TypeVar("C", bound=EegConfig)
 
 @dataclass
 class Outcome:
-    """The last fold and the network trained on it, for figures of what the network looks at."""
+    """The last fold and the networks trained on it, by name, for figures of what they look at; and every classifier's figures."""
 
     last_fold: Fold
-    last_network: nn.Module
+    last_networks: dict[str, nn.Module]
+    results: Mapping[str, Result]
 
 
 class Stopped(Exception):
@@ -207,13 +209,15 @@ def run_eeg(
     entry_point: str,
     own: str,
     config: C,
-    build: Callable[[EegData], nn.Module],
-    explain: Callable[[Run | SilentRun, C, EegData, Windows, Outcome, torch.device], None],
+    build: Callable[[EegData, str], nn.Module],
+    explain: Callable[[Run | SilentRun, C, EegData, Windows, Outcome, torch.device], str],
     register: Callable[[Run | SilentRun, C, EegData, nn.Module, Mapping[str, float]], ModelInfo],
+    rivals: Sequence[str] = (),
 ) -> int:
-    """Train `build(data)` on every fold beside the baselines, evaluate, record and register; the exit status.
+    """Train `build(data, name)` for own and rivals on every fold beside the baselines, record and register; the exit status.
 
-    own: what the network is called in tables and metrics. explain: logs what the network looks at. register: registers it.
+    own: what the network that is registered is called in tables and metrics. rivals: other networks of the same builder. explain:
+    logs more than the common figures, and returns text for the end of the report. register: registers the network.
     """
     processes = join_processes(config.device)
     device = processes.device
@@ -244,7 +248,7 @@ def run_eeg(
                 f"{len(folds)} folds; run {run.run_id}"
             )
         state = Progressing(run, config, data, processes, stop, checkpoint)
-        networks: dict[str, Callable[[], nn.Module]] = {own: lambda: build(data)}
+        networks: dict[str, Callable[[], nn.Module]] = {name: partial(build, data, name) for name in (own, *rivals)}
         if config.baselines:
             networks["eegnet"] = lambda: build_eegnet(data, config.window)
         fits = len(networks) * len(folds) + config.leakage_check + 1
@@ -303,14 +307,15 @@ def run_eeg(
         record_figures(
             run, config, data, own, results, {f"fold {i + 1}": fit["curve"] for i, fit in enumerate(log_p[own])}
         )
-        last = build(data).to(device)
-        last.load_state_dict(log_p[own][-1]["weights"])
-        explain(run, config, data, windows, Outcome(folds[-1], last), device)
-        network = build(data)
+        last = {name: build(data, name).to(device) for name in (own, *rivals)}
+        for name, trained in last.items():
+            trained.load_state_dict(log_p[name][-1]["weights"])
+        more = explain(run, config, data, windows, Outcome(folds[-1], last, results), device)
+        network = build(data, own)
         network.load_state_dict(final["weights"])
         own_metrics = {key: value for key, value in results[own].metrics(own).items()}
         model = register(run, config, data, network.eval(), own_metrics)
-        text = report(config, data, own, results, leakage)
+        text = report(config, data, own, results, leakage) + more
         run.log_text(text, "report.md")
         run.log_dict({name: result.by_subject for name, result in results.items()}, "subjects.json")
         run.log_checkpoint()

@@ -68,22 +68,21 @@ class EegTransformerConfig(EegConfig):
 PRESETS: dict[str, dict[str, Any]] = {"quick": {}, "physionet": PHYSIONET}
 
 
-def build_network(config: EegTransformerConfig, n_chans: int) -> EegTransformer:
-    """The network with weights drawn from torch's global generator."""
-    n_tokens = (config.window - config.patch_len) // config.patch_stride + 2
+def attention_spec(config: EegTransformerConfig, name: str) -> AttentionSpec:
+    """A mechanism sized for the windows of `config`."""
+    n_tokens = (config.window - config.patch_len) // config.patch_stride + 1 + (config.pool == "cls")
     small = min(64, n_tokens)
-    spec = AttentionSpec(
-        config.attention,
-        max_len=n_tokens,
-        n_projected=small,
-        n_landmarks=min(small, n_tokens - 1),
-        window=min(65, 2 * (n_tokens // 2) - 1),
-    )
+    odd = min(65, n_tokens - 1 + n_tokens % 2)
+    return AttentionSpec(name, max_len=n_tokens, n_projected=small, n_landmarks=small, window=max(1, odd))
+
+
+def build_network(config: EegTransformerConfig, n_chans: int, attention: str | None = None) -> EegTransformer:
+    """The network with weights drawn from torch's global generator; `attention` instead of the config's, if given."""
+    on_meta = torch.get_default_device().type == "meta"
     return EegTransformer(
         n_chans, len(CLASSES), config.patch_len, config.patch_stride, config.d_model, config.n_heads, config.n_layers,
-        config.n_decoder_layers, config.d_ff, config.dropout, config.pool,
-        config.embedding, config.n_filters, config.filter_len, spec,
-        torch.Generator().manual_seed(config.seed) if torch.get_default_device().type != "meta" else None,
+        config.n_decoder_layers, config.d_ff, config.dropout, config.pool, config.embedding, config.n_filters, config.filter_len,
+        attention_spec(config, attention or config.attention), None if on_meta else torch.Generator().manual_seed(config.seed),
     )  # fmt: skip
 
 
@@ -147,19 +146,19 @@ def record_explanations(
     windows: Windows,
     outcome: Outcome,
     device: torch.device,
-) -> None:
+) -> str:
     """Attention over time and a topomap of channel occlusion, from the last fold's network and its test windows."""
-    fold, network = outcome.last_fold, outcome.last_network
+    fold, network = outcome.last_fold, outcome.last_networks["transformer"]
     chosen = fold.test[np.linspace(0, len(fold.test) - 1, min(DISPLAYED, len(fold.test))).astype(int)]
     if isinstance(network, EegTransformer) and network.pool == "decoder":
-        run.log_figure(
-            attention_figure(attention_by_class(network, windows, chosen, device), config, data.sfreq),
-            "figures/attention.png",
-        )
+        maps = attention_by_class(network, windows, chosen, device)
+        run.log_figure(attention_figure(maps, config, data.sfreq), "figures/attention.png")
     loss = occlusion(network, windows, chosen, device)
     title = f"{config.dataset}: log-probability lost without the channel, {fold.name}"
     run.log_figure(scalp_map(loss, data, title, "nats"), "figures/occlusion.png")
     run.log_dict({name: float(value) for name, value in zip(data.ch_names, loss, strict=True)}, "occlusion.json")
+    highest = [data.ch_names[i] for i in np.argsort(loss)[::-1][:5]]
+    return f"- Channels whose absence costs most: {', '.join(highest)}.\n"
 
 
 def register(
@@ -198,7 +197,7 @@ def register(
 def run_eeg_transformer(config: EegTransformerConfig) -> int:
     """Train, compare, record, register; the exit status."""
 
-    def build(data: EegData) -> nn.Module:
+    def build(data: EegData, name: str) -> nn.Module:
         return build_network(config, data.trials.shape[1])
 
     return run_eeg("eeg_transformer", "transformer", config, build, record_explanations, register)

@@ -200,11 +200,11 @@ def test_the_report_says_who_won(tmp_path: Path) -> None:
     data = load_eeg("simulated", tmp_path, subjects="1-3", runs="4", quiet=True)
     good, bad = result({1: 0.9, 2: 0.85, 3: 0.95}), result({1: 0.6, 2: 0.5, 3: 0.55})
     text = report(EegConfig(), data, "transformer", {"transformer": bad, "csp_lda": good}, (0.5, 60))
-    assert "**The baselines won**" in text
+    assert "**transformer did not win**: the highest mean over subjects is csp_lda's, 0.900" in text
     assert "csp_lda is better" in text
     assert "at chance, as it must be" in text
     text = report(EegConfig(), data, "transformer", {"transformer": good, "csp_lda": bad}, (0.9, 60))
-    assert "baselines won" not in text
+    assert "did not win" not in text
     assert "transformer is better" in text
     assert "NOT AT CHANCE" in text
 

@@ -1,0 +1,105 @@
+"""The efficient_attention entry point: its measures on known numbers, its conclusion, and a small whole run."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.errors import InputError
+from tests.trainers.running import client, run_trainer, runs
+from tests.trainers.test_eeg_transformer import TINY, result
+from trainers.attention_scaling import build_layer, crossover, fits, growth_exponent, measure_memory, measure_times
+from trainers.config import parse_config
+from trainers.efficient_attention import PRESETS, EfficientAttentionConfig, conclusion
+
+CPU = torch.device("cpu")
+
+
+def test_crossover_is_where_it_stays_faster() -> None:
+    exact = {8: 1.0, 16: 2.0, 32: 4.0, 64: 16.0}
+    assert crossover({8: 2.0, 16: 3.0, 32: 3.0, 64: 5.0}, exact) == 32
+    assert crossover({8: 0.5, 16: 3.0, 32: 3.0, 64: 5.0}, exact) == 32  # a lucky short one does not count
+    assert crossover({8: 0.5, 16: 1.0, 32: 3.0, 64: 5.0}, exact) == 8
+    assert crossover({8: 2.0, 16: 3.0, 32: 5.0, 64: 20.0}, exact) is None
+    assert crossover({128: 1.0}, exact) is None
+
+
+def test_growth_exponent_of_powers() -> None:
+    assert growth_exponent({n: 3e-9 * n**2 for n in (64, 1024, 2048, 8192)}) == pytest.approx(2)
+    assert growth_exponent({64: 100.0, **{n: 5.0 * n for n in (1024, 4096)}}) == pytest.approx(
+        1
+    )  # short ones are left out
+    assert math.isnan(growth_exponent({1024: 1.0}))
+
+
+def test_times_and_memory_are_measured_where_they_fit() -> None:
+    assert fits("sdpa", 10**6)
+    assert not fits("softmax", 10**5)
+    notes: list[str] = []
+    seconds = measure_times(("sdpa", "linear", "softmax"), (8, 64), 1, CPU, notes.append)
+    assert all(value > 0 for points in seconds.values() for value in points.values())
+    assert {name: sorted(points) for name, points in seconds.items()} == {
+        n: [8, 64] for n in ("sdpa", "linear", "softmax")
+    }
+    assert "linear, 64 tokens" in notes
+    assert torch.get_num_threads() >= 1
+    memory = measure_memory(("softmax", "sdpa"), (2048,), notes.append)
+    weights = 4 * 8 * 2048**2 / 2**20  # of eight heads, in megabytes
+    assert memory["softmax"][2048] > weights
+    assert memory["sdpa"][2048] < weights / 4
+
+
+def test_layers_of_all_mechanisms_at_short_lengths() -> None:
+    for name in ("linformer", "nystrom", "local", "favor", "cosformer", "fourier", "none"):
+        for length in (2, 5, 19):
+            assert build_layer(name, length)(torch.randn(1, length, 128))[0].shape == (1, length, 128), (name, length)
+
+
+def test_the_conclusion_follows_from_the_figures() -> None:
+    results = {"sdpa": result({1: 0.6, 2: 0.7}), "linear": result({1: 0.7, 2: 0.7}), "none": result({1: 0.5, 2: 0.6})}
+    seconds = {
+        "sdpa": {39: 1.0, 1024: 4.0, 4096: 64.0}, "linear": {39: 2.0, 1024: 3.0, 4096: 12.0},
+        "none": {39: 0.5, 1024: 1.0, 4096: 4.0},
+    }  # fmt: skip
+    memory = {"linear": {1024: 1.0, 4096: 4.0}}
+    text = conclusion(results, seconds, memory, {"linear": 0.4, "none": 0.9}, 39, "CPU")
+    assert "At the 39 tokens of this EEG model nothing is gained" in text
+    assert "linear from 1,024" in text
+    assert "At 4,096 tokens the fastest is linear, 5.3 times sdpa" in text
+    assert "none stays within 5 %" in text
+    assert "| linear | 0.50 | 1.33 | 5.33 | 1,024 | 1.00 | 1.00 | 0.400 |" in text
+    faster = {**seconds, "linear": {39: 0.5, 1024: 1.0, 4096: 2.0}}
+    assert "linear are faster than exact attention" in conclusion(results, faster, memory, {"linear": 0.01}, 39, "CPU")
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--mechanisms", "linear,quick"], "mechanisms: quick; allowed are"),
+        (["--attention", "linear"], "attention='linear': the exact one"),
+        (["--lengths", "1"], "lengths=\\(1,\\)"),
+        (["--lengths", "5,x"], "lengths"),
+    ],
+)
+def test_bad_parameters_are_refused(argv: list[str], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        parse_config(EfficientAttentionConfig, PRESETS, argv, "efficient_attention")
+
+
+def test_a_whole_run(folder: Path) -> None:
+    text = run_trainer(
+        folder, "efficient_attention", **{**TINY, "runs": "4", "epochs": 1}, mechanisms="softmax,linear,none", lengths="5,1024",
+        rounds=1,
+    )  # fmt: skip
+    run = runs(folder)[-1]
+    assert run.info.status == "FINISHED"
+    for name in ("sdpa", "softmax", "linear", "none"):
+        assert f"{name}_subject_mean" in run.data.metrics
+        steps = [point.step for point in client(folder).get_metric_history(run.info.run_id, f"{name}_milliseconds")]
+        assert sorted(steps) == [5, 1024]
+    assert run.data.metrics["softmax_exchange_error"] < 1e-4  # the same function, written out
+    assert run.data.metrics["none_exchange_error"] > 0.1
+    found = {file.path for path in ("", "figures") for file in client(folder).list_artifacts(run.info.run_id, path)}
+    assert {"scaling.json", "report.md", "figures/seconds.png", "figures/memory.png"} <= found
+    assert "## Which to choose" in text

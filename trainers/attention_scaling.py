@@ -1,0 +1,164 @@
+"""How an encoder layer's time and memory grow with the length of the sequence, for each attention mechanism.
+
+    python -m trainers.attention_scaling linear 65536        # peak memory of one length in a process of its own
+
+Time is measured interleaved in one process against the exact layer on PyTorch's scaled_dot_product_attention, never only against
+the written-out one: median over rounds of the CPU time of one thread, or of device events on a GPU.
+"""
+
+import json
+import math
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from models.attention import AttentionSpec
+from models.transformer import EncoderLayer
+
+D_MODEL, N_HEADS, D_FF = 128, 8, 256
+QUADRATIC = ("softmax",)
+"""Mechanisms whose memory is N^2; "sdpa" is quadratic in time alone."""
+
+Seconds = dict[str, dict[int, float]]
+
+
+def build_layer(name: str, length: int) -> EncoderLayer:
+    """A pre-norm encoder layer with the mechanism, sized for sequences of `length`."""
+    small = min(64, length)
+    spec = AttentionSpec(
+        name,
+        max_len=length,
+        n_projected=small,
+        n_landmarks=small,
+        window=min(65, length - 1 + length % 2),
+        n_features=64,
+    )
+    torch.manual_seed(0)
+    return EncoderLayer(D_MODEL, N_HEADS, D_FF, 0.0, "gelu", True, spec, torch.Generator().manual_seed(0)).eval()
+
+
+def fits(name: str, length: int, limit_bytes: float = 2e9) -> bool:
+    """Whether a mechanism's N x N weights of all heads stay below the limit (only the written-out softmax makes them)."""
+    return name not in QUADRATIC or 4 * N_HEADS * length**2 <= limit_bytes
+
+
+def measure_times(
+    names: Sequence[str],
+    lengths: Sequence[int],
+    rounds: int,
+    device: torch.device,
+    progress: Callable[[str], None],
+    patience: float = 20.0,
+) -> Seconds:
+    """{mechanism: {length: median seconds of a forward pass of one sequence}}.
+
+    A mechanism whose pass took longer than `patience` seconds is not tried at greater lengths.
+    """
+    seconds: Seconds = {name: {} for name in names}
+    stopped: set[str] = set()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for length in lengths:
+            x = torch.randn(1, length, D_MODEL, generator=torch.Generator().manual_seed(length)).to(device)
+            layers = {n: build_layer(n, length).to(device) for n in names if n not in stopped and fits(n, length)}
+            taken: dict[str, list[float]] = {name: [] for name in layers}
+            for i in range(rounds + 1):
+                for name, layer in layers.items():
+                    took = _seconds_of(layer, x)
+                    if i or took > patience / 4:  # the first round warms up, unless it is long enough to count
+                        taken[name].append(took)
+                    progress(f"{name}, {length} tokens")
+                if i == 0:
+                    layers = {n: layer for n, layer in layers.items() if not taken[n]}
+            for name, values in taken.items():
+                seconds[name][length] = statistics.median(values)
+                if seconds[name][length] > patience:
+                    stopped.add(name)
+    finally:
+        torch.set_num_threads(threads)
+    return seconds
+
+
+@torch.inference_mode()
+def _seconds_of(layer: EncoderLayer, x: torch.Tensor) -> float:
+    """Seconds of one pass; short ones are repeated until they are long enough to be read from the clock."""
+    repeats = 1
+    while True:
+        if x.is_cuda:
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            for _ in range(repeats):
+                layer(x)
+            end.record()
+            torch.cuda.synchronize()
+            took = start.elapsed_time(end) / 1000
+        else:
+            began = time.process_time()
+            for _ in range(repeats):
+                layer(x)
+            took = time.process_time() - began
+        if took > 0.02:
+            return took / repeats
+        repeats *= 4
+
+
+def measure_memory(
+    names: Sequence[str], lengths: Sequence[int], progress: Callable[[str], None]
+) -> dict[str, dict[int, float]]:
+    """{mechanism: {length: megabytes}}: growth of the peak resident memory during one pass, each in a fresh process (CPU)."""
+    megabytes: dict[str, dict[int, float]] = {name: {} for name in names}
+    for length in lengths:
+        for name in names:
+            if not fits(name, length):
+                continue
+            progress(f"memory of {name}, {length} tokens")
+            command = [sys.executable, "-m", "trainers.attention_scaling", name, str(length)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                megabytes[name][length] = float(json.loads(done.stdout.splitlines()[-1])["megabytes"])
+    return megabytes
+
+
+def crossover(own: Mapping[int, float], exact: Mapping[int, float]) -> int | None:
+    """The shortest measured length from which on the mechanism is faster than the exact layer; None if it never is."""
+    common = sorted(own.keys() & exact.keys())
+    slower = [n for n in common if own[n] >= exact[n]]
+    faster = [n for n in common if not slower or n > slower[-1]]
+    return faster[0] if faster else None
+
+
+def growth_exponent(values: Mapping[int, float], from_length: int = 1024) -> float:
+    """Slope of log value against log length by least squares, over lengths of at least `from_length`; NaN for fewer than two."""
+    points = [(math.log(n), math.log(v)) for n, v in values.items() if n >= from_length and v > 0]
+    if len(points) < 2:
+        return math.nan
+    return float(statistics.linear_regression(*zip(*points, strict=True)).slope)
+
+
+@torch.inference_mode()
+def _print_peak_memory(name: str, length: int) -> None:
+    torch.set_num_threads(1)
+    layer = build_layer(name, length)
+    layer(torch.randn(1, 65, D_MODEL)[:, : min(65, length)])  # libraries allocate on first use
+    x = torch.randn(1, length, D_MODEL)
+    # Importing libraries took more memory than is in use now: the kernel's high-water mark has to be set back first.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _high_water_mark()
+    layer(x)
+    print(json.dumps({"name": name, "length": length, "megabytes": (_high_water_mark() - before) / 1024}))
+
+
+def _high_water_mark() -> int:
+    """The process's peak resident memory in kilobytes since it was last set back (Linux)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1])
+
+
+if __name__ == "__main__":
+    _print_peak_memory(sys.argv[1], int(sys.argv[2]))

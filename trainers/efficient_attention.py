@@ -1,0 +1,258 @@
+"""Compare attention mechanisms that stay cheap on long sequences with the exact one: `mlflow run . -e efficient_attention`.
+
+The EEG Transformer is trained with each mechanism on the same folds, seeds and budget; then an encoder layer's inference is timed
+over lengths of sequence against the exact layer, with memory and with the error of exchanging the mechanism without training
+again. The conclusion is written from these figures. docs/efficient_attention.md explains; models/attention.py has the mechanisms.
+"""
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+import torch
+from matplotlib.figure import Figure
+from pydantic import BeforeValidator, model_validator
+from pydantic.dataclasses import dataclass
+from torch import nn
+
+from common.errors import run_main
+from common.progress import Progress
+from data.eeg import EegData
+from data.eeg_windows import Windows
+from data.splits import Fold
+from models.attention import MECHANISMS, build_attention
+from models.eeg_transformer import EegTransformer
+from models.transformer import EncoderLayer
+from tracking.run import Run, SilentRun
+from trainers.attention_scaling import (
+    D_MODEL,
+    N_HEADS,
+    Seconds,
+    crossover,
+    growth_exponent,
+    measure_memory,
+    measure_times,
+)
+from trainers.config import CONFIG, option, parse_config
+from trainers.eeg import PHYSIONET, Result
+from trainers.eeg_run import Outcome, run_eeg
+from trainers.eeg_transformer import EegTransformerConfig, attention_spec, build_network, register
+
+EXACT = "sdpa"
+CONTROLS = ("none", "fourier")
+
+
+def _split_list(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
+Lengths = Annotated[tuple[int, ...], BeforeValidator(_split_list)]
+
+
+@dataclass(frozen=True, config=CONFIG)
+class EfficientAttentionConfig(EegTransformerConfig):
+    """Compare attention mechanisms: accuracy of the same EEG model, and time, memory and error over the length of the sequence."""
+
+    mechanisms: Names = option(
+        tuple(m for m in MECHANISMS if m != EXACT), "mechanisms to compare with sdpa, separated by commas"
+    )
+    lengths: Lengths = option((5, 19, 39, 160, 512, 1024, 2048, 4096, 8192, 16384), "lengths of sequence, in tokens")
+    rounds: int = option(3, "timings of each mechanism at each length", ge=1)
+    memory: bool = option(
+        True, "measure peak memory, a fresh process for each mechanism and length from 1,024 on (CPU)"
+    )
+    patch_len: int = option(8, "samples of a token: a slice of time over all channels", ge=1)
+    patch_stride: int = option(4, "samples between the starts of neighbouring tokens", ge=1)
+    epochs: int = option(6, "passes over the training windows at most", ge=1)
+    baselines: bool = option(False, "CSP + LDA, tangent space + logistic regression and EEGNet on the same folds")
+    leakage_check: bool = option(False, "train once more on labels shuffled by trial: it must end at chance")
+
+    @model_validator(mode="after")
+    def _mechanisms_known(self) -> "EfficientAttentionConfig":
+        unknown = [name for name in self.mechanisms if name not in MECHANISMS]
+        if unknown or not self.mechanisms:
+            raise ValueError(f"mechanisms: {', '.join(unknown) or 'none given'}; allowed are {', '.join(MECHANISMS)}")
+        if self.attention != EXACT:
+            raise ValueError(
+                f"attention={self.attention!r}: the exact one, {EXACT}, is what mechanisms are compared with; name them there"
+            )
+        if not self.lengths or min(self.lengths) < 2:
+            raise ValueError(f"lengths={self.lengths}: at least one, of at least 2 tokens")
+        return self
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {},
+    "physionet": {**PHYSIONET, "lengths": (5, 19, 39, 160, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)},
+}
+
+
+@torch.no_grad()
+def exchange_errors(
+    network: EegTransformer, config: EfficientAttentionConfig, windows: Windows, fold: Fold
+) -> dict[str, float]:
+    """Relative error |out - exact| / |exact| of each mechanism on the trained network's own q, k and v in its first layer."""
+    network = network.cpu().eval()
+    x = windows.gather(fold.test[:64]).cpu()
+    tokens = network.position(network.embed(x))
+    layer = network.encoder.layers[0]
+    assert isinstance(layer, EncoderLayer)
+    h = layer.norm1(tokens)
+    q, k, v = layer.self_attn.project(h, h, h)
+    exact = build_attention(EXACT, q.shape[-1])(q, k, v)
+    errors = {}
+    for name in config.mechanisms:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            spec = replace(attention_spec(config, name), max_len=q.shape[-2])
+            mechanism = build_attention(spec, q.shape[-1], torch.Generator().manual_seed(config.seed)).eval()
+        errors[name] = float((mechanism(q, k, v) - exact).norm() / exact.norm())
+    return errors
+
+
+def conclusion(
+    results: Mapping[str, Result], seconds: Seconds, memory: Mapping[str, Mapping[int, float]], errors: Mapping[str, float],
+    n_tokens: int, device: str,
+) -> str:  # fmt: skip
+    """Which to choose when, in Markdown, from the figures alone."""
+    longest = max(seconds[EXACT])
+    text = [
+        "", "## Over the length of the sequence", "",
+        f"An encoder layer (d_model {D_MODEL}, {N_HEADS} heads), one sequence, inference, {device}. Speed against sdpa; above 1 is "
+        "faster.",
+        "",
+        "| mechanism | " + " | ".join(f"{n:,}" for n in sorted(seconds[EXACT]))
+        + " | faster from | time grows like N^ | memory grows like N^ | error when exchanged |",
+        "|---|" + "---|" * (len(seconds[EXACT]) + 4),
+    ]  # fmt: skip
+    starts: dict[str, int | None] = {}
+    for name, taken in seconds.items():
+        cells = [f"{seconds[EXACT][n] / taken[n]:.2f}" if n in taken else "" for n in sorted(seconds[EXACT])]
+        starts[name] = crossover(taken, seconds[EXACT]) if name != EXACT else None
+        begin = f"{starts[name]:,}" if starts[name] else ("" if name == EXACT else "never")
+        grows, holds = growth_exponent(taken), growth_exponent(memory.get(name, {}))
+        row = [name, *cells, begin, *("" if math.isnan(e) else f"{e:.2f}" for e in (grows, holds))]
+        text.append("| " + " | ".join([*row, f"{errors[name]:.3f}" if name in errors else ""]) + " |")
+    text += ["", "## Which to choose", ""]
+    approximate = [name for name in seconds if name not in (EXACT, "softmax", *CONTROLS)]
+    at_model = [name for name in approximate if (starts[name] or math.inf) <= n_tokens]
+    if at_model:
+        text.append(
+            f"- At the {n_tokens} tokens of this EEG model, {', '.join(at_model)} are faster than exact attention."
+        )
+    else:
+        text.append(
+            f"- At the {n_tokens} tokens of this EEG model nothing is gained: exact attention is as fast as any, and exact."
+        )
+    paying = sorted((n, name) for name in approximate if (n := starts[name]) is not None)
+    if paying:
+        text.append(
+            "- From a length on, cheaper than exact: "
+            + ", ".join(f"{name} from {n:,}" for n, name in paying)
+            + " tokens."
+        )
+        at_longest = {
+            name: seconds[EXACT][longest] / seconds[name][longest] for _, name in paying if longest in seconds[name]
+        }
+        if at_longest:
+            fastest = max(at_longest, key=lambda name: at_longest[name])
+            text.append(f"- At {longest:,} tokens the fastest is {fastest}, {at_longest[fastest]:.1f} times sdpa.")
+    best = max(results, key=lambda name: results[name].interval[0])
+    mean = results[EXACT].interval[0]
+    text.append(
+        f"- Trained on EEG: sdpa {mean:.3f} per trial, the highest {best} with {results[best].interval[0]:.3f}."
+    )
+    if "none" in results:
+        text.append(
+            f"- Without any mixing of tokens (none): {results['none'].interval[0]:.3f}. Where that is as good, the task does not "
+            "need attention."
+        )
+    usable = [name for name, error in errors.items() if error < 0.05 and name != "softmax"]
+    text.append(
+        "- Put into the trained network without training again, "
+        + (
+            f"only {', '.join(usable)} stay within 5 % of exact attention."
+            if usable
+            else "none stays within 5 % of exact attention."
+        )
+        + " Train with the mechanism that will be used."
+    )
+    return "\n".join(text) + "\n"
+
+
+def draw(values: Mapping[str, Mapping[int, float]], y_label: str, title: str) -> Figure:
+    """Lines over the length of the sequence, both axes logarithmic; sdpa in black."""
+    figure = Figure(figsize=(6.5, 4.6), layout="constrained")
+    axis = figure.subplots()
+    for name, points in values.items():
+        shown = {n: v for n, v in points.items() if v > 0}
+        style = {"color": "black", "linewidth": 2.2} if name == EXACT else {"linewidth": 1.1}
+        axis.plot(sorted(shown), [shown[n] for n in sorted(shown)], marker=".", label=name, **style)
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.set_xlabel("tokens")
+    axis.set_ylabel(y_label)
+    axis.set_title(title, fontsize=9)
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False, fontsize=7, ncols=2)
+    return figure
+
+
+def record_scaling(
+    run: Run | SilentRun,
+    config: EfficientAttentionConfig,
+    data: EegData,
+    windows: Windows,
+    outcome: Outcome,
+    device: torch.device,
+) -> str:
+    """Measure over lengths, log curves, figures and tables; returns the conclusion."""
+    names: Sequence[str] = (EXACT, *(m for m in config.mechanisms if m != EXACT))
+    exact = outcome.last_networks[EXACT]
+    assert isinstance(exact, EegTransformer)
+    errors = exchange_errors(exact, config, windows, outcome.last_fold)
+    progress = Progress(len(names) * len(config.lengths) * (config.rounds + 1), unit="timing")
+    seconds = measure_times(names, config.lengths, config.rounds, device, lambda note: progress.advance(note=note))
+    progress.close()
+    memory: dict[str, dict[int, float]] = {}
+    if config.memory and device.type == "cpu":
+        long = [n for n in config.lengths if n >= 1024]
+        progress = Progress(len(names) * len(long), unit="measurement")
+        memory = measure_memory(names, long, lambda note: progress.advance(note=note))
+        progress.close()
+    for name, points in seconds.items():
+        for length, value in points.items():
+            run.log_metrics({f"{name}_milliseconds": 1000 * value}, step=length)
+    for name, points in memory.items():
+        for length, value in points.items():
+            run.log_metrics({f"{name}_megabytes": value}, step=length)
+    run.log_metrics({f"{name}_exchange_error": value for name, value in errors.items()}, step=0)
+    where = "GPU, device events" if device.type == "cuda" else "CPU time of one thread"
+    run.log_figure(draw(seconds, "seconds", f"Encoder layer, one sequence ({where})"), "figures/seconds.png")
+    if any(value > 0 for points in memory.values() for value in points.values()):
+        run.log_figure(draw(memory, "megabytes", "Growth of peak memory in one pass"), "figures/memory.png")
+    run.log_dict({"seconds": seconds, "megabytes": memory, "exchange_error": errors, "device": where}, "scaling.json")
+    return conclusion(outcome.results, seconds, memory, errors, exact.n_tokens(config.window), where)
+
+
+def run_efficient_attention(config: EfficientAttentionConfig) -> int:
+    """Train with every mechanism, measure, record, register the exact one; the exit status."""
+
+    def build(data: EegData, name: str) -> nn.Module:
+        return build_network(replace(config, attention=EXACT), data.trials.shape[1], name)
+
+    rivals = [name for name in config.mechanisms if name != EXACT]
+    return run_eeg("efficient_attention", EXACT, config, build, record_scaling, register, rivals)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_efficient_attention(
+        parse_config(EfficientAttentionConfig, PRESETS, sys.argv[1:] if argv is None else argv, "efficient_attention")
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)
