@@ -15,7 +15,7 @@ from torch import nn
 from common.errors import InputError
 from common.progress import Progress
 from data.eeg import EegData
-from data.eeg_figures import contralateral_topomap, recording_figures
+from data.eeg_figures import recording_figures
 from data.eeg_windows import EegWindows, Windows
 from data.splits import Fold
 from evaluation.classification import (
@@ -200,7 +200,6 @@ def record_figures(
         for panel in ("loss", "accuracy")
     }
     run.log_figure(loss_curves(range(1, longest + 1), panels, f"{own}: {what}", "epoch"), "figures/loss_curves.png")
-    run.log_figure(contralateral_topomap(data), "figures/contralateral.png")
     for name, figure in recording_figures(data).items():
         run.log_figure(figure, f"figures/recording_{name}.png")
 
