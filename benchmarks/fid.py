@@ -1,4 +1,6 @@
-"""Inception features and the Fréchet distance: this project beside torch-fidelity and torchmetrics, on the same images and weights.
+"""Inception features and the Fréchet distance: this project beside its peers, on the same images and weights.
+
+The peers: torch-fidelity, torchmetrics, and pytorch-fid where it is installed (pip install --no-deps pytorch-fid==0.3.0).
 
     python -m benchmarks.fid --n 128
     python -m benchmarks.fid --n 20000 --weights weights-inception-2015-12-05-6726825d.pth --device cuda
@@ -10,6 +12,7 @@ faster.
 
 import argparse
 import contextlib
+import importlib.util
 import io
 import json
 import statistics
@@ -108,6 +111,26 @@ def torchmetrics_distance(path: str, batch_size: int, device: str) -> Callable[[
     return distance
 
 
+def pytorch_fid_distance(state: dict[str, Tensor], batch_size: int, device: str) -> Callable[[Tensor, Tensor], float]:
+    """Its network and distance; its resize is another (no TensorFlow 1 grid), so its value is another."""
+    import numpy as np
+    import pytorch_fid.inception
+    from pytorch_fid.fid_score import calculate_frechet_distance
+
+    with unittest.mock.patch.object(pytorch_fid.inception, "load_state_dict_from_url", return_value=state):
+        network = pytorch_fid.inception.InceptionV3([3]).eval().to(device)
+
+    @torch.no_grad()
+    def moments(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        x = torch.cat([network(part.to(device).float() / 255)[0].flatten(1).cpu() for part in images.split(batch_size)])
+        return x.numpy().mean(0), np.cov(x.numpy(), rowvar=False)
+
+    def distance(a: Tensor, b: Tensor) -> float:
+        return float(calculate_frechet_distance(*moments(a), *moments(b)))
+
+    return distance
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=128, help="images on each side")
@@ -122,13 +145,16 @@ def main() -> None:
         path = str(args.weights or f"{folder}/weights-inception-2015-12-05-random.pth")
         if args.weights is None:
             torch.save(random_inception_state(), path)
-        network = build_inception(torch.load(path, weights_only=True))
+        state = torch.load(path, weights_only=True)
+        network = build_inception(state)
         extractor = wrap_inception(network, "benchmark", True, torch.device(args.device))
         sides = {
             "ours": ours(extractor, args.batch_size),
             "torch-fidelity": torch_fidelity_distance(path, args.batch_size, args.device != "cpu"),
             "torchmetrics": torchmetrics_distance(path, args.batch_size, args.device),
         }
+        if importlib.util.find_spec("pytorch_fid"):
+            sides["pytorch-fid"] = pytorch_fid_distance(state, args.batch_size, args.device)
         a, b = sample_images(args.n, args.image_size, 0), sample_images(args.n, args.image_size, 1)
         b = (b * 0.9).to(torch.uint8)
         values = {name: side(a, b) for name, side in sides.items()}  # also warms up
