@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from data.eeg import EegData, Preprocessing, load_eeg
 from data.eeg_windows import WindowBatches, Windows
-from data.splits import Fold, make_folds, shuffled_labels
+from data.splits import Fold, make_folds
 from evaluation.classification import (
     accuracy_by_position,
     accuracy_by_subject,
@@ -352,11 +352,6 @@ def evaluate(predictions: Predictions) -> Result:
         classification_scores(trials.label, trials.p_right), windows, by_subject, mean_interval(list(by_subject.values())),
         by_position, trials,
     )  # fmt: skip
-
-
-def with_shuffled_labels(windows: Windows, seed: int) -> np.ndarray:
-    """Labels for the leakage check, dealt anew among the trials of each subject and run."""
-    return shuffled_labels(windows, seed)
 
 
 def report(

@@ -17,7 +17,7 @@ from common.progress import Progress
 from data.eeg import EegData
 from data.eeg_figures import recording_figures
 from data.eeg_windows import EegWindows, Windows
-from data.splits import Fold
+from data.splits import Fold, shuffled_labels
 from evaluation.classification import (
     calibration_figure,
     chance_bounds,
@@ -44,7 +44,6 @@ from trainers.eeg import (
     report,
     trial_predictions,
     window_predictions,
-    with_shuffled_labels,
 )
 from trainers.processes import Processes, join_processes
 
@@ -261,9 +260,7 @@ def run_eeg(
                 for name, make in networks.items()
             }
             shuffled = (
-                state.fit(
-                    "leakage", networks[own], windows, folds[0], with_shuffled_labels(windows, config.seed), progress
-                )
+                state.fit("leakage", networks[own], windows, folds[0], shuffled_labels(windows, config.seed), progress)
                 if config.leakage_check
                 else None
             )
@@ -294,7 +291,7 @@ def run_eeg(
                 results[name] = evaluate(trial_predictions(found, data, windows, folds))
         leakage = None
         if shuffled is not None:
-            dealt = with_shuffled_labels(windows, config.seed)[folds[0].test]
+            dealt = shuffled_labels(windows, config.seed)[folds[0].test]
             trial, mean = trial_means(shuffled["log_p"].numpy(), windows.trial[folds[0].test])
             first = np.unique(windows.trial[folds[0].test], return_index=True)[1]
             leakage = (float((mean.argmax(1) == dealt[first]).mean()), len(trial))
