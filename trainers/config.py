@@ -40,6 +40,18 @@ OptionalPath = Annotated[Path | None, BeforeValidator(_none_if_empty)]
 OptionalStr = Annotated[str | None, BeforeValidator(_none_if_empty)]
 
 
+def _split_list(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return () if value == "none" else tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+# Lists: `1,3,30`, or `none`.
+Integers = Annotated[tuple[int, ...], BeforeValidator(_split_list)]
+Floats = Annotated[tuple[float, ...], BeforeValidator(_split_list)]
+Strings = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
+
+
 def option(default: Any, help: str, **limits: Any) -> Any:
     """A config field: its default, its help text, and its limits (`ge`, `gt`, `le`, `lt`)."""
     return Field(default=default, description=help, **limits)

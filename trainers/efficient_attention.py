@@ -9,11 +9,11 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from pydantic import BeforeValidator, model_validator
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import nn
 
@@ -35,7 +35,7 @@ from trainers.attention_scaling import (
     measure_memory,
     measure_times,
 )
-from trainers.config import CONFIG, option, parse_config
+from trainers.config import CONFIG, Integers, Strings, option, parse_config
 from trainers.eeg import PHYSIONET, Result
 from trainers.eeg_run import Outcome, run_eeg
 from trainers.eeg_transformer import EegTransformerConfig, attention_spec, build_network, register
@@ -44,22 +44,14 @@ EXACT = "sdpa"
 CONTROLS = ("none", "fourier")
 
 
-def _split_list(value: Any) -> Any:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
-Lengths = Annotated[tuple[int, ...], BeforeValidator(_split_list)]
-
-
 @dataclass(frozen=True, config=CONFIG)
 class EfficientAttentionConfig(EegTransformerConfig):
     """Compare attention mechanisms: accuracy of the same EEG model, and time, memory and error over the length of the sequence."""
 
-    mechanisms: Names = option(
+    mechanisms: Strings = option(
         tuple(m for m in MECHANISMS if m != EXACT), "mechanisms to compare with sdpa, separated by commas"
     )
-    lengths: Lengths = option((5, 19, 39, 160, 512, 1024, 2048, 4096, 8192, 16384), "lengths of sequence, in tokens")
+    lengths: Integers = option((5, 19, 39, 160, 512, 1024, 2048, 4096, 8192, 16384), "lengths of sequence, in tokens")
     rounds: int = option(3, "timings of each mechanism at each length", ge=1)
     memory: bool = option(
         True, "measure peak memory, a fresh process for each mechanism and length from 1,024 on (CPU)"

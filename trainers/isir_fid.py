@@ -10,11 +10,11 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from matplotlib.figure import Figure
-from pydantic import BeforeValidator, model_validator
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -25,7 +25,7 @@ from evaluation.figures import image_grid, lines, loss_curves, picture
 from evaluation.frechet import bootstrap_differences, frechet_of, interval, kernel_distance
 from models.isir import Chains, run_chains
 from tracking.run import Run, SilentRun, start_run
-from trainers.config import CONFIG, OptionalStr, as_params, option, parse_config
+from trainers.config import CONFIG, Floats, Integers, OptionalStr, Strings, as_params, option, parse_config
 from trainers.measuring import (
     MeasureConfig,
     Reference,
@@ -44,23 +44,12 @@ SAMPLERS = ("importance", "density", "ex2mcmc", "mala")
 """I-SIR with either weight; I-SIR and MALA in turn, and MALA alone, both for the target of `weights`."""
 
 
-def _split_list(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    return () if value == "none" else tuple(part.strip() for part in value.split(",") if part.strip())
-
-
-Integers = Annotated[tuple[int, ...], BeforeValidator(_split_list)]
-Floats = Annotated[tuple[float, ...], BeforeValidator(_split_list)]
-Names = Annotated[tuple[Literal["importance", "density", "ex2mcmc", "mala"], ...], BeforeValidator(_split_list)]
-
-
 @dataclass(frozen=True, config=CONFIG)
 class IsirConfig(MeasureConfig):
     """Sample a generator with its latent distribution corrected by its critic (I-SIR), and measure the gain over plain sampling."""
 
     critic_uri: OptionalStr = option(None, "critic; not given: the one that the generator's run registered")
-    samplers: Names = option(SAMPLERS, "samplers to compare with plain sampling, separated by commas")
+    samplers: Strings = option(SAMPLERS, "samplers to compare with plain sampling, separated by commas")
     weights_of_mala: Literal["importance", "density"] = option(
         "importance", "whose target ex2mcmc and mala sample: importance, q exp(beta D); density, q^2 exp(beta D)"
     )
@@ -77,8 +66,9 @@ class IsirConfig(MeasureConfig):
 
     @model_validator(mode="after")
     def _fields_agree(self) -> "IsirConfig":
-        if not self.samplers:
-            raise ValueError(f"samplers: name at least one of {', '.join(SAMPLERS)}")
+        unknown = [name for name in self.samplers if name not in SAMPLERS]
+        if unknown or not self.samplers:
+            raise ValueError(f"samplers: {', '.join(unknown) or 'none given'}; allowed are {', '.join(SAMPLERS)}")
         if min(self.sweep_particles, default=1) < 1:
             raise ValueError(f"sweep_particles: {self.sweep_particles} has a number of particles below 1")
         return self
@@ -327,7 +317,8 @@ def record(
 
 def run_isir_fid(config: IsirConfig) -> int:
     """Sample, measure, record, print; the exit status."""
-    device = join_processes(config.device).device
+    processes = join_processes(config.device)
+    device = processes.device
     generator = load_generator(config.model_uri, device)
     critic = load_critic(config.critic_uri, generator, device)
     images = reference_images(config, generator)
@@ -345,7 +336,7 @@ def run_isir_fid(config: IsirConfig) -> int:
         )
         extractor = build_extractor(config, run, device)
         check_count(config.n_images, "n_images", extractor, config)
-        reference = measure_reference(config, images, extractor, join_processes(config.device))
+        reference = measure_reference(config, images, extractor, processes)
         run.log_params({**describe_measurement(extractor, generator, reference), "resolved_critic_uri": critic.uri})
         lab = Laboratory(config, generator, critic, extractor, reference, device)
 

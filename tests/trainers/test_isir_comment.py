@@ -1,10 +1,13 @@
 """The written comment says what the figures say, also where they are bad."""
 
+import pytest
 import torch
 
+from common.errors import InputError
 from evaluation.features import Features
 from models.isir import Chains
-from trainers.isir_fid import IsirConfig, Sampled, comment, verdict
+from trainers.config import parse_config
+from trainers.isir_fid import PRESETS, IsirConfig, Sampled, comment, verdict
 
 
 def sampled(fd: float, squared_norm: float = 6.0, ess: float = 5.0) -> Sampled:
@@ -50,3 +53,20 @@ def test_verdicts() -> None:
     assert verdict(-2, -1).startswith("better")
     assert verdict(1, 2).startswith("worse")
     assert verdict(-1, 1).startswith("no difference")
+
+
+def test_lists_on_the_command_line() -> None:
+    config = parse_config(
+        IsirConfig,
+        PRESETS,
+        ["--samplers", "importance, mala", "--sweep_beta", "none", "--sweep_particles", "2"],
+        "isir_fid",
+    )
+    assert (config.samplers, config.sweep_beta, config.sweep_particles) == (("importance", "mala"), (), (2,))
+    for argv, words in (
+        (["--samplers", "importance,gibbs"], "samplers: gibbs; allowed are importance, density, ex2mcmc, mala"),
+        (["--samplers", "none"], "samplers: none given"),
+        (["--sweep_particles", "0"], "a number of particles below 1"),
+    ):
+        with pytest.raises(InputError, match=words):
+            parse_config(IsirConfig, PRESETS, argv, "isir_fid")
