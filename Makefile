@@ -6,6 +6,9 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
+# A process per core (at most 4: each loads PyTorch) with one thread each: threads of several processes would wait for each other.
+PYTEST := OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4
+
 export PATH := $(abspath $(BIN)):$(PATH)
 
 ENTRY_POINTS := wgan fid isir_fid eeg_transformer efficient_attention
@@ -42,10 +45,10 @@ ui: $(VENV)/.ready
 	mlflow ui --host 127.0.0.1 --port 5000
 
 test: $(VENV)/.ready-dev
-	python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-all: $(VENV)/.ready-dev
-	python -m pytest -m "" $(ARGS)
+	$(PYTEST) -m "" $(ARGS)
 
 lint: $(VENV)/.ready-dev
 	ruff check .

@@ -3,9 +3,10 @@
 The peers: torch-fidelity, torchmetrics, and pytorch-fid where it is installed (pip install --no-deps pytorch-fid==0.3.0).
 
     python -m benchmarks.fid --n 128
+    python -m benchmarks.fid --n 2112 --rounds 1 --peers torch-fidelity    # more images than dimensions: a regular covariance
     python -m benchmarks.fid --n 20000 --weights weights-inception-2015-12-05-6726825d.pth --device cuda
 
-Every side turns two sets of uint8 images into features, moments and the distance. Without `--weights` the network is randomly
+Every side turns two sets of uint8 images into features, moments and the distance, after one batch to warm up. Without `--weights` the network is randomly
 initialised: speed and equality do not depend on the values. The last line is JSON; a ratio above 1 means that this project is
 faster.
 """
@@ -139,6 +140,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--peers", default="torch-fidelity,torchmetrics,pytorch-fid", help="the peers to race, by commas")
     args = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
@@ -148,21 +150,24 @@ def main() -> None:
         state = torch.load(path, weights_only=True)
         network = build_inception(state)
         extractor = wrap_inception(network, "benchmark", True, torch.device(args.device))
-        sides = {
-            "ours": ours(extractor, args.batch_size),
-            "torch-fidelity": torch_fidelity_distance(path, args.batch_size, args.device != "cpu"),
-            "torchmetrics": torchmetrics_distance(path, args.batch_size, args.device),
-        }
-        if importlib.util.find_spec("pytorch_fid"):
+        peers = args.peers.split(",")
+        sides = {"ours": ours(extractor, args.batch_size)}
+        if "torch-fidelity" in peers:
+            sides["torch-fidelity"] = torch_fidelity_distance(path, args.batch_size, args.device != "cpu")
+        if "torchmetrics" in peers:
+            sides["torchmetrics"] = torchmetrics_distance(path, args.batch_size, args.device)
+        if "pytorch-fid" in peers and importlib.util.find_spec("pytorch_fid"):
             sides["pytorch-fid"] = pytorch_fid_distance(state, args.batch_size, args.device)
         a, b = sample_images(args.n, args.image_size, 0), sample_images(args.n, args.image_size, 1)
         b = (b * 0.9).to(torch.uint8)
-        values = {name: side(a, b) for name, side in sides.items()}  # also warms up
+        for side in sides.values():
+            side(a[: args.batch_size], b[: args.batch_size])
+        values: dict[str, float] = {}
         times: dict[str, list[float]] = {name: [] for name in sides}
         for i in range(args.rounds):
             for name, side in sides.items():
                 began = time.perf_counter()
-                side(a, b)
+                values[name] = side(a, b)
                 times[name].append(time.perf_counter() - began)
             print(f"round {i + 1}: " + ", ".join(f"{name} {t[-1]:.2f} s" for name, t in times.items()), flush=True)
 

@@ -105,6 +105,9 @@ def download(
     missing = [pair for pair in recordings if not recording_path(folder, *pair).exists()]
     if not missing:
         return 0
+    # Made beforehand: MNE's downloader asks whether a folder exists and then makes it, and two threads at once make it twice.
+    for subject, run in missing:
+        recording_path(folder, subject, run).parent.mkdir(parents=True, exist_ok=True)
     progress = Progress(len(missing), unit="recording", quiet=quiet)
     with ThreadPoolExecutor(n_at_once) as pool:
         jobs = {pool.submit(_download_one, folder, subject, run, url): (subject, run) for subject, run in missing}
