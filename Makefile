@@ -13,7 +13,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 ENTRY_POINTS := wgan fid isir_fid eeg_transformer efficient_attention
 
-.PHONY: help setup $(ENTRY_POINTS) ui test test-all lint clean
+.PHONY: help setup $(ENTRY_POINTS) ui test test-all services stack-test docker-verify lint clean
 
 help:
 	@echo "make wgan      set up, train the WGAN-GP on the embedded digits, register the models"
@@ -21,7 +21,9 @@ help:
 	@echo "make eeg_transformer   classify imagined fist movements with a Transformer"
 	@echo "make efficient_attention   its cheaper relatives: accuracy, time and memory over the length of the sequence"
 	@echo "make test      set up and run the tests       make test-all   with the slow ones"
-	@echo "make lint      ruff and mypy                  make ui         MLflow UI on http://127.0.0.1:5000"
+	@echo "make lint      ruff, mypy, hadolint           make ui         MLflow UI on http://127.0.0.1:5000"
+	@echo "make stack-test      two trainers and a study against a real server with PostgreSQL and an S3 store (after make services)"
+	@echo "make docker-verify   build and run the images and the stack of compose.yaml with podman, as root (docs/docker.md)"
 
 setup: $(VENV)/.ready
 
@@ -50,10 +52,21 @@ test: $(VENV)/.ready-dev
 test-all: $(VENV)/.ready-dev
 	$(PYTEST) -m "" $(ARGS)
 
+# Debian's PostgreSQL, for tests/stack; they are skipped without it.
+services:
+	@test -n "$$(ls /usr/lib/postgresql/*/bin/initdb 2>/dev/null)" || { apt-get update -qq && apt-get install -y -qq postgresql; }
+
+stack-test: $(VENV)/.ready-dev
+	OMP_NUM_THREADS=1 python -m pytest -m "" tests/stack $(ARGS)
+
+docker-verify: $(VENV)/.ready-dev
+	docker/verify/run.sh
+
 lint: $(VENV)/.ready-dev
 	ruff check .
 	ruff format --check .
 	mypy
+	hadolint Dockerfile
 
 clean:
 	rm -rf $(VENV) cache .mypy_cache .ruff_cache .pytest_cache

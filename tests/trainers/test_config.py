@@ -130,3 +130,10 @@ def test_mlproject_agrees_with_the_config(entry_point: str) -> None:
 def test_mlproject_has_no_quoted_placeholder_and_no_scientific_notation() -> None:
     assert not re.search(r"['\"]\{\w+\}['\"]", MLPROJECT_TEXT)  # a quoted one opens the shell to what users type
     assert not re.search(r"default: *-?[\d.]+[eE][-+]?\d", MLPROJECT_TEXT)  # YAML reads 1e-4 as a string
+
+
+def test_the_docker_project_has_the_same_entry_points() -> None:
+    """A project has one environment, so `mlflow run docker` has an MLproject of its own."""
+    docker = yaml.safe_load((ROOT / "docker" / "MLproject").read_text())
+    assert docker["entry_points"] == MLPROJECT["entry_points"], "MLproject changed: run `python docker/sync.py`"
+    assert set(docker) == {"name", "docker_env", "entry_points"}
