@@ -6,9 +6,9 @@ The peers: torch-fidelity, torchmetrics, and pytorch-fid where it is installed (
     python -m benchmarks.fid --n 2112 --rounds 1 --peers torch-fidelity    # more images than dimensions: a regular covariance
     python -m benchmarks.fid --n 20000 --weights weights-inception-2015-12-05-6726825d.pth --device cuda
 
-Every side turns two sets of uint8 images into features, moments and the distance, after one batch to warm up. Without `--weights` the network is randomly
-initialised: speed and equality do not depend on the values. The last line is JSON; a ratio above 1 means that this project is
-faster.
+Every side turns two sets of uint8 images into features, moments and the distance, after one batch to warm up.
+Without `--weights` the network is randomly initialised: speed and equality do not depend on the values. The last line is JSON; a
+ratio above 1 means that this project is faster.
 """
 
 import argparse
@@ -140,7 +140,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--peers", default="torch-fidelity,torchmetrics,pytorch-fid", help="the peers to race, by commas")
+    parser.add_argument(
+        "--peers", default="torch-fidelity,torchmetrics,pytorch-fid", help="the peers to race, by commas"
+    )
     args = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
