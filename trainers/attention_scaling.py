@@ -6,13 +6,14 @@ Time is measured interleaved in one process against the exact layer on PyTorch's
 the written-out one: median over rounds of the CPU time of one thread, or of device events on a GPU.
 """
 
+import contextlib
 import json
 import math
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -147,11 +148,20 @@ def _print_peak_memory(name: str, length: int) -> None:
     layer = build_layer(name, length)
     layer(torch.randn(1, 65, D_MODEL)[:, : min(65, length)])  # libraries allocate on first use
     x = torch.randn(1, length, D_MODEL)
+    with grown_memory() as megabytes:
+        layer(x)
+    print(json.dumps({"name": name, "length": length, "megabytes": megabytes[0]}))
+
+
+@contextlib.contextmanager
+def grown_memory() -> Iterator[list[float]]:
+    """Afterwards the list holds the megabytes by which this process's peak resident memory grew inside (Linux)."""
+    megabytes: list[float] = []
     # Importing libraries took more memory than is in use now: the kernel's high-water mark has to be set back first.
     Path("/proc/self/clear_refs").write_text("5")
     before = _high_water_mark()
-    layer(x)
-    print(json.dumps({"name": name, "length": length, "megabytes": (_high_water_mark() - before) / 1024}))
+    yield megabytes
+    megabytes.append((_high_water_mark() - before) / 1024)
 
 
 def _high_water_mark() -> int:
