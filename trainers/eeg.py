@@ -196,6 +196,15 @@ class Fit:
         self.best, self.best_loss, self.best_epoch = state["best"], state["best_loss"], state["best_epoch"]
         self.epoch, self.update, self.curve = state["epoch"], state["update"], list(state["curve"])
 
+    def result(self) -> dict[str, Any]:
+        """The test windows' log-probabilities by the best weights (None without any), those weights, and the curves."""
+        self.network.load_state_dict(self.best)
+        test, device = self.fold.test, self.processes.device
+        return {
+            "log_p": torch.from_numpy(predict(self.network, self.windows, test, device)) if len(test) else None,
+            "weights": {name: value.cpu() for name, value in self.best.items()}, "curve": self.curve,
+        }  # fmt: skip
+
 
 @torch.no_grad()
 def predict(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -40,7 +40,6 @@ from trainers.eeg import (
     classical_log_probabilities,
     evaluate,
     load_data,
-    predict,
     report,
     trial_predictions,
     window_predictions,
@@ -67,11 +66,33 @@ C = TypeVar("C", bound=EegConfig)
 
 @dataclass
 class Outcome:
-    """The last fold and the networks trained on it, by name, for figures of what they look at; and every classifier's figures."""
+    """The folds, the networks trained on the last one by name, every classifier's figures, and all finished fits by key."""
 
-    last_fold: Fold
+    folds: list[Fold]
     last_networks: dict[str, nn.Module]
     results: Mapping[str, Result]
+    done: Mapping[str, dict[str, Any]]
+
+    @property
+    def last_fold(self) -> Fold:
+        return self.folds[-1]
+
+
+class Resumable(Protocol):
+    """Training that goes on epoch by epoch, and from a state saved between two: `Fit` is one."""
+
+    epoch: int
+
+    @property
+    def finished(self) -> bool: ...
+
+    def run_epoch(self) -> dict[str, float]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+    def result(self) -> dict[str, Any]: ...
 
 
 class Stopped(Exception):
@@ -100,6 +121,29 @@ class Progressing:
             }  # fmt: skip
             save_checkpoint(self.run.checkpoint_path, state)
 
+    def finish(self, key: str, make: Callable[[], Resumable], epochs: int, progress: Progress) -> dict[str, Any]:
+        """The finished work `key`: from the checkpoint, or done now, at most `epochs`, with a checkpoint after every one."""
+        if key in self.done:
+            progress.advance(epochs)
+            return self.done[key]
+        work = make()
+        if self.under_way is not None and self.under_way["key"] == key:
+            work.load_state_dict(self.under_way["fit"])
+            progress.advance(work.epoch)
+        while not work.finished:
+            point = work.run_epoch()
+            self.run.log_metrics({f"{key}_{name}": value for name, value in point.items()}, step=work.epoch)
+            name = "accuracy" if "validation_accuracy" in point else "loss"
+            progress.advance(note=f"{key}: validation {name} {point[f'validation_{name}']:.3f}")
+            asked = self.processes.any(self.stop.requested)
+            self.save({"key": key, "fit": work.state_dict()})
+            if asked:
+                raise Stopped
+        progress.advance(epochs - work.epoch)
+        self.done[key] = work.result()
+        self.save(None)
+        return self.done[key]
+
     def fit(
         self,
         key: str,
@@ -108,34 +152,32 @@ class Progressing:
         fold: Fold,
         label: np.ndarray,
         progress: Progress,
+        config: EegConfig | None = None,
     ) -> dict[str, Any]:
-        """The finished fit `key`: from the checkpoint, or trained now, with a checkpoint after every epoch."""
-        if key in self.done:
-            progress.advance(self.config.epochs)
-            return self.done[key]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
-            network = build().to(self.processes.device)
-        fit = Fit(self.config, network, windows, fold, self.processes, label)
-        if self.under_way is not None and self.under_way["key"] == key:
-            fit.load_state_dict(self.under_way["fit"])
-            progress.advance(fit.epoch)
-        while not fit.finished:
-            point = fit.run_epoch()
-            self.run.log_metrics({f"{key}_{name}": value for name, value in point.items()}, step=fit.epoch)
-            progress.advance(note=f"{key}: validation accuracy {point['validation_accuracy']:.3f}")
-            asked = self.processes.any(self.stop.requested)
-            self.save({"key": key, "fit": fit.state_dict()})
-            if asked:
-                raise Stopped
-        progress.advance(self.config.epochs - fit.epoch)
-        network.load_state_dict(fit.best)
-        self.done[key] = {
-            "log_p": torch.from_numpy(predict(network, windows, fold.test, self.processes.device)) if len(fold.test) else None,
-            "weights": {name: value.cpu() for name, value in fit.best.items()}, "curve": fit.curve,
-        }  # fmt: skip
-        self.save(None)
-        return self.done[key]
+        """The finished fit `key` of a network that `build` makes; `config` instead of the run's, if given."""
+        config = config or self.config
+
+        def make() -> Fit:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed)
+                network = build().to(self.processes.device)
+            return Fit(config, network, windows, fold, self.processes, label)
+
+        return self.finish(key, make, config.epochs, progress)
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """How a trainer's networks are trained where that is more than one fit for each network and fold.
+
+    train(state, name, key, windows, fold, label, progress): the finished fit `key` of network `name`. also(state, windows, folds,
+    progress): more fits, whose results stay in `state.done`. epochs(n_folds): of all of them, for the progress shown; those of the
+    baseline are counted apart.
+    """
+
+    train: Callable[["Progressing", str, str, Windows, Fold, np.ndarray, Progress], dict[str, Any]]
+    also: Callable[["Progressing", Windows, list[Fold], Progress], None]
+    epochs: Callable[[int], int]
 
 
 def check_unchanged(config: EegConfig, data: EegData, checkpoint: Mapping[str, Any]) -> None:
@@ -211,11 +253,13 @@ def run_eeg(
     explain: Callable[[Run | SilentRun, C, EegData, Windows, Outcome, torch.device], str],
     register: Callable[[Run | SilentRun, C, EegData, nn.Module, Mapping[str, float]], ModelInfo],
     rivals: Sequence[str] = (),
+    procedure: Procedure | None = None,
 ) -> int:
     """Train `build(data, name)` for own and rivals on every fold beside the baselines, record and register; the exit status.
 
     own: what the network that is registered is called in tables and metrics. rivals: other networks of the same builder. explain:
-    logs more than the common figures, and returns text for the end of the report. register: registers the network.
+    logs more than the common figures, and returns text for the end of the report. register: registers the network. procedure: how
+    own and rivals are trained, if not by one fit each.
     """
     processes = join_processes(config.device)
     device = processes.device
@@ -246,25 +290,28 @@ def run_eeg(
                 f"{len(folds)} folds; run {run.run_id}"
             )
         state = Progressing(run, config, data, processes, stop, checkpoint)
-        networks: dict[str, Callable[[], nn.Module]] = {name: partial(build, data, name) for name in (own, *rivals)}
-        if config.baselines:
-            networks["eegnet"] = lambda: build_eegnet(data, config.window)
-        fits = len(networks) * len(folds) + config.leakage_check + 1
-        progress = Progress(fits * config.epochs, unit="epoch", quiet=not processes.is_first)
+        fits = (1 + len(rivals)) * len(folds) + config.leakage_check + 1
+        epochs = procedure.epochs(len(folds)) if procedure else fits * config.epochs
+        epochs += len(folds) * config.epochs if config.baselines else 0
+        progress = Progress(epochs, unit="epoch", quiet=not processes.is_first)
+
+        def train(name: str, key: str, fold: Fold, label: np.ndarray) -> dict[str, Any]:
+            if name == "eegnet":
+                return state.fit(key, lambda: build_eegnet(data, config.window), windows, fold, label, progress)
+            if procedure is not None:
+                return procedure.train(state, name, key, windows, fold, label, progress)
+            return state.fit(key, partial(build, data, name), windows, fold, label, progress)
+
         try:
             log_p = {
-                name: [
-                    state.fit(f"{name}_fold{i + 1}", make, windows, fold, windows.label, progress)
-                    for i, fold in enumerate(folds)
-                ]
-                for name, make in networks.items()
+                name: [train(name, f"{name}_fold{i + 1}", fold, windows.label) for i, fold in enumerate(folds)]
+                for name in (own, *rivals, *(["eegnet"] if config.baselines else []))
             }
-            shuffled = (
-                state.fit("leakage", networks[own], windows, folds[0], shuffled_labels(windows, config.seed), progress)
-                if config.leakage_check
-                else None
-            )
-            final = state.fit("final", networks[own], windows, final_fold(windows, folds), windows.label, progress)
+            dealt = shuffled_labels(windows, config.seed)
+            shuffled = train(own, "leakage", folds[0], dealt) if config.leakage_check else None
+            final = train(own, "final", final_fold(windows, folds), windows.label)
+            if procedure is not None:
+                procedure.also(state, windows, folds, progress)
         except Stopped:
             progress.close()
             run.log_checkpoint()
@@ -291,10 +338,9 @@ def run_eeg(
                 results[name] = evaluate(trial_predictions(found, data, windows, folds))
         leakage = None
         if shuffled is not None:
-            dealt = shuffled_labels(windows, config.seed)[folds[0].test]
             trial, mean = trial_means(shuffled["log_p"].numpy(), windows.trial[folds[0].test])
             first = np.unique(windows.trial[folds[0].test], return_index=True)[1]
-            leakage = (float((mean.argmax(1) == dealt[first]).mean()), len(trial))
+            leakage = (float((mean.argmax(1) == dealt[folds[0].test][first]).mean()), len(trial))
         metrics = {key: value for name, result in results.items() for key, value in result.metrics(name).items()}
         if leakage is not None:
             metrics["leakage_check_accuracy"] = leakage[0]
@@ -306,7 +352,7 @@ def run_eeg(
         last = {name: build(data, name).to(device) for name in (own, *rivals)}
         for name, trained in last.items():
             trained.load_state_dict(log_p[name][-1]["weights"])
-        more = explain(run, config, data, windows, Outcome(folds[-1], last, results), device)
+        more = explain(run, config, data, windows, Outcome(folds, last, results, state.done), device)
         network = build(data, own)
         network.load_state_dict(final["weights"])
         own_metrics = {key: value for key, value in results[own].metrics(own).items()}
