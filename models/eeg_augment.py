@@ -5,6 +5,7 @@ shift is cut from the longer stretch around the window instead of wrapped, the m
 stopped band lies inside the pass-band. Signals are in units of a window's standard deviation.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,43 +67,62 @@ def recombine(x: Tensor, n: int, generator: torch.Generator) -> Tensor:
     return x[index, first] - x[index, second] * (~original)[..., None]
 
 
-def augment(x: Tensor, length: int, ranges: AugmentRanges, generator: torch.Generator, n_applied: int = 2) -> Tensor:
-    """One view [M, length] of channels [M, length + 2 margin]: `n_applied` different augmentations of each.
+def augment(
+    x: Tensor, length: int, ranges: AugmentRanges, generator: torch.Generator, n_applied: int = 2,
+    names: Sequence[str] = NAMES,
+) -> Tensor:  # fmt: skip
+    """One view [M, ..., length] of signals [M, ..., length + 2 margin]: `n_applied` different augmentations (of `names`) of each.
 
-    The window is the middle of x; a shifted one is cut elsewhere, so the margin must be at least `time_shift`. Every channel draws
-    its augmentations and their strengths by itself, from `generator` (on the CPU). Not in place.
+    A signal is a channel [M, T], which draws its augmentations and their strengths by itself, or a whole window [M, n_chans, T]
+    that draws them once for all its channels: the ratios of power between channels, which hold a movement's side, stay. The
+    window is the middle of x; a shifted one is cut elsewhere, so the margin must be at least `time_shift`. All is drawn from
+    `generator` (on the CPU). Not in place.
     """
-    m, total = x.shape
+    m, total = x.shape[0], x.shape[-1]
     margin = (total - length) // 2
-    if not 1 <= n_applied <= len(NAMES):
-        raise ValueError(f"n_applied={n_applied}: there are {len(NAMES)} augmentations")
-    if margin < ranges.time_shift:
+    unknown = sorted(set(names) - set(NAMES))
+    if unknown or not names:
+        raise ValueError(f"augmentations {', '.join(unknown) or 'none given'}: allowed are {', '.join(NAMES)}")
+    if not 1 <= n_applied <= len(names):
+        raise ValueError(f"n_applied={n_applied}: there are {len(names)} augmentations")
+    if margin < ranges.time_shift and "time_shift" in names:
         raise ValueError(f"time_shift={ranges.time_shift} samples, but there are {margin} on each side of the window")
-    chosen = torch.rand(m, len(NAMES), generator=generator).argsort(1)[:, :n_applied]
-    applied = torch.zeros(m, len(NAMES), dtype=torch.bool).scatter_(1, chosen, True).to(x.device)
-    on = {name: applied[:, i : i + 1] for i, name in enumerate(NAMES)}
+    one = (m, *[1] * (x.dim() - 1))  # a value for each signal
+    chosen = torch.rand(m, len(names), generator=generator).argsort(1)[:, :n_applied]
+    applied = torch.zeros(m, len(names), dtype=torch.bool).scatter_(1, chosen, True).to(x.device)
+    on = {name: applied[:, i].view(one) for i, name in enumerate(names)}
 
     def uniform(low: float, high: float) -> Tensor:
-        return (low + (high - low) * torch.rand(m, 1, generator=generator)).to(x.device)
+        return (low + (high - low) * torch.rand(one, generator=generator)).to(x.device)
 
-    shift = (uniform(-ranges.time_shift, ranges.time_shift + 1).floor() * on["time_shift"]).long()
-    y = x.gather(1, margin + shift + torch.arange(length, device=x.device))
-    y = torch.where(on["band_stop"], band_stop(y, uniform(*ranges.band_stop), ranges.band_width, ranges.sfreq), y)
-    y = y * torch.where(on["amplitude"], uniform(*ranges.amplitude), 1.0)
-    noise = torch.randn(m, length, generator=generator).to(x.device)
-    y = y + noise * torch.where(on["noise"], uniform(*ranges.noise), 0.0)
-    y = y + torch.where(on["dc_shift"], uniform(-ranges.dc_shift, ranges.dc_shift), 0.0)
-    size = torch.where(on["zero_mask"], uniform(ranges.zero_mask[0], ranges.zero_mask[1] + 1).floor(), 0.0)
-    start = (uniform(0, 1) * (length - size + 1)).floor()
     t = torch.arange(length, device=x.device)
-    return y.masked_fill((t >= start) & (t < start + size), 0.0)
+    if "time_shift" in on:
+        shift = (uniform(-ranges.time_shift, ranges.time_shift + 1).floor() * on["time_shift"]).long()
+        y = x.gather(-1, (margin + shift + t).expand(*x.shape[:-1], length))
+    else:
+        y = x[..., margin : margin + length].clone()
+    if "band_stop" in on:
+        stopped = band_stop(y, uniform(*ranges.band_stop), ranges.band_width, ranges.sfreq)
+        y = torch.where(on["band_stop"], stopped, y)
+    if "amplitude" in on:
+        y = y * torch.where(on["amplitude"], uniform(*ranges.amplitude), 1.0)
+    if "noise" in on:
+        noise = torch.randn(y.shape, generator=generator).to(x.device)
+        y = y + noise * torch.where(on["noise"], uniform(*ranges.noise), 0.0)
+    if "dc_shift" in on:
+        y = y + torch.where(on["dc_shift"], uniform(-ranges.dc_shift, ranges.dc_shift), 0.0)
+    if "zero_mask" in on:
+        size = torch.where(on["zero_mask"], uniform(ranges.zero_mask[0], ranges.zero_mask[1] + 1).floor(), 0.0)
+        start = (uniform(0, 1) * (length - size + 1)).floor()
+        y = y.masked_fill((t >= start) & (t < start + size), 0.0)
+    return y
 
 
 def band_stop(x: Tensor, centre: Tensor, width: float, sfreq: float) -> Tensor:
-    """x [M, T] without the frequencies within width / 2 of each row's `centre` [M, 1] in Hz."""
-    f = torch.fft.rfftfreq(x.shape[1], 1 / sfreq, device=x.device)
+    """x [M, ..., T] without the frequencies within width / 2 of each signal's `centre` [M, ..., 1] in Hz."""
+    f = torch.fft.rfftfreq(x.shape[-1], 1 / sfreq, device=x.device)
     spectrum = torch.fft.rfft(x) * ((f - centre).abs() > width / 2)
-    return torch.fft.irfft(spectrum, x.shape[1])
+    return torch.fft.irfft(spectrum, x.shape[-1])
 
 
 def views(

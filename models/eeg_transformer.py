@@ -4,10 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from models.attention import AttentionSpec
+from models.eeg_align import mean_covariance, whitening
 from models.transformer import Decoder, DecoderLayer, Encoder, EncoderLayer, PositionalEncoding
 
 POOLS = ("decoder", "cls", "mean")
 EMBEDDINGS = ("power", "linear")
+REFERENCE_EPOCHS = 5
+"""How many epochs the training data's covariance counts for when a served classifier aligns the epochs it is given."""
 
 
 class PowerEmbedding(nn.Module):
@@ -158,16 +161,26 @@ class EpochClassifier(nn.Module):
     Band-pass (the FIR kernel of training, the epoch's ends mirrored), windows, each normalised by its own mean and deviation,
     the network on all of them, mean log-probability. Training filtered whole recordings: at an epoch's ends, within half a
     kernel, this filter sees mirrored samples instead of what came before and after.
+
+    reference: mean covariance [n_chans, n_chans] in square microvolts of the trials trained on, if they were aligned (see
+    models/eeg_align.py); None: no alignment. With it, the epochs of one call are taken to be one person's: they are whitened by
+    their own mean covariance, to which the reference is added with the weight of REFERENCE_EPOCHS epochs. So the answer for an
+    epoch depends on those it comes with; many of one person are best, and a single one still has an answer.
     """
 
     kernel: Tensor
+    reference: Tensor | None
 
-    def __init__(self, network: nn.Module, kernel: Tensor, window: int, step: int) -> None:
+    def __init__(
+        self, network: nn.Module, kernel: Tensor, window: int, step: int, reference: Tensor | None = None,
+        shrinkage: float = 0.05,
+    ) -> None:  # fmt: skip
         super().__init__()
         if kernel.dim() != 1 or len(kernel) % 2 == 0:
             raise ValueError(f"the kernel has shape {list(kernel.shape)}; an odd number of taps is needed")
-        self.network, self.window, self.step = network, window, step
+        self.network, self.window, self.step, self.shrinkage = network, window, step, shrinkage
         self.register_buffer("kernel", kernel.float())
+        self.register_buffer("reference", None if reference is None else reference.double())
 
     def forward(self, x: Tensor) -> Tensor:
         n, n_chans, n_times = x.shape
@@ -175,6 +188,10 @@ class EpochClassifier(nn.Module):
         # In microvolts: squares of volts (1e-10) would lose digits in float32.
         padded = nn.functional.pad((x * 1e6).reshape(n * n_chans, 1, n_times), (half, half), mode="reflect")
         filtered = nn.functional.conv1d(padded, self.kernel.view(1, 1, -1)).view(n, n_chans, n_times)
+        if self.reference is not None:
+            weight = REFERENCE_EPOCHS / (n + REFERENCE_EPOCHS)
+            covariance = (1 - weight) * mean_covariance(filtered) + weight * self.reference
+            filtered = whitening(covariance, self.shrinkage).to(filtered.dtype) @ filtered
         windows = filtered.unfold(2, self.window, self.step).permute(0, 2, 1, 3)  # [N, n_windows, n_chans, window]
         mean = windows.mean((2, 3), keepdim=True)
         sd = (windows - mean).square().mean((2, 3), keepdim=True).sqrt()

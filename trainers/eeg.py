@@ -5,6 +5,7 @@ A trainer says which network it builds; everything else is here, so that two net
 
 import copy
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
@@ -13,10 +14,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from data.eeg import EegData, Preprocessing, load_eeg
+from data.eeg_align import AlignedWindows, normalise
 from data.eeg_windows import WindowBatches, Windows
 from data.splits import Fold, make_folds
 from evaluation.classification import (
@@ -29,11 +32,15 @@ from evaluation.classification import (
     probability_of_right,
     trial_means,
 )
-from trainers.config import CONFIG, OptionalPath, OptionalStr, option
+from models.eeg_align import mean_covariance, whitening
+from models.eeg_augment import NAMES, AugmentRanges, augment, pad_by_reflection
+from trainers.config import CONFIG, OptionalPath, OptionalStr, Strings, option
 from trainers.processes import Processes, average_gradients
 
 TASK_SECONDS = (0.5, 3.5)
 """Part of a trial, from the cue, that the classical baselines see: after the response to the cue itself."""
+SHRINKAGE = 0.05
+"""Of the covariances that align=euclidean whitens by, see models/eeg_align.py."""
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -60,6 +67,9 @@ class EegConfig:
     )
     window: int = option(160, "samples of a window", ge=2)
     overlap: int = option(80, "samples that neighbouring windows share", ge=0)
+    align: Literal["none", "euclidean"] = option(
+        "none", "euclidean: whiten everyone's windows by their own mean covariance, without labels, for all networks"
+    )
     # Evaluation
     split: Literal["cross_subject", "within_subject"] = option(
         "cross_subject", "test on other people, or on other runs"
@@ -78,6 +88,10 @@ class EegConfig:
     weight_decay: float = option(0.01, "AdamW's weight decay", ge=0)
     warmup: float = option(0.1, "share of the updates in which the rate rises; after it, a cosine to zero", ge=0, lt=1)
     label_smoothing: float = option(0.1, "share of the target spread over the classes", ge=0, lt=1)
+    augment: Strings = option(
+        (), f"augmentations of training windows, one drawn for each window: none, or some of {', '.join(NAMES)}"
+    )
+    precision: Literal["fp32", "bf16"] = option("fp32", "bf16: mixed precision of the networks; losses stay in fp32")
     seed: int = option(0, "seed of folds, weights, order and dropout", ge=0, le=2**31 - 1)
     # Machine and records
     device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: a GPU if there is one")
@@ -88,6 +102,13 @@ class EegConfig:
     run_name: OptionalStr = option(None, "name of the run in MLflow")
     resume: OptionalStr = option(None, "go on with this run: its id, or latest")
     allow_changes: bool = option(False, "let a resumed run have other hyper-parameters than before")
+
+    @model_validator(mode="after")
+    def _augmentations_known(self) -> "EegConfig":
+        unknown = [name for name in self.augment if name not in NAMES]
+        if unknown:
+            raise ValueError(f"augment: {', '.join(unknown)}; allowed are none, {', '.join(NAMES)}")
+        return self
 
 
 PHYSIONET = {"dataset": "physionet", "subjects": "1-99", "n_folds": 5, "epochs": 60, "patience": 10}
@@ -103,7 +124,27 @@ def load_data(config: EegConfig, quiet: bool) -> tuple[EegData, Windows, list[Fo
     )  # fmt: skip
     make = data.windows if config.windows == "views" else data.torcheeg_windows
     windows: Windows = make(config.window, config.overlap)
+    if config.align == "euclidean":
+        windows = align(windows, data, config.split)
     return data, windows, make_folds(windows, config.split, config.n_folds, config.validation_share, config.seed)
+
+
+def group_covariances(data: EegData, split: str) -> tuple[Tensor, np.ndarray]:
+    """Mean covariances [n_groups, n_chans, n_chans], square microvolts, and the group of each trial.
+
+    A group is a subject, or, in within_subject, a run.
+    """
+    names = data.subject if split == "cross_subject" else data.subject * 1000 + data.run
+    groups, group = np.unique(names, return_inverse=True)
+    trials = (torch.from_numpy(np.asarray(data.trials[group == k])) for k in range(len(groups)))
+    return torch.stack([mean_covariance(1e6 * x) for x in trials]), group
+
+
+def align(windows: Windows, data: EegData, split: str) -> AlignedWindows:
+    """The windows of every subject (or, in within_subject, of every run) whitened by the mean covariance of all their trials."""
+    covariances, group = group_covariances(data, split)
+    matrices = torch.stack([whitening(covariance, SHRINKAGE) for covariance in covariances])
+    return AlignedWindows(windows, matrices.float().numpy(), group[windows.trial])
 
 
 # ------------------------------------------------------------------------------------------------------------------ training
@@ -146,15 +187,20 @@ class Fit:
     def run_epoch(self) -> dict[str, float]:
         """One pass over the training windows, then the validation loss; returns the epoch's point of the curves."""
         losses, right = [], []
+        began = time.perf_counter()
         for x, _, chosen in self.batches:
             self.network.train()
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate()
             y = self.label[chosen.cpu()].to(x.device)
+            # All randomness of an update from its seed and number alone: a resumed run draws the same.
+            seed = self.config.seed * 1_000_003 + self.update * 101 + self.processes.rank
+            x = augmented(x, self.config, torch.Generator().manual_seed(seed))
             with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-                # Dropout's randomness from seed and update alone: a resumed run draws the same.
-                torch.manual_seed(self.config.seed * 1_000_003 + self.update * 101 + self.processes.rank)
-                logits = self.network(x)
+                torch.manual_seed(seed)
+                with autocast(self.config, x.device):
+                    logits = self.network(x)
+            logits = logits.float()
             loss = F.cross_entropy(logits, y, self.class_weight, label_smoothing=self.config.label_smoothing)
             self.optimizer.zero_grad()
             loss.backward()
@@ -166,6 +212,7 @@ class Fit:
         train_loss = self.processes.mean(torch.stack(losses).mean()).item()
         if not math.isfinite(train_loss):
             raise FloatingPointError(f"{self.fold.name}, epoch {self.epoch + 1}: the training loss is {train_loss}")
+        seconds = time.perf_counter() - began
         log_p = predict(self.network, self.windows, self.fold.validation, self.processes.device)
         y = self.label[self.fold.validation]
         validation_loss = float(self.processes.share(F.nll_loss(torch.from_numpy(log_p), y).item()))
@@ -180,7 +227,8 @@ class Fit:
             "validation_accuracy": float((torch.from_numpy(log_p).argmax(1) == y).float().mean()),
         }
         self.curve.append(point)
-        return point
+        n_windows = len(self.batches) * self.batches.batch_size
+        return {**point, "windows_per_second": n_windows / seconds, "epoch_seconds": time.perf_counter() - began}
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -204,6 +252,20 @@ class Fit:
             "log_p": torch.from_numpy(predict(self.network, self.windows, test, device)) if len(test) else None,
             "weights": {name: value.cpu() for name, value in self.best.items()}, "curve": self.curve,
         }  # fmt: skip
+
+
+def augmented(x: Tensor, config: EegConfig, generator: torch.Generator) -> Tensor:
+    """Windows [n, n_chans, n_times], each with one of the augmentations that `config` names, the same for all its channels."""
+    if not config.augment:
+        return x
+    margin = min(AugmentRanges.time_shift, x.shape[-1] - 1)
+    ranges = AugmentRanges(time_shift=margin)
+    return normalise(augment(pad_by_reflection(x, margin), x.shape[-1], ranges, generator, 1, config.augment))
+
+
+def autocast(config: EegConfig, device: torch.device) -> torch.autocast:
+    """Mixed precision, if `config` asks for it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
 
 @torch.no_grad()

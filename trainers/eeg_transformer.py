@@ -27,7 +27,7 @@ from models.eeg_transformer import EegTransformer, EpochClassifier
 from tracking.models import ModelInfo, log_model
 from tracking.run import Run, SilentRun
 from trainers.config import CONFIG, as_params, launch_processes, option, parse_config
-from trainers.eeg import PHYSIONET, EegConfig
+from trainers.eeg import PHYSIONET, SHRINKAGE, EegConfig, group_covariances
 from trainers.eeg_run import Outcome, run_eeg
 
 DISPLAYED = 1024
@@ -166,7 +166,8 @@ def register(
 ) -> ModelInfo:
     """Register the classifier of raw epochs in volts, its preprocessing inside."""
     kernel = torch.from_numpy(fir_kernel(data.sfreq, config.l_freq, config.h_freq))
-    served = EpochClassifier(network, kernel, config.window, config.window - config.overlap)
+    reference = group_covariances(data, config.split)[0].mean(0) if config.align == "euclidean" else None
+    served = EpochClassifier(network, kernel, config.window, config.window - config.overlap, reference, SHRINKAGE)
     sizes = {
         name: getattr(config, name)
         for name in (
@@ -184,6 +185,7 @@ def register(
             "attention",
             "window",
             "overlap",
+            "align",
         )
     }
     facts = {"dataset": config.dataset, "split": config.split, "data_fingerprint": data.fingerprint}

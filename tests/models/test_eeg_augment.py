@@ -124,3 +124,24 @@ def test_recombination_draws_originals_and_unordered_differences() -> None:
 def test_reflection() -> None:
     assert pad_by_reflection(torch.tensor([[1.0, 2, 3]]), 2).tolist() == [[3, 2, 1, 2, 3, 2, 1]]
     assert eeg_augment.NAMES == ("amplitude", "time_shift", "dc_shift", "zero_mask", "noise", "band_stop")
+
+
+def test_a_whole_window_draws_once_for_all_its_channels() -> None:
+    """Every channel of a window is changed alike, so that copies of a channel stay copies, and powers keep their ratio."""
+    x = signals(50)[:, None].repeat(1, 3, 1) * torch.tensor([1.0, 2.0, 0.5])[:, None]
+    y = augment(
+        x, LENGTH, RANGES, torch.Generator().manual_seed(0), 2, ("amplitude", "time_shift", "zero_mask", "band_stop")
+    )
+    assert y.shape == (50, 3, LENGTH)
+    assert torch.allclose(y[:, 1], 2 * y[:, 0], atol=1e-4)
+    assert torch.allclose(y[:, 2], 0.5 * y[:, 0], atol=1e-4)
+    noisy = augment(x, LENGTH, RANGES, torch.Generator().manual_seed(0), 1, ("noise",)) - x[..., MARGIN:-MARGIN]
+    assert not torch.allclose(noisy[:, 1], noisy[:, 0], atol=1e-3)  # each channel has its own
+
+
+def test_only_the_named_augmentations_are_drawn() -> None:
+    x = signals()
+    shifted = augment(x, LENGTH, RANGES, torch.Generator().manual_seed(0), 1, ("dc_shift",)) - middle(x)
+    assert torch.allclose(shifted, shifted[:, :1].expand_as(shifted), atol=1e-5)
+    with pytest.raises(ValueError, match=r"louder.*amplitude"):
+        augment(x, LENGTH, RANGES, torch.Generator(), 1, ("louder",))

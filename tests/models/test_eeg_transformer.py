@@ -98,3 +98,22 @@ def test_served_classifier_filters_windows_and_averages() -> None:
     assert torch.allclose(probabilities.sum(1), torch.ones(2))
     with pytest.raises(ValueError, match="odd number of taps"):
         EpochClassifier(net, torch.zeros(30), 160, 80)
+
+
+def test_served_classifier_aligns_the_epochs_of_a_call() -> None:
+    """Against NumPy; and channels mixed by another person's head give nearly the answers of the unmixed ones with many epochs."""
+    kernel = torch.zeros(3)
+    kernel[1] = 1  # no filter
+    net = network()
+    reference = torch.eye(4, dtype=torch.float64) * 30
+    served = EpochClassifier(net, kernel, 160, 80, reference, 0.1).eval()
+    x = np.random.default_rng(0).normal(0, 1e-5, (7, 4, 160))
+    micro = 1e6 * x
+    covariance = (7 * np.mean([t @ t.T / 160 for t in micro], axis=0) + 5 * reference.numpy()) / 12
+    shrunk = 0.9 * covariance + 0.1 * np.trace(covariance) / 4 * np.eye(4)
+    aligned = np.linalg.inv(scipy.linalg.sqrtm(shrunk)) @ micro
+    aligned = (aligned - aligned.mean((1, 2), keepdims=True)) / aligned.std((1, 2), keepdims=True)
+    with torch.no_grad():
+        expected = net(torch.from_numpy(aligned).float()).softmax(1)
+        assert torch.allclose(served(torch.from_numpy(x).float()), expected, atol=1e-4)
+        assert served(torch.from_numpy(x[:1]).float()).isfinite().all()

@@ -1,5 +1,6 @@
 """The eeg_transformer entry point: what it records, that it resumes exactly, what it refuses, and its report."""
 
+import copy
 import shutil
 import signal
 import subprocess
@@ -121,6 +122,8 @@ def test_killed_and_resumed_ends_with_the_same_weights(finished: tuple[Path, str
         (["--patch_len", "200"], "patch_len=200 is longer than the window of 160"),
         (["--attention", "softer"], "attention='softer'"),
         (["--epochs", "0"], "epochs: '0'"),
+        (["--augment", "noise,louder"], "augment: louder; allowed are none, amplitude"),
+        (["--align", "riemannian"], "align"),
     ],
 )
 def test_bad_parameters_stop_before_any_data(argv: list[str], words: str) -> None:
@@ -151,6 +154,52 @@ def test_within_one_real_subject(real_data: Path, folder: Path) -> None:
     )  # fmt: skip
     assert "45 trials, 405 windows, 1 subjects, 3 folds" in text
     assert "people of EEGMMI" in text
+
+
+@pytest.mark.parametrize(("split", "n_groups"), [("cross_subject", 3), ("within_subject", 6)])
+def test_aligned_windows_are_white_for_every_subject_or_run(tmp_path: Path, split: str, n_groups: int) -> None:
+    """The mean covariance of whole trials is nearly proportional to the identity; before, a few directions had nearly all."""
+    config = EegConfig(
+        cache_dir=tmp_path, subjects="1-3", runs="4,8", align="euclidean", split=split, window=801, overlap=0
+    )
+    _, windows, _ = load_data(config, quiet=True)
+    groups = windows.subject if split == "cross_subject" else windows.subject * 1000 + windows.run
+    assert len(np.unique(groups)) == n_groups
+    for group in np.unique(groups):
+        x = windows.gather(np.flatnonzero(groups == group)).double()
+        values = torch.linalg.eigvalsh(torch.einsum("nct,ndt->cd", x, x))
+        plain = EegConfig(cache_dir=tmp_path, subjects="1-3", runs="4,8", split=split, window=801, overlap=0)
+        y = load_data(plain, quiet=True)[1].gather(np.flatnonzero(groups == group)).double()
+        before = torch.linalg.eigvalsh(torch.einsum("nct,ndt->cd", y, y))
+        assert values[-1] / values.mean() < 2 < before[-1] / before.mean() / 2
+
+
+def test_augmented_and_mixed_precision_fits_resume_to_the_same_weights(tmp_path: Path) -> None:
+    data = load_eeg("simulated", tmp_path, subjects="1-3", runs="4", quiet=True)
+    windows = data.windows()
+    fold = make_folds(windows, "cross_subject", 3)[0]
+    config = EegTransformerConfig(
+        epochs=2, d_model=8, n_heads=2, d_ff=8, n_layers=1, precision="bf16", augment="time_shift,noise,band_stop",
+    )  # fmt: skip
+
+    def fit(epochs: int, state: dict[str, Any] | None = None) -> Fit:
+        torch.manual_seed(0)
+        started = Fit(config, build_network(config, 64), windows, fold, ALONE, windows.label)
+        if state is not None:
+            started.load_state_dict(state)
+        for _ in range(epochs):
+            point = started.run_epoch()
+        assert point["windows_per_second"] > 0
+        return started
+
+    whole, first = fit(2), fit(1)
+    resumed = fit(1, copy.deepcopy(first.state_dict()))
+    assert resumed.curve == whole.curve
+    assert all(torch.equal(a, b) for a, b in zip(whole.network.parameters(), resumed.network.parameters(), strict=True))
+    plain = EegTransformerConfig(epochs=2, d_model=8, n_heads=2, d_ff=8, n_layers=1)
+    torch.manual_seed(0)
+    other = Fit(plain, build_network(plain, 64), windows, fold, ALONE, windows.label)
+    assert other.run_epoch() != first.curve[0]
 
 
 def test_a_fit_learns_a_separable_task(tmp_path: Path) -> None:
