@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,22 @@ def load_images(
         labels=None if source.labels is None else source.labels[cached.kept],
         upscaled=cached.upscaled,
     )
+
+
+def divide(images: ImageSet, validation_share: float) -> tuple[ImageSet, ImageSet | None]:
+    """(images to train on, images for validation or None, if the share is 0), drawn alike in every call; both in memory."""
+    if validation_share == 0:
+        return images, None
+    order = np.random.default_rng(0).permutation(len(images))
+    n = min(max(1, round(validation_share * len(images))), len(images) - 1)
+    return _part_of(images, np.sort(order[n:])), _part_of(images, np.sort(order[:n]))
+
+
+def _part_of(images: ImageSet, rows: np.ndarray) -> ImageSet:
+    return replace(
+        images, pixels=images.pixels[rows], labels=None if images.labels is None else images.labels[rows],
+        fingerprint=hash_of([images.fingerprint, rows.tolist()]),
+    )  # fmt: skip
 
 
 def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:

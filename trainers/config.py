@@ -37,6 +37,7 @@ def _none_if_empty(value: Any) -> Any:
 # Types that several configs use. `-P data_dir=` (empty) means "not given".
 ImageSize = Annotated[Literal[32, 48, 64, 128], BeforeValidator(_integer_if_digits)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_none_if_empty)]
+OptionalInteger = Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_none_if_empty)]
 OptionalStr = Annotated[str | None, BeforeValidator(_none_if_empty)]
 
 

@@ -34,7 +34,7 @@ from evaluation.classification import (
 )
 from models.eeg_align import mean_covariance, whitening
 from models.eeg_augment import NAMES, AugmentRanges, augment, pad_by_reflection
-from trainers.config import CONFIG, OptionalPath, OptionalStr, Strings, option
+from trainers.config import CONFIG, OptionalInteger, OptionalPath, OptionalStr, Strings, option
 from trainers.processes import Processes, average_gradients
 
 TASK_SECONDS = (0.5, 3.5)
@@ -75,6 +75,8 @@ class EegConfig:
         "cross_subject", "test on other people, or on other runs"
     )
     n_folds: int = option(3, "groups of subjects held out in turn; 0: one subject at a time", ge=0)
+    run_folds: int = option(0, "train and test on the first so many of the folds alone, as tune does; 0: all", ge=0)
+    fold_seed: OptionalInteger = option(None, "seed of the folds alone; not given: that of all else, seed")
     validation_share: float = option(
         0.2, "share of the training subjects (or trials) that early stopping looks at", gt=0, lt=1
     )
@@ -126,7 +128,9 @@ def load_data(config: EegConfig, quiet: bool) -> tuple[EegData, Windows, list[Fo
     windows: Windows = make(config.window, config.overlap)
     if config.align == "euclidean":
         windows = align(windows, data, config.split)
-    return data, windows, make_folds(windows, config.split, config.n_folds, config.validation_share, config.seed)
+    fold_seed = config.seed if config.fold_seed is None else config.fold_seed
+    folds = make_folds(windows, config.split, config.n_folds, config.validation_share, fold_seed)
+    return data, windows, folds[: config.run_folds or None]
 
 
 def group_covariances(data: EegData, split: str) -> tuple[Tensor, np.ndarray]:
@@ -229,6 +233,10 @@ class Fit:
         self.curve.append(point)
         n_windows = len(self.batches) * self.batches.batch_size
         return {**point, "windows_per_second": n_windows / seconds, "epoch_seconds": time.perf_counter() - began}
+
+    def best_point(self) -> dict[str, float]:
+        """Log-loss and accuracy on the validation windows after the best epoch so far."""
+        return {"log_loss": self.best_loss, "accuracy": self.curve[self.best_epoch]["validation_accuracy"]}
 
     def state_dict(self) -> dict[str, Any]:
         return {

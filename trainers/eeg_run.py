@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -45,6 +45,7 @@ from trainers.eeg import (
     window_predictions,
 )
 from trainers.processes import Processes, join_processes
+from trainers.study_trial import Pruned, StudyTrial
 
 CLASSICAL = ("csp_lda", "tangent_lr")
 
@@ -62,6 +63,7 @@ OPERATIONAL = {
 }
 
 C = TypeVar("C", bound=EegConfig)
+W = TypeVar("W", bound="Resumable")
 
 
 @dataclass
@@ -107,8 +109,9 @@ class Progressing:
 
     def __init__(
         self, run: Run | SilentRun, config: EegConfig, data: EegData, processes: Processes, stop: StopRequest,
-        checkpoint: Mapping[str, Any] | None,
+        checkpoint: Mapping[str, Any] | None, study_trial: StudyTrial,
     ) -> None:  # fmt: skip
+        self.study_trial = study_trial
         self.run, self.config, self.data, self.processes, self.stop = run, config, data, processes, stop
         self.done: dict[str, dict[str, Any]] = dict(checkpoint["done"]) if checkpoint else {}
         self.under_way: Mapping[str, Any] | None = checkpoint["under_way"] if checkpoint else None
@@ -121,8 +124,13 @@ class Progressing:
             }  # fmt: skip
             save_checkpoint(self.run.checkpoint_path, state)
 
-    def finish(self, key: str, make: Callable[[], Resumable], epochs: int, progress: Progress) -> dict[str, Any]:
-        """The finished work `key`: from the checkpoint, or done now, at most `epochs`, with a checkpoint after every one."""
+    def finish(
+        self, key: str, make: Callable[[], W], epochs: int, progress: Progress, look: Callable[[W], None] | None = None
+    ) -> dict[str, Any]:
+        """The finished work `key`: from the checkpoint, or done now, at most `epochs`, with a checkpoint after every one.
+
+        look: called after every epoch, to report to a study.
+        """
         if key in self.done:
             progress.advance(epochs)
             return self.done[key]
@@ -135,6 +143,8 @@ class Progressing:
             self.run.log_metrics({f"{key}_{name}": value for name, value in point.items()}, step=work.epoch)
             name = "accuracy" if "validation_accuracy" in point else "loss"
             progress.advance(note=f"{key}: validation {name} {point[f'validation_{name}']:.3f}")
+            if look is not None:
+                look(work)
             asked = self.processes.any(self.stop.requested)
             self.save({"key": key, "fit": work.state_dict()})
             if asked:
@@ -163,7 +173,11 @@ class Progressing:
                 network = build().to(self.processes.device)
             return Fit(config, network, windows, fold, self.processes, label)
 
-        return self.finish(key, make, config.epochs, progress)
+        def look(fit: Fit) -> None:
+            measured = self.study_trial.measure(fit.network, windows.gather(fold.validation[:1]))
+            self.study_trial.report(self.run, {**fit.best_point(), **measured}, fit.epoch)
+
+        return self.finish(key, make, config.epochs, progress, look if self.study_trial.searching else None)
 
 
 @dataclass(frozen=True)
@@ -254,13 +268,16 @@ def run_eeg(
     register: Callable[[Run | SilentRun, C, EegData, nn.Module, Mapping[str, float]], ModelInfo],
     rivals: Sequence[str] = (),
     procedure: Procedure | None = None,
+    study_trial: StudyTrial | None = None,
 ) -> int:
     """Train `build(data, name)` for own and rivals on every fold beside the baselines, record and register; the exit status.
 
     own: what the network that is registered is called in tables and metrics. rivals: other networks of the same builder. explain:
     logs more than the common figures, and returns text for the end of the report. register: registers the network. procedure: how
-    own and rivals are trained, if not by one fit each.
+    own and rivals are trained, if not by one fit each. study_trial: the run's place in a study; while that searches, `own` alone is
+    trained, on the first fold, and no test window is looked at.
     """
+    study_trial = study_trial or StudyTrial()
     processes = join_processes(config.device)
     device = processes.device
     run_id = (
@@ -275,11 +292,12 @@ def run_eeg(
         windows.to(device)
 
     run = start_run(
-        entry_point, as_params(config), tags={"world_size": processes.world_size, "device": device.type},
-        output_dir=config.output_dir, run_name=config.run_name, resume=run_id,
+        entry_point, as_params(config), tags={"world_size": processes.world_size, "device": device.type, **study_trial.tags},
+        output_dir=config.output_dir, experiment=study_trial.experiment, run_name=config.run_name, resume=run_id,
     )  # fmt: skip
     began = time.monotonic()
     with run, StopRequest() as stop:
+        study_trial.begin(run)
         if checkpoint is not None:
             run.restore(checkpoint["backlog"])
         run.log_data(data.dataset, data.fingerprint, data.summary())
@@ -289,7 +307,7 @@ def run_eeg(
                 f"{config.dataset}: {len(data.trials)} trials, {len(windows)} windows, {len(np.unique(data.subject))} subjects, "
                 f"{len(folds)} folds; run {run.run_id}"
             )
-        state = Progressing(run, config, data, processes, stop, checkpoint)
+        state = Progressing(run, config, data, processes, stop, checkpoint, study_trial)
         fits = (1 + len(rivals)) * len(folds) + config.leakage_check + 1
         epochs = procedure.epochs(len(folds)) if procedure else fits * config.epochs
         epochs += len(folds) * config.epochs if config.baselines else 0
@@ -303,6 +321,11 @@ def run_eeg(
             return state.fit(key, partial(build, data, name), windows, fold, label, progress)
 
         try:
+            if study_trial.searching:
+                train(own, f"{own}_fold1", replace(folds[0], test=np.array([], dtype=int)), windows.label)
+                progress.close()
+                run.finish()
+                return 0
             log_p = {
                 name: [train(name, f"{name}_fold{i + 1}", fold, windows.label) for i, fold in enumerate(folds)]
                 for name in (own, *rivals, *(["eegnet"] if config.baselines else []))
@@ -318,6 +341,11 @@ def run_eeg(
             run.finish("KILLED")
             print(f"stopped; go on with resume={run.run_id}", file=sys.stderr)
             return stop.exit_code or 143
+        except Pruned as verdict:
+            progress.close()
+            run.set_tags({"pruned": str(verdict)})
+            run.finish("KILLED")
+            return 0
         except FloatingPointError as fault:
             progress.close()
             run.set_tags({"error": str(fault)})

@@ -29,6 +29,7 @@ from tracking.run import Run, SilentRun
 from trainers.config import CONFIG, as_params, launch_processes, option, parse_config
 from trainers.eeg import PHYSIONET, SHRINKAGE, EegConfig, group_covariances
 from trainers.eeg_run import Outcome, run_eeg
+from trainers.study_trial import StudyTrial
 
 DISPLAYED = 1024
 """Test windows that the figures of what the network looks at are made from."""
@@ -66,6 +67,12 @@ class EegTransformerConfig(EegConfig):
 
 
 PRESETS: dict[str, dict[str, Any]] = {"quick": {}, "physionet": PHYSIONET}
+
+# What `tune` searches unless told otherwise, in the language of its parameter `space`.
+SPACE = {
+    "attention": "sdpa|linear|linformer|local|none", "d_model": "32|64|128", "n_heads": "1|2|4|8",
+    "n_layers": "1..4", "patch_len": "16|20|40|80", "patch_stride": "8|10|20",
+}  # fmt: skip
 
 
 def attention_spec(config: EegTransformerConfig, name: str) -> AttentionSpec:
@@ -196,13 +203,15 @@ def register(
     )  # fmt: skip
 
 
-def run_eeg_transformer(config: EegTransformerConfig) -> int:
-    """Train, compare, record, register; the exit status."""
+def run_eeg_transformer(config: EegTransformerConfig, study_trial: StudyTrial | None = None) -> int:
+    """Train, compare, record, register; the exit status. study_trial: the run's place in a study."""
 
     def build(data: EegData, name: str) -> nn.Module:
         return build_network(config, data.trials.shape[1])
 
-    return run_eeg("eeg_transformer", "transformer", config, build, record_explanations, register)
+    return run_eeg(
+        "eeg_transformer", "transformer", config, build, record_explanations, register, study_trial=study_trial
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

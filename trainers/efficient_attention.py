@@ -8,7 +8,7 @@ again. The conclusion is written from these figures. docs/efficient_attention.md
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from data.splits import Fold
 from models.attention import MECHANISMS, build_attention
 from models.eeg_transformer import EegTransformer
 from models.transformer import EncoderLayer
+from tracking.models import ModelInfo
 from tracking.run import Run, SilentRun
 from trainers.attention_scaling import (
     D_MODEL,
@@ -39,6 +40,7 @@ from trainers.config import CONFIG, Integers, Strings, option, parse_config
 from trainers.eeg import PHYSIONET, Result
 from trainers.eeg_run import Outcome, run_eeg
 from trainers.eeg_transformer import EegTransformerConfig, attention_spec, build_network, register
+from trainers.study_trial import StudyTrial
 
 EXACT = "sdpa"
 CONTROLS = ("none", "fourier")
@@ -80,6 +82,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "quick": {},
     "physionet": {**PHYSIONET, "lengths": (5, 19, 39, 160, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)},
 }
+
+
+# What `tune` searches unless told otherwise, in the language of its parameter `space`: one mechanism at a time.
+SPACE = {
+    "mechanisms": "sdpa|linear|cosformer|favor|linformer|nystrom|local|none|fourier", "d_model": "32|64|128", "n_heads": "1|2|4|8",
+    "n_layers": "1..4", "patch_len": "8|16|32", "patch_stride": "2|4|8",
+}  # fmt: skip
 
 
 @torch.no_grad()
@@ -230,14 +239,30 @@ def record_scaling(
     return conclusion(outcome.results, seconds, memory, errors, exact.n_tokens(config.window), where)
 
 
-def run_efficient_attention(config: EfficientAttentionConfig) -> int:
-    """Train with every mechanism, measure, record, register the exact one; the exit status."""
+def run_efficient_attention(config: EfficientAttentionConfig, study_trial: StudyTrial | None = None) -> int:
+    """Train with every mechanism, measure, record, register the exact one; the exit status.
+
+    study_trial: the run's place in a study, where the first of `mechanisms` stands in the exact one's stead.
+    """
+    own = config.mechanisms[0] if study_trial else EXACT
 
     def build(data: EegData, name: str) -> nn.Module:
         return build_network(replace(config, attention=EXACT), data.trials.shape[1], name)
 
-    rivals = [name for name in config.mechanisms if name != EXACT]
-    return run_eeg("efficient_attention", EXACT, config, build, record_scaling, register, rivals)
+    def register_own(
+        run: Run | SilentRun,
+        config: EegTransformerConfig,
+        data: EegData,
+        network: nn.Module,
+        metrics: Mapping[str, float],
+    ) -> ModelInfo:
+        shared = {field.name: getattr(config, field.name) for field in fields(EegTransformerConfig)}
+        return register(run, EegTransformerConfig(**{**shared, "attention": own}), data, network, metrics)
+
+    rivals = [name for name in (EXACT, *config.mechanisms) if name != own]
+    return run_eeg(
+        "efficient_attention", own, config, build, record_scaling, register_own, rivals, study_trial=study_trial
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError, run_main
 from common.progress import Progress
-from data.images import ImageBatches, ImageSet, load_images
+from data.images import ImageBatches, ImageSet, divide, load_images
 from evaluation.figures import image_grid, loss_curves, picture
 from models import mimicry
 from models.sync_norm import synchronise_batch_norms
@@ -41,6 +41,7 @@ from trainers.config import (
 )
 from trainers.processes import join_processes
 from trainers.step_log import NotFinite, StepLog
+from trainers.study_trial import Pruned, StudyTrial
 from trainers.wgan_loop import METRICS, Training, sample_images, train
 
 
@@ -55,6 +56,9 @@ class WganConfig:
     dataset: Literal["digits", "celeba", "folder"] = option("digits", "where the images come from")
     data_dir: OptionalPath = option(None, "folder or zip of the images; celeba downloads when it is not given")
     split: Literal["train", "valid", "test", "all"] = option("train", "partition to train on")
+    validation_share: float = option(
+        0.0, "share of these images that is not trained on but kept for choices, as tune does", ge=0, lt=1
+    )
     image_size: ImageSize = option(32, "pixels per side")
     flip: bool = option(False, "mirror images at random")
     on_bad: Literal["stop", "skip"] = option("stop", "what to do with an image that cannot be read")
@@ -128,6 +132,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 OPERATIONAL = {
     "data_dir", "cache_dir", "on_bad", "steps", "device", "nproc", "log_every", "sample_every", "checkpoint_every", "n_samples",
     "output_dir", "run_name", "resume", "allow_changes",
+}  # fmt: skip
+
+# What `tune` searches unless told otherwise, in the language of its parameter `space`.
+SPACE = {
+    "gp_scale": "log:0.1..100", "n_dis": "1|2|3|5", "lr_generator": "log:0.0001..0.002", "lr_critic": "log:0.0001..0.002",
 }  # fmt: skip
 
 # ------------------------------------------------------------------------------------------------------------------ records
@@ -289,8 +298,12 @@ def report(
     print(f"  open it: {run.url()}")
 
 
-def run_wgan(config: WganConfig) -> int:
-    """Train, record and register; the exit status: 0, 1 where a loss became NaN, 128 + signal where one stopped the run."""
+def run_wgan(config: WganConfig, study_trial: StudyTrial | None = None) -> int:
+    """Train, record and register; the exit status: 0, 1 where a loss became NaN, 128 + signal where one stopped the run.
+
+    study_trial: the run's place in a study, which may end it early (it is KILLED then, with status 0).
+    """
+    study_trial = study_trial or StudyTrial()
     processes = join_processes(config.device)
     run_id = find_resumable(config.resume, "wgan", config.output_dir) if config.resume and processes.is_first else None
     path = find_checkpoint(config.output_dir, run_id) if run_id else None
@@ -307,7 +320,8 @@ def run_wgan(config: WganConfig) -> int:
         config.on_bad,
         progress=processes.is_first,
     )
-    held_out = load_held_out(config) if processes.is_first else None
+    images, _ = divide(images, config.validation_share)
+    held_out = load_held_out(config) if processes.is_first and not study_trial.searching else None
     batches = ImageBatches(
         images, config.batch_size, seed=config.seed, device=processes.device, flip=config.flip,
         rank=processes.rank, world_size=processes.world_size,
@@ -323,10 +337,12 @@ def run_wgan(config: WganConfig) -> int:
     )  # fmt: skip
 
     run = start_run(
-        "wgan", as_params(config), tags={"world_size": processes.world_size, "device": processes.device.type},
-        output_dir=config.output_dir, run_name=config.run_name, resume=run_id,
+        "wgan", as_params(config),
+        tags={"world_size": processes.world_size, "device": processes.device.type, **study_trial.tags},
+        output_dir=config.output_dir, experiment=study_trial.experiment, run_name=config.run_name, resume=run_id,
     )  # fmt: skip
     with run, StopRequest() as stop:
+        study_trial.begin(run)
         log = StepLog(run, processes, METRICS, config.log_every, config.batch_size)
         if checkpoint is not None:
             if checkpoint["data"] != images.fingerprint and not config.allow_changes:
@@ -372,6 +388,9 @@ def run_wgan(config: WganConfig) -> int:
             if processes.is_first and (step % config.sample_every == 0 or step == config.steps):
                 run.log_image("samples", image_grid(sample_images(training.ema.model, grid_codes)), step)
                 log.restart_clock()
+            if study_trial.every and (step % study_trial.every == 0 or step == config.steps):
+                study_trial.report(run, study_trial.measure(training.ema.model, grid_codes), step)
+                log.restart_clock()
             # Asking every process on every step would make the GPUs wait for each other; alone, asking is free.
             asked = (
                 processes.any(stop.requested) if processes.world_size == 1 or step % config.log_every == 0 else False
@@ -406,6 +425,11 @@ def run_wgan(config: WganConfig) -> int:
                 file=sys.stderr,
             )
             return 1
+        except Pruned as verdict:
+            progress.close()
+            run.set_tags({"pruned": str(verdict)})
+            run.finish("KILLED")
+            return 0
         progress.close()
         if training.step < config.steps:  # SIGTERM or Ctrl-C
             run.log_checkpoint()
@@ -413,11 +437,15 @@ def run_wgan(config: WganConfig) -> int:
             print(f"stopped at step {training.step}; go on with resume={run.run_id}", file=sys.stderr)
             return stop.exit_code or 143
 
+        if study_trial.searching:
+            run.finish()
+            return 0
         save()
         seconds = time.monotonic() - began
         if processes.is_first:
             figures = evaluate(training, images, held_out, processes.device, config.seed)
             models = record_results(run, config, training, log, figures, images, grid_codes)
+            study_trial.conclude(run, training.ema.model)
             run.finish()
             report(run, config, figures, seconds, training.step - began_at, log, models)
     return 0
