@@ -18,7 +18,8 @@ import torch
 
 from common.errors import InputError
 from common.files import atomic_file
-from tracking.run import CHECKPOINT_NAME, run_folder
+from tracking.run import CHECKPOINT_NAME, run_folder, this_job
+from tracking.spool import read_facts
 
 PLAIN_TYPES = (str, int, float, bool, bytes, type(None), torch.Tensor, torch.Size, torch.dtype, torch.device)
 
@@ -64,6 +65,9 @@ def find_checkpoint(output_dir: Path, run_id: str) -> Path | None:
     path = run_folder(Path(output_dir), run_id) / CHECKPOINT_NAME
     if path.exists() or _previous(path).exists():
         return path
+    job = this_job()
+    if job is not None and read_facts(path.parent).get("job") == job:
+        return None  # torchrun's workers were restarted before the first checkpoint
     from tracking import store
 
     try:

@@ -359,7 +359,8 @@ def start_run(
     Under `mlflow run` (MLFLOW_RUN_ID) its run is continued; the variable is taken out of the environment, so
     that a second run of this process, or a child process, makes its own. `resume` is a run id or `latest`,
     the newest unfinished run of this entry point that has a checkpoint in `output_dir`; with nothing to
-    resume, `latest` starts a new run and says so. The resumed run goes on under its own id; the one that
+    resume, `latest` starts a new run and says so. Workers that torchrun restarted go on with the run of their
+    job (see `find_resumable`). The resumed run goes on under its own id; the one that
     `mlflow run` made for this command is ended with the tag `resumes`.
 
     Raises InputError for an unknown run id, a run of another entry point, a run in use, or a store that
@@ -371,7 +372,9 @@ def start_run(
     from tracking import store
     from tracking.delivery import Delivery
 
+    global _job_served
     output_dir = Path(output_dir)
+    resume = resume or run_of_this_job(entry_point, output_dir)
     where_it_runs = environment()
     every_tag = {"entry_point": entry_point, **_run_tags(where_it_runs), **(tags or {})}
     inherited = os.environ.pop("MLFLOW_RUN_ID", None)
@@ -409,7 +412,8 @@ def start_run(
     resumed = has_something or (continues and bool(resume))
 
     spool = Spool(folder)
-    spool.set_facts(**{**facts, "status": "RUNNING"})
+    spool.set_facts(**{**facts, "status": "RUNNING", "job": this_job()})
+    _job_served = True
     run = Run(spool, Delivery(spool, facts["tracking_uri"]), resumed)
     if stored is not None and stored.data.metrics:
         # What another machine has delivered counts as recorded, too.
@@ -418,7 +422,9 @@ def start_run(
     if inherited and inherited != facts["run_id"]:
         spool.add("handover", run_id=inherited)
     spool.add("status", status="RUNNING")
-    run.set_tags({**every_tag, "resumed": time.strftime("%Y-%m-%dT%H:%M:%S%z")} if resumed else every_tag)
+    # The error that ended an earlier attempt is no error of this one.
+    again = {"resumed": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "error": ""} if resumed else {}
+    run.set_tags({**every_tag, **again})
     # `resume` says how this process began, not what the run is; the tag `resumed` tells that.
     config = {name: value for name, value in params.items() if name != "resume"}
     run.log_params(config)
@@ -553,9 +559,56 @@ def _reason(error: Exception | None) -> str:
     return store.reason(error)
 
 
-def find_resumable(resume: str, entry_point: str, output_dir: Path) -> str | None:
-    """The id of the run that `resume` (an id or `latest`) names; None where `latest` finds nothing to resume."""
+def find_resumable(resume: str | None, entry_point: str, output_dir: Path) -> str | None:
+    """The id of the run to go on with, or None for a new one.
+
+    The run that torchrun's workers of this job began before it restarted them; else the one that `resume` (an
+    id or `latest`) names, None where `latest` finds nothing.
+    """
+    begun = run_of_this_job(entry_point, output_dir)
+    if begun is not None or resume is None:
+        return begun
     folder = _folder_to_resume(Path(output_dir), resume, entry_point)
     if folder is not None:
         return folder.name
     return None if resume == "latest" else resume
+
+
+_job_served = False
+"""Whether this process has started its run: a restart goes on with one, not with each of several."""
+
+
+def this_job() -> str | None:
+    """The name of the torchrun job that this process works for (`--rdzv-id`; made up by `--standalone`).
+
+    Raises InputError where torchrun restarted the workers of a nameless job, whose run can't be told from
+    others'.
+    """
+    job = os.environ.get("TORCHELASTIC_RUN_ID")
+    if job != "none":  # what torchrun says without --rdzv-id
+        return job
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
+        raise InputError(
+            "torchrun restarted the workers, but the job has no name to find its run by: give torchrun --rdzv-id=NAME"
+        )
+    return None
+
+
+def run_of_this_job(entry_point: str, output_dir: Path) -> str | None:
+    """The unfinished run that earlier workers of this torchrun job began in `output_dir`; None if there is none."""
+    job = this_job()
+    if job is None or _job_served:
+        return None
+    begun = [
+        path.parent
+        for path in Path(output_dir).glob("*/run.json")
+        if (facts := read_facts(path.parent)).get("job") == job
+        and facts.get("entry_point") == entry_point
+        and facts.get("status") != "FINISHED"
+    ]
+    if not begun and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
+        print(
+            f"torchrun restarted job {job}, and no run of it is in {output_dir}: starting anew (with several machines, "
+            "output_dir must be a folder that they share)"
+        )
+    return max(begun, key=lambda folder: folder.stat().st_mtime).name if begun else None

@@ -111,16 +111,17 @@ def as_params(config: Any) -> dict[str, Any]:
     }
 
 
-def launch_processes(n_processes: int, module: str, argv: Sequence[str]) -> int | None:
+def launch_processes(n_processes: int, module: str, argv: Sequence[str], max_restarts: int = 0) -> int | None:
     """Run `python -m module argv` in `n_processes` processes under torchrun; None if this process is to do the work itself.
 
-    A process that torchrun started (LOCAL_RANK is set) or a single one does the work itself.
+    A process that torchrun started (LOCAL_RANK is set) or a single one that is not to be restarted does the work itself. When
+    a process is lost torchrun starts all of them again, `max_restarts` times at most, and they go on from the checkpoint.
     """
-    if n_processes == 1 or "LOCAL_RANK" in os.environ:
+    if "LOCAL_RANK" in os.environ or (n_processes == 1 and max_restarts == 0):
         return None
     # The bare -- ends torchrun's own options: without it, it takes our --nproc for an abbreviation of one of them.
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}", "-m"]
-    command = [*torchrun, "--", module, *argv]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}"]
+    command = [*torchrun, f"--max-restarts={max_restarts}", "-m", "--", module, *argv]
     # exec, so that a signal sent to this process reaches torchrun, which passes it to every worker.
     if sys.platform != "win32":
         sys.stdout.flush()

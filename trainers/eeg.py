@@ -98,6 +98,7 @@ class EegConfig:
     # Machine and records
     device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: a GPU if there is one")
     nproc: int = option(1, "processes on this machine, one GPU each (torchrun starts them)", ge=1)
+    max_restarts: int = option(0, "times that torchrun starts the processes again when one of them is lost", ge=0)
     output_dir: Path = option(
         Path("runs"), "folder of checkpoints and of what is not yet delivered to the tracking server"
     )

@@ -56,6 +56,7 @@ OPERATIONAL = {
     "on_bad",
     "device",
     "nproc",
+    "max_restarts",
     "output_dir",
     "run_name",
     "resume",
@@ -280,9 +281,7 @@ def run_eeg(
     study_trial = study_trial or StudyTrial()
     processes = join_processes(config.device)
     device = processes.device
-    run_id = (
-        find_resumable(config.resume, entry_point, config.output_dir) if config.resume and processes.is_first else None
-    )
+    run_id = find_resumable(config.resume, entry_point, config.output_dir) if processes.is_first else None
     path = find_checkpoint(config.output_dir, run_id) if run_id else None
     checkpoint = processes.share(load_checkpoint(path) if path else None)
     data, windows, folds = load_data(config, quiet=not processes.is_first)

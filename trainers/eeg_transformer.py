@@ -217,7 +217,7 @@ def run_eeg_transformer(config: EegTransformerConfig, study_trial: StudyTrial | 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     config = parse_config(EegTransformerConfig, PRESETS, argv, "eeg_transformer")
-    status = launch_processes(config.nproc, "trainers.eeg_transformer", argv)
+    status = launch_processes(config.nproc, "trainers.eeg_transformer", argv, config.max_restarts)
     return run_eeg_transformer(config) if status is None else status
 
 

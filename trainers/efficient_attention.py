@@ -36,7 +36,7 @@ from trainers.attention_scaling import (
     measure_memory,
     measure_times,
 )
-from trainers.config import CONFIG, Integers, Strings, option, parse_config
+from trainers.config import CONFIG, Integers, Strings, launch_processes, option, parse_config
 from trainers.eeg import PHYSIONET, Result
 from trainers.eeg_run import Outcome, run_eeg
 from trainers.eeg_transformer import EegTransformerConfig, attention_spec, build_network, register
@@ -266,9 +266,10 @@ def run_efficient_attention(config: EfficientAttentionConfig, study_trial: Study
 
 
 def main(argv: list[str] | None = None) -> int:
-    return run_efficient_attention(
-        parse_config(EfficientAttentionConfig, PRESETS, sys.argv[1:] if argv is None else argv, "efficient_attention")
-    )
+    argv = sys.argv[1:] if argv is None else argv
+    config = parse_config(EfficientAttentionConfig, PRESETS, argv, "efficient_attention")
+    status = launch_processes(config.nproc, "trainers.efficient_attention", argv, config.max_restarts)
+    return run_efficient_attention(config) if status is None else status
 
 
 if __name__ == "__main__":

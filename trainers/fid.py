@@ -41,6 +41,7 @@ class FidConfig(MeasureConfig):
 
     n_sizes: int = option(8, "numbers of images at which the Fréchet distance is computed, to extrapolate it", ge=2)
     nproc: int = option(1, "processes on this machine, one GPU each (torchrun starts them)", ge=1)
+    max_restarts: int = option(0, "times that torchrun starts the processes again when one of them is lost", ge=0)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -139,7 +140,7 @@ def run_fid(config: FidConfig) -> int:
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     config = parse_config(FidConfig, PRESETS, argv, "fid")
-    status = launch_processes(config.nproc, "trainers.fid", argv)
+    status = launch_processes(config.nproc, "trainers.fid", argv, config.max_restarts)
     return run_fid(config) if status is None else status
 
 

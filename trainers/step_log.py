@@ -56,9 +56,14 @@ class StepLog:
         self.restart_clock()
 
     def check(self, step: int) -> None:
-        """Raise NotFinite if a step since the last point has a loss that is not finite; nothing is logged."""
+        """Raise NotFinite if a step since the last point has a loss that is not finite; nothing is logged.
+
+        Afterwards the rows are the means over the processes: a checkpoint holds one process's, for all to go on from.
+        """
         if self.rows:
-            self._check(self.processes.mean(torch.stack(self.rows)).cpu(), step)
+            table = self.processes.mean(torch.stack(self.rows))
+            self._check(table.cpu(), step)
+            self.rows = list(table)
 
     def _check(self, table: Tensor, step: int) -> None:
         bad = (~table.isfinite()).nonzero()

@@ -86,6 +86,7 @@ class WganConfig:
     # Machine
     device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: a GPU if there is one")
     nproc: int = option(1, "processes on this machine, one GPU each (torchrun starts them)", ge=1)
+    max_restarts: int = option(0, "times that torchrun starts the processes again when one of them is lost", ge=0)
     # Records
     log_every: int = option(
         10, "steps between points of the curves; a point is the mean of the steps since the last", ge=1
@@ -130,8 +131,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 # Fields that may differ when a run is resumed: they change where and how it computes or reports, not what it computes.
 OPERATIONAL = {
-    "data_dir", "cache_dir", "on_bad", "steps", "device", "nproc", "log_every", "sample_every", "checkpoint_every", "n_samples",
-    "output_dir", "run_name", "resume", "allow_changes",
+    "data_dir", "cache_dir", "on_bad", "steps", "device", "nproc", "max_restarts", "log_every", "sample_every", "checkpoint_every",
+    "n_samples", "output_dir", "run_name", "resume", "allow_changes",
 }  # fmt: skip
 
 # What `tune` searches unless told otherwise, in the language of its parameter `space`.
@@ -305,7 +306,7 @@ def run_wgan(config: WganConfig, study_trial: StudyTrial | None = None) -> int:
     """
     study_trial = study_trial or StudyTrial()
     processes = join_processes(config.device)
-    run_id = find_resumable(config.resume, "wgan", config.output_dir) if config.resume and processes.is_first else None
+    run_id = find_resumable(config.resume, "wgan", config.output_dir) if processes.is_first else None
     path = find_checkpoint(config.output_dir, run_id) if run_id else None
     checkpoint = processes.share(load_checkpoint(path) if path else None)
     if checkpoint is not None:
@@ -454,7 +455,7 @@ def run_wgan(config: WganConfig, study_trial: StudyTrial | None = None) -> int:
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     config = parse_config(WganConfig, PRESETS, argv, "wgan")
-    status = launch_processes(config.nproc, "trainers.wgan", argv)
+    status = launch_processes(config.nproc, "trainers.wgan", argv, config.max_restarts)
     return run_wgan(config) if status is None else status
 
 

@@ -1,0 +1,81 @@
+"""A lost worker: torchrun starts the processes again and the run goes on from its checkpoint, under its own id."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.trainers.running import client, command, environment, history, run_trainer, runs
+from tests.trainers.test_wgan import TINY, _step_on_disk, assert_same_weights, checkpoint_of
+from trainers.wgan_loop import METRICS
+
+PAIR: dict[str, object] = {**TINY, "nproc": 2, "steps": 40}
+
+
+def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The trainers that torchrun (which the started process became) has started, in the order of their ranks."""
+    children = [child for child in psutil.Process(process.pid).children() if "trainers.wgan" in child.cmdline()]
+    return sorted(children, key=lambda child: int(child.environ()["RANK"]))
+
+
+def start(folder: Path, **parameters: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command("wgan", **parameters), cwd=folder, env=environment(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+
+
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
+    """Until a checkpoint of a later step than `step` is on the disk."""
+    deadline = time.monotonic() + 200
+    while _step_on_disk(folder) <= step:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_nothing_but_the_steps_since_the_checkpoint(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Rank 1 is killed, then rank 0: the end is bit for bit that of two processes that were left alone."""
+    reference = tmp_path_factory.mktemp("reference")
+    (reference / "mlflow.db").write_bytes((folder / "mlflow.db").read_bytes())
+    run_trainer(reference, "wgan", **PAIR)
+    [left_alone] = runs(reference)
+
+    process = start(folder, **PAIR, max_restarts=6)  # more than kills: gloo may fail to connect
+    step = 0
+    for rank in (1, 0):
+        wait_for_step(folder, step, process)
+        step = _step_on_disk(folder)
+        os.kill(workers(process)[rank].pid, signal.SIGKILL)
+    output = process.communicate(timeout=250)[0]
+    assert process.returncode == 0, output
+    assert output.count("resumed at step") >= 2, output
+
+    [run] = runs(folder)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["error"] == ""
+    assert client(folder).get_run(run.info.run_id).data.tags["world_size"] == "2"
+    assert_same_weights(checkpoint_of(folder, run.info.run_id), checkpoint_of(reference, left_alone.info.run_id))
+    for metric in METRICS:
+        assert history(folder, run.info.run_id, metric) == history(reference, left_alone.info.run_id, metric), metric
+
+
+@pytest.mark.slow
+def test_without_restarts_a_lost_worker_ends_the_run_and_it_can_be_resumed(folder: Path) -> None:
+    process = start(folder, **PAIR)
+    wait_for_step(folder, 0, process)
+    os.kill(workers(process)[1].pid, signal.SIGKILL)
+    output = process.communicate(timeout=100)[0]
+    assert process.returncode != 0, output
+    [run] = runs(folder)
+    assert run.info.status in ("FAILED", "KILLED")
+    assert "resumed at step" in run_trainer(folder, "wgan", **PAIR, resume="latest")
+    [run] = runs(folder)
+    assert run.info.status == "FINISHED"
