@@ -1,4 +1,4 @@
-"""A real `mlflow server` on loopback, over SQLite, that a test can kill and start again."""
+"""A real `mlflow server` on loopback that a test can kill and start again."""
 
 import os
 import signal
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -18,15 +19,23 @@ def free_port() -> int:
 
 
 class Server:
-    """`mlflow server` as a process of its own.
+    """`mlflow server` as a process of its own, over SQLite and files in `folder` unless told otherwise.
 
     `kill` and `start` as often as a test likes, on the same port and database.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        database: str | None = None,
+        artifacts: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder, self.port = folder, free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
-        self.database = f"sqlite:///{folder}/server.db"
+        self.database = database or f"sqlite:///{folder}/server.db"
+        self.artifacts = artifacts or str(folder / "artifacts")
+        self.environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> "Server":
@@ -49,11 +58,15 @@ class Server:
             "--backend-store-uri",
             self.database,
             "--artifacts-destination",
-            str(self.folder / "artifacts"),
+            self.artifacts,
         ]
         log = open(self.folder / "server.log", "ab")  # noqa: SIM115 (the process keeps it)
         environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-        environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        environment |= {
+            **self.environment,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        }
         self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         deadline = time.monotonic() + 90
         while True:
