@@ -126,10 +126,12 @@ def band_stop(x: Tensor, centre: Tensor, width: float, sfreq: float) -> Tensor:
 
 
 def views(
-    x: Tensor, length: int, ranges: AugmentRanges, generator: torch.Generator, n_applied: int = 2
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, length: int, ranges: AugmentRanges, generator: torch.Generator, n_applied: int = 2,
+    names: Sequence[str] = NAMES,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Two views [M, length] of the same channels [M, length + 2 margin], each with its own augmentations."""
-    return augment(x, length, ranges, generator, n_applied), augment(x, length, ranges, generator, n_applied)
+    first = augment(x, length, ranges, generator, n_applied, names)
+    return first, augment(x, length, ranges, generator, n_applied, names)
 
 
 def pad_by_reflection(x: Tensor, margin: int) -> Tensor:

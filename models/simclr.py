@@ -5,9 +5,13 @@ both directions at the first and the last step; downsampling is a mean of two ne
 that any length works; convolutions with even kernels pad (K - 1) // 2 before and K // 2 behind, mirrored.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+ENCODERS = ("recurrent", "convolutional")
 
 
 def halve(x: Tensor) -> Tensor:
@@ -102,9 +106,69 @@ class Projector(nn.Module):
         return self.out(F.relu(self.dense(torch.cat(ends, 1))))
 
 
+class ChannelEncoder(nn.Module):
+    """Channels [M, T] -> features [M, n_features, ceil(T / decimate)]: every `decimate`-th sample, then encoder (A) or (B).
+
+    Leaving samples out is exact where the signal has nothing at or above half of the lower rate: 160 Hz band-passed at 30 Hz may
+    be read at 80 Hz, at half the cost. width scales all widths of the drawn encoder; kernels: of "convolutional" alone.
+    """
+
+    def __init__(
+        self,
+        kind: str = "convolutional",
+        width: float = 1.0,
+        kernels: tuple[int, int, int, int] = (128, 64, 16, 64),
+        n_features: int = 4,
+        decimate: int = 1,
+    ) -> None:
+        super().__init__()
+        if kind not in ENCODERS:
+            raise ValueError(f"encoder={kind!r}: allowed are {', '.join(ENCODERS)}")
+        if decimate < 1 or not width > 0:
+            raise ValueError(f"decimate={decimate}, width={width}: at least 1, and above 0")
+        self.decimate, self.n_features = decimate, n_features
+        self.encoder: nn.Module = (
+            RecurrentEncoder(n_features, scaled((256, 128, 64), width), scaled((128, 0, 0), width)[0])
+            if kind == "recurrent"
+            else ConvolutionalEncoder(n_features, width, kernels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encoder(x[:, :: self.decimate])
+
+
+def scaled(widths: tuple[int, int, int], scale: float) -> tuple[int, int, int]:
+    """Widths times `scale`, each at least 1."""
+    a, b, c = (max(1, round(width * scale)) for width in widths)
+    return a, b, c
+
+
+class Chosen(nn.Module):
+    """The chosen channels of windows: [N, n_chans, T] -> [N, len(picks), T]; None: all."""
+
+    picks: Tensor | None
+
+    def __init__(self, picks: Sequence[int] | None) -> None:
+        super().__init__()
+        self.register_buffer("picks", None if picks is None else torch.tensor(picks), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.picks is None else x[:, self.picks]
+
+
+def encode_channels(encoder: nn.Module, x: Tensor) -> Tensor:
+    """Windows [N, C, T] -> the shared encoder's features of every channel, stacked: [N, C n_features, T']."""
+    features = encoder(x.flatten(0, 1))
+    return features.view(x.shape[0], -1, features.shape[-1])
+
+
 class ChannelClassifier(nn.Module):
     """Windows [N, n_chans, T] -> log-probabilities [N, n_classes]: the shared encoder on every channel, the features stacked, then
-    the projector's shape with n_classes outputs and LogSoftmax."""
+    the projector's shape with n_classes outputs and LogSoftmax.
+
+    picks: numbers of the channels that are looked at, None for all. head_width: scales the drawn head. frozen: the encoder keeps
+    its weights and statistics, and the head alone is trained.
+    """
 
     def __init__(
         self,
@@ -112,12 +176,56 @@ class ChannelClassifier(nn.Module):
         n_chans: int,
         n_features: int = 4,
         n_classes: int = 2,
-        widths: tuple[int, int, int] = (256, 128, 64),
+        head_width: float = 1.0,
+        picks: Sequence[int] | None = None,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.head = Projector(n_chans * n_features, n_classes, widths)
+        self.choose, self.encoder, self.frozen = Chosen(picks), encoder, frozen
+        n_used = n_chans if picks is None else len(picks)
+        self.head = Projector(
+            n_used * n_features, n_classes, scaled((256, 128, 64), head_width), scaled((128, 0, 0), head_width)[0]
+        )
+        encoder.requires_grad_(not frozen)
+
+    def train(self, mode: bool = True) -> "ChannelClassifier":
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()  # else its batch norms would go on learning
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
-        features = self.encoder(x.flatten(0, 1))  # [N n_chans, n_features, T]
-        return self.head(features.view(x.shape[0], -1, x.shape[-1])).log_softmax(-1)
+        return self.head(encode_channels(self.encoder, self.choose(x))).log_softmax(-1)
+
+
+def pooled_features(encoder: nn.Module, x: Tensor) -> Tensor:
+    """Windows [N, C, T] -> [N, 2 C n_features]: mean and log variance over time of every channel's features."""
+    features = encode_channels(encoder, x)
+    return torch.cat([features.mean(2), features.var(2, correction=0).clamp_min(1e-8).log()], 1)
+
+
+class LinearProbe(nn.Module):
+    """Windows [N, n_chans, T] -> log-probabilities [N, n_classes]: a linear map of the frozen encoder's pooled features.
+
+    `fit` of a logistic regression elsewhere gives mean and scale of the features, weights and bias.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, encoder: nn.Module, n_chans: int, n_features: int = 4, n_classes: int = 2, picks: Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.choose, self.encoder = Chosen(picks), encoder.requires_grad_(False)
+        n = 2 * (n_chans if picks is None else len(picks)) * n_features
+        self.register_buffer("mean", torch.zeros(n))
+        self.register_buffer("scale", torch.ones(n))
+        self.linear = nn.Linear(n, n_classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """[N, n_chans, T] -> [N, 2 C n_features]."""
+        return pooled_features(self.encoder, self.choose(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear((self.features(x) - self.mean) / self.scale).log_softmax(-1)

@@ -21,21 +21,23 @@ class _Sum(torch.autograd.Function):
         return total
 
 
-class SyncBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d whose training statistics are those of the batches of all processes, which must be equally large.
+class _SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation whose training statistics are those of the batches of all processes, which must be equally large.
 
-    With W processes of N / W images each, outputs, gradients (averaged over the processes) and running statistics equal
-    those of one process with N. In eval mode it is nn.BatchNorm2d. Its state dict has the same names.
+    With W processes of N / W samples each, outputs, gradients (averaged over the processes) and running statistics equal
+    those of one process with N. In eval mode it is PyTorch's. Its state dict has the same names.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(x)
         n = x.numel() // x.shape[1] * dist.get_world_size()
+        over = [d for d in range(x.dim()) if d != 1]
+        shape = (-1, *[1] * (x.dim() - 2))
         # Mean first, then the squares about it: E x^2 - (E x)^2 would cancel.
-        mean = _Sum.apply(x.sum((0, 2, 3))) / n
-        centred = x - mean[:, None, None]
-        variance = _Sum.apply(centred.square().sum((0, 2, 3))) / n
+        mean = _Sum.apply(x.sum(over)) / n
+        centred = x - mean.view(shape)
+        variance = _Sum.apply(centred.square().sum(over)) / n
         with torch.no_grad():
             assert self.num_batches_tracked is not None
             assert self.running_mean is not None
@@ -45,14 +47,28 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
             self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), momentum)
             self.running_var.lerp_(variance.detach().to(self.running_var.dtype) * n / (n - 1), momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return centred * scale[:, None, None] + self.bias[:, None, None]
+        return centred * scale.view(shape) + self.bias.view(shape)
+
+
+class SyncBatchNorm1d(_SyncBatchNorm, nn.BatchNorm1d):
+    """nn.BatchNorm1d over all processes."""
+
+
+class SyncBatchNorm2d(_SyncBatchNorm, nn.BatchNorm2d):
+    """nn.BatchNorm2d over all processes."""
+
+
+SYNCHRONISED: dict[type, type[_SyncBatchNorm]] = {nn.BatchNorm1d: SyncBatchNorm1d, nn.BatchNorm2d: SyncBatchNorm2d}
 
 
 def synchronise_batch_norms(module: nn.Module) -> nn.Module:
-    """Replace every nn.BatchNorm2d in `module` by a SyncBatchNorm2d with the same parameters and buffers; returns `module`."""
+    """Replace every nn.BatchNorm1d and 2d in `module` by one over all processes, with the same parameters and buffers; returns
+    `module`.
+    """
     for name, child in module.named_children():
-        if type(child) is nn.BatchNorm2d:
-            norm = SyncBatchNorm2d(
+        if type(child) in SYNCHRONISED:
+            assert isinstance(child, nn.modules.batchnorm._BatchNorm)
+            norm = SYNCHRONISED[type(child)](
                 child.num_features,
                 child.eps,
                 child.momentum,

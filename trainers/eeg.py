@@ -155,6 +155,11 @@ def align(windows: Windows, data: EegData, split: str) -> AlignedWindows:
 # ------------------------------------------------------------------------------------------------------------------ training
 
 
+def warm_cosine(share: float, warmup: float) -> float:
+    """The factor of the learning rate after a `share` (0 to 1) of all updates: a linear rise, then half a cosine to zero."""
+    return share / warmup if share < warmup else 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
+
+
 class Fit:
     """The training of one network on one fold: AdamW, warm-up and cosine, early stopping on the validation windows.
 
@@ -185,9 +190,7 @@ class Fit:
     def learning_rate(self) -> float:
         """Linear warm-up, then half a cosine to zero."""
         share = (self.update + 1) / (len(self.batches) * self.config.epochs)
-        if share < self.config.warmup:
-            return self.config.lr * share / self.config.warmup
-        return self.config.lr * 0.5 * (1 + math.cos(math.pi * (share - self.config.warmup) / (1 - self.config.warmup)))
+        return self.config.lr * warm_cosine(share, self.config.warmup)
 
     def run_epoch(self) -> dict[str, float]:
         """One pass over the training windows, then the validation loss; returns the epoch's point of the curves."""

@@ -63,7 +63,7 @@ def test_same_convolution_and_halving() -> None:
 
 
 def test_classifier_gives_log_probabilities_and_keeps_windows_apart() -> None:
-    net = ChannelClassifier(ConvolutionalEncoder(width=0.04), 6, widths=(8, 6, 4)).eval()
+    net = ChannelClassifier(ConvolutionalEncoder(width=0.04), 6, head_width=0.03).eval()
     x = torch.randn(3, 6, 160)
     log_p = net(x)
     assert torch.allclose(log_p.exp().sum(1), torch.ones(3), atol=1e-5)
