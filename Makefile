@@ -11,13 +11,14 @@ PYTEST := OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
-ENTRY_POINTS := wgan fid isir_fid eeg_transformer efficient_attention
+ENTRY_POINTS := wgan fid isir_fid eeg_simclr eeg_transformer efficient_attention
 
 .PHONY: help setup $(ENTRY_POINTS) ui test test-all services stack-test docker-verify lint clean
 
 help:
 	@echo "make wgan      set up, train the WGAN-GP on the embedded digits, register the models"
 	@echo "make fid       measure the newest generator   make isir_fid  correct its latent distribution, and measure the gain"
+	@echo "make eeg_simclr   pre-train an EEG encoder by contrast, and see if it helps to classify imagined fist movements"
 	@echo "make eeg_transformer   classify imagined fist movements with a Transformer"
 	@echo "make efficient_attention   its cheaper relatives: accuracy, time and memory over the length of the sequence"
 	@echo "make test      set up and run the tests       make test-all   with the slow ones"

@@ -32,7 +32,7 @@ class ChannelPool:
         self.first = first
         self.trial = np.concatenate([windows.trial + first[i] for i, (_, windows) in enumerate(sources)])
         # The aligning matrix of each row; None where nothing is aligned.
-        self.matrices = [w.matrices.numpy() if isinstance(w, AlignedWindows) else None for _, w in sources]
+        self.matrices = [w.matrices.cpu() if isinstance(w, AlignedWindows) else None for _, w in sources]
         self.group = np.concatenate(
             [w.group.numpy() if isinstance(w, AlignedWindows) else np.zeros(len(w), int) for _, w in sources]
         )
@@ -50,22 +50,24 @@ class ChannelPool:
         Where a trial begins or ends within the margin, its own samples are mirrored.
         """
         chosen = np.asarray(indices)
-        n_chans = self.trials[0].shape[1]
-        batch = np.empty((len(chosen), n_chans, self.window + 2 * self.margin), np.float32)
-        offsets = np.arange(-self.margin, self.window + self.margin)
+        n_chans, length = self.trials[0].shape[1], self.window + 2 * self.margin
+        raw = np.empty((len(chosen), n_chans, length), np.float32)
+        for out, row in zip(raw, chosen.tolist(), strict=True):
+            x = self.trials[self.source[row]][self.trial[row] - self.first[self.source[row]]]
+            begin = self.start[row] - self.margin
+            if begin >= 0 and begin + length <= x.shape[1]:  # a slice is several times as fast as chosen samples
+                np.multiply(x[:, begin : begin + length], np.float32(1e6), out)  # squares of volts would lose digits
+            else:
+                np.multiply(x[:, mirrored(np.arange(begin, begin + length), x.shape[1])], np.float32(1e6), out)
         middle = slice(self.margin, self.margin + self.window)
-        for out, row in zip(batch, chosen, strict=True):
-            source = self.source[row]
-            x = self.trials[source][self.trial[row] - self.first[source]]
-            x = x[:, mirrored(self.start[row] + offsets, x.shape[1])] * np.float32(
-                1e6
-            )  # microvolts keep float32's digits
-            matrices = self.matrices[source]
-            np.copyto(out, x if matrices is None else matrices[self.group[row]] @ x)
-            inside = out[:, middle].astype(np.float64)
-            out -= inside.mean()
-            out /= inside.std() or 1.0
-        return torch.from_numpy(batch)
+        batch = torch.from_numpy(raw)
+        batch -= batch[..., middle].mean((1, 2), keepdim=True)
+        for number, matrices in enumerate(self.matrices):
+            of = np.flatnonzero(self.source[chosen] == number)
+            if matrices is not None and len(of):
+                batch[of] = matrices[self.group[chosen[of]]] @ batch[of]
+        sd, mean = torch.std_mean(batch[..., middle], (1, 2), keepdim=True, correction=0)
+        return (batch - mean) / torch.where(sd > 0, sd, 1.0)
 
 
 def mirrored(index: np.ndarray, n: int) -> np.ndarray:

@@ -159,7 +159,7 @@ class Chosen(nn.Module):
 def encode_channels(encoder: nn.Module, x: Tensor) -> Tensor:
     """Windows [N, C, T] -> the shared encoder's features of every channel, stacked: [N, C n_features, T']."""
     features = encoder(x.flatten(0, 1))
-    return features.view(x.shape[0], -1, features.shape[-1])
+    return features.reshape(x.shape[0], x.shape[1] * features.shape[1], features.shape[2])
 
 
 class ChannelClassifier(nn.Module):

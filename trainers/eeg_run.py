@@ -186,13 +186,13 @@ class Procedure:
     """How a trainer's networks are trained where that is more than one fit for each network and fold.
 
     train(state, name, key, windows, fold, label, progress): the finished fit `key` of network `name`. also(state, windows, folds,
-    progress): more fits, whose results stay in `state.done`. epochs(n_folds): of all of them, for the progress shown; those of the
-    baseline are counted apart.
+    progress): more fits, whose results stay in `state.done`. epochs(windows, folds): of all of them, for the progress shown; those
+    of the baseline are counted apart.
     """
 
     train: Callable[["Progressing", str, str, Windows, Fold, np.ndarray, Progress], dict[str, Any]]
     also: Callable[["Progressing", Windows, list[Fold], Progress], None]
-    epochs: Callable[[int], int]
+    epochs: Callable[[Windows, list[Fold]], int]
 
 
 def check_unchanged(config: EegConfig, data: EegData, checkpoint: Mapping[str, Any]) -> None:
@@ -308,7 +308,7 @@ def run_eeg(
             )
         state = Progressing(run, config, data, processes, stop, checkpoint, study_trial)
         fits = (1 + len(rivals)) * len(folds) + config.leakage_check + 1
-        epochs = procedure.epochs(len(folds)) if procedure else fits * config.epochs
+        epochs = procedure.epochs(windows, folds) if procedure else fits * config.epochs
         epochs += len(folds) * config.epochs if config.baselines else 0
         progress = Progress(epochs, unit="epoch", quiet=not processes.is_first)
 

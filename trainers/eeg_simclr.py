@@ -52,7 +52,7 @@ from trainers.config import (
     parse_config,
 )
 from trainers.eeg import PHYSIONET, SHRINKAGE, EegConfig, align, autocast, group_covariances, predict
-from trainers.eeg_run import Outcome, Procedure, Progressing, run_eeg
+from trainers.eeg_run import Outcome, Procedure, Progressing, final_fold, run_eeg
 from trainers.simclr_pretraining import Pretraining
 from trainers.simclr_report import percent, record_comparison
 
@@ -216,12 +216,22 @@ class Contrast:
     def procedure(self) -> Procedure:
         return Procedure(self.train, self.also, self.epochs)
 
-    def epochs(self, n_folds: int) -> int:
+    def epochs(self, windows: Windows, folds: list[Fold]) -> int:
         """All epochs of a run, for the progress shown."""
         c = self.config
-        pretrainings = n_folds + 1 + len([tau for tau in c.tau_sweep if tau != c.tau])
-        fits = 3 * n_folds * len(self.shares()) + c.leakage_check + 1
-        return pretrainings * c.pretrain_epochs + fits * c.epochs
+        pretrainings = len(folds) + 1 + len([tau for tau in c.tau_sweep if tau != c.tau])
+        whole = [self.fit_config(fold, windows).epochs for fold in (*folds, final_fold(windows, folds))]
+        fits = sum(self.fit_config(fold, windows, share).epochs for fold in folds for share in self.shares())
+        # Three networks are trained by epochs: pre-trained, from scratch, and on the frozen encoder.
+        return pretrainings * c.pretrain_epochs + 3 * fits + whole[-1] + c.leakage_check * whole[0]
+
+    def fit_config(self, fold: Fold, windows: Windows, share: float = 1.0) -> EegSimclrConfig:
+        """The config of a fit on a share of the fold's labels: as many epochs as `min_updates` asks for."""
+        n = len(labelled_share(fold, windows, share, self.config.seed).train)
+        updates = max(1, n // min(self.config.batch_size, n))
+        epochs = max(self.config.epochs, math.ceil(self.config.min_updates / updates))
+        patience = max(1, round(self.config.patience * epochs / self.config.epochs))
+        return replace(self.config, epochs=epochs, patience=patience)
 
     def shares(self) -> list[float]:
         """The label fractions, 1 among them."""
@@ -277,10 +287,7 @@ class Contrast:
 
         if name.endswith("probe"):
             return self.probe(state, name, key, build, windows, used, label)
-        updates = max(1, len(used.train) // self.config.batch_size)
-        epochs = max(self.config.epochs, math.ceil(self.config.min_updates / updates))
-        patience = max(1, round(self.config.patience * epochs / self.config.epochs))
-        config = replace(self.config, epochs=epochs, patience=patience)
+        config = self.fit_config(fold, windows, share)
         return state.fit(key, build, windows, used, label, progress, config)
 
     def probe(
