@@ -1,6 +1,6 @@
 """`python -m tracking sync [folder]` delivers what training runs could not.
 
-`python -m tracking reap` ends runs that died silently.
+`python -m tracking reap` ends runs that died silently. `python -m tracking promote models:/name/3` makes a version the champion.
 """
 
 import argparse
@@ -36,9 +36,19 @@ def main(argv: list[str] | None = None) -> int:
         default=STALE_MINUTES,
         help=f"silence that counts as dead (default: {STALE_MINUTES:g})",
     )
+    promote_parser = commands.add_parser(
+        "promote", help="make a version the champion, unless it is worse than the one that is"
+    )
+    promote_parser.add_argument("uri", metavar="models:/name/version", help="the version to promote")
+    promote_parser.add_argument("--metric", help="what to compare by (default: the one it was evaluated by)")
+    promote_parser.add_argument("--alias", default="champion", help="alias to move (default: champion)")
     arguments = parser.parse_args(argv)
     if arguments.command == "sync":
         return sync(arguments.folder)
+    if arguments.command == "promote":
+        from tracking.promotion import promote
+
+        return promote(arguments.uri, arguments.metric, arguments.alias)
     reap(arguments.experiment, arguments.minutes)
     return 0
 

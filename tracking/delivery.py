@@ -152,6 +152,8 @@ class Delivery:
                 _send_dataset(client, run_id, operation)
             case "register":
                 _register(client, run_id, facts, self._spool, operation)
+            case "evaluations":
+                _send_evaluations(client, run_id, operation)
             case "handover":
                 _hand_over(client, operation["run_id"], run_id)
             case "status":
@@ -294,6 +296,20 @@ def _register(client: MlflowClient, run_id: str, facts: Mapping[str, Any], spool
     if operation["alias"]:
         client.set_registered_model_alias(name, operation["alias"], version)
     (folder.parent / f"{folder.name}.json").write_text(json.dumps({"name": name, "version": version}) + "\n")
+
+
+def _send_evaluations(client: MlflowClient, run_id: str, operation: Operation) -> None:
+    """Figures of a registered version: tags of it, by which `promote` compares, and metrics on its page."""
+    try:
+        version = client.get_model_version(operation["name"], operation["version"])
+    except MlflowException as error:
+        if store.is_absent(error):  # deleted since it was measured: set aside
+            raise KeyError(f"models:/{operation['name']}/{operation['version']} is not there any more") from error
+        raise
+    for key, value in operation["tags"].items():
+        client.set_model_version_tag(operation["name"], operation["version"], key, store.tag_value(value))
+    if version.model_id:
+        _link_metrics(client, run_id, version.model_id, operation)
 
 
 def _version_of_upload(client: MlflowClient, name: str, upload: str) -> str | None:

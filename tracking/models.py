@@ -1,8 +1,8 @@
 """Models in MLflow's registry that load anywhere without this project and without unpickling.
 
-A registered model is MLflow's `pt2` flavour (a `torch.export` program: the graph and its weights) with
-signature and input example, and beside it `weights/model.safetensors` and `weights/config.json`, from which a
-trainer builds the module again to train it on.
+A registered model is MLflow's `pt2` flavour (a `torch.export` program: the graph and its weights) with signature and input
+example; `served.py`, which answers requests to it (tracking/serving.py); and `weights/model.safetensors` with
+`weights/config.json`, from which a trainer builds the module again to train it on.
 """
 
 import copy
@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
@@ -27,7 +27,9 @@ import safetensors.torch
 import torch
 
 from common.errors import InputError
+from tracking.evaluations import Evaluation, evaluation_tags
 from tracking.run import AnyRun, SilentRun
+from tracking.serving import Sampler, serve_by_network, serve_by_sampler
 
 WEIGHTS_FOLDER, WEIGHTS_NAME, CONFIG_NAME = "weights", "model.safetensors", "config.json"
 
@@ -61,17 +63,18 @@ def log_model(
     metadata: Mapping[str, Any] | None = None,
     alias: str | None = "latest-good",
     step: int = 0,
+    sampler: Sampler | None = None,
+    evaluations: Sequence[Evaluation] = (),
 ) -> ModelInfo:
-    """Register `module` (in eval mode, on the CPU.
-
-    `module` itself is left as it is) as a new version of `registered_name`.
+    """Register `module` (in eval mode, on the CPU; `module` itself is left as it is) as a new version of `registered_name`.
 
     Args:
         example: an input batch of at least 2 (a batch of 1 would freeze the batch size at 1); its other
         dimensions are fixed. config: what the module's constructor needs, as JSON values; `load_weights`
         gives it back. metrics: shown on the model's page, and on the run's at `step` unless the run has that
         value already. metadata: any JSON facts, kept in the model's MLmodel file. alias: moved to the new
-        version.
+        version. sampler: of a generator, which is then served as a sampler of images instead of as an array in, an array out.
+        evaluations: what `promote` compares versions by.
 
     If the server is away the model is saved in the run's folder and registered when the backlog is delivered.
     Raises ValueError for an example that would freeze the batch or a module that `torch.export` can't trace.
@@ -84,7 +87,7 @@ def log_model(
         )
     folder = run.folder / "models" / f"{name}-{uuid.uuid4().hex[:8]}"
     try:
-        save_model(folder, module, example, config, metadata or {})
+        save_model(folder, module, example, config, metadata or {}, sampler)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -97,7 +100,7 @@ def log_model(
         alias=alias,
         metrics={key: float(value) for key, value in (metrics or {}).items()},
         params=dict(params or {}),
-        tags={key: str(value) for key, value in (tags or {}).items()},
+        tags={key: str(value) for key, value in (tags or {}).items()} | evaluation_tags(evaluations, run.run_id),
     )
     run.deliver(REGISTER_PATIENCE)
     return _registered(folder, registered_name)
@@ -109,50 +112,61 @@ def save_model(
     example: np.ndarray,
     config: Mapping[str, Any],
     metadata: Mapping[str, Any],
+    sampler: Sampler | None = None,
 ) -> None:
     """Write the MLflow model and its weights to `folder`, which must not exist.
 
     Leaves the module and the global RNG as they are.
     """
-    import mlflow.pytorch
-    import yaml  # type: ignore[import-untyped]
-    from mlflow.models import infer_signature
-
     frozen = copy.deepcopy(module).to("cpu").eval()
     with torch.random.fork_rng(devices=[]), _quiet(), torch.no_grad():
-        output = frozen(torch.from_numpy(example))
-        if not isinstance(output, torch.Tensor):
-            raise ValueError(f"a served model returns one tensor, this one a {type(output).__name__}")
-        try:
-            mlflow.pytorch.save_model(
-                frozen,
-                str(folder),
-                signature=infer_signature(example, output.numpy()),
-                input_example=example,
-                # Explicit: MLflow would start a process for eleven seconds to find them out, and add
-                # Lightning to them.
-                pip_requirements=[
-                    f"{package}=={installed_version(package)}" for package in ("mlflow", "torch", "numpy")
-                ],
-                metadata=dict(metadata),
-                serialization_format="pt2",
-            )
-        except RuntimeError as error:  # all that torch.export raises
-            fault = str(error).strip().splitlines()[0]
-            raise ValueError(f"torch.export can't trace {type(module).__name__}: {fault}") from error
-        _check_program(folder / "data" / "model.pt2", frozen, example)
-    # An exported program stays on the device it was exported on. Left to itself MLflow asks for the GPU where
-    # there is one, and fails.
-    description = folder / "MLmodel"
-    facts = yaml.safe_load(description.read_text())
-    facts["flavors"]["python_function"]["config"] = {"device": "cpu"}
-    description.write_text(yaml.safe_dump(facts, sort_keys=False))
+        packages = ("mlflow", "torch", "numpy", *(("pillow",) if sampler else ()))
+        output = _save_program(folder, frozen, example, metadata, packages)
+        if sampler is None:
+            serve_by_network(folder)
+        else:
+            if sampler.critic is not None:
+                _save_program(
+                    folder / "critic", copy.deepcopy(sampler.critic).to("cpu").eval(), output.numpy(), {}, packages
+                )
+            serve_by_sampler(folder, sampler.algorithm, nz=example.shape[1], image_shape=output.shape[1:])
     weights = folder / WEIGHTS_FOLDER
     weights.mkdir()
     # Cloned, since safetensors refuses tensors that share memory.
     tensors = {key: value.detach().clone().contiguous() for key, value in frozen.state_dict().items()}
     safetensors.torch.save_file(tensors, weights / WEIGHTS_NAME)
     (weights / CONFIG_NAME).write_text(json.dumps(dict(config), indent=1, default=str) + "\n")
+
+
+def _save_program(
+    folder: Path, frozen: torch.nn.Module, example: np.ndarray, metadata: Mapping[str, Any], packages: Sequence[str]
+) -> torch.Tensor:
+    """Write MLflow's pt2 model of a module in eval mode; its output for the example."""
+    import mlflow.pytorch
+    from mlflow.models import infer_signature
+
+    output = frozen(torch.from_numpy(example))
+    if not isinstance(output, torch.Tensor):
+        raise ValueError(f"a served model returns one tensor, this one a {type(output).__name__}")
+    if not output.isfinite().all():
+        raise ValueError(f"{type(frozen).__name__}: its output for the example is not finite; it is not registered")
+    try:
+        mlflow.pytorch.save_model(
+            frozen,
+            str(folder),
+            signature=infer_signature(example, output.numpy()),
+            input_example=example,
+            # Explicit: MLflow would start a process for eleven seconds to find them out, and add
+            # Lightning to them.
+            pip_requirements=[f"{package}=={installed_version(package)}" for package in packages],
+            metadata=dict(metadata),
+            serialization_format="pt2",
+        )
+    except RuntimeError as error:  # all that torch.export raises
+        fault = str(error).strip().splitlines()[0]
+        raise ValueError(f"torch.export can't trace {type(frozen).__name__}: {fault}") from error
+    _check_program(folder / "data" / "model.pt2", frozen, example)
+    return output
 
 
 def _check_program(path: Path, module: torch.nn.Module, example: np.ndarray) -> None:
@@ -207,9 +221,7 @@ def load_program(uri: str) -> tuple[Any, str]:
         try:
             with _quiet():
                 path = Path(
-                    mlflow.artifacts.download_artifacts(
-                        f"{_artifact_uri(_pinned(uri))}/data/model.pt2", dst_path=folder
-                    )
+                    mlflow.artifacts.download_artifacts(f"{_artifact_uri(pinned(uri))}/data/model.pt2", dst_path=folder)
                 )
             program = torch.export.load(path).module()
         except Exception as error:
@@ -229,9 +241,7 @@ def run_of(uri: str) -> str:
     try:
         if match := re.fullmatch(r"runs:/([^/]+)/.+", uri):
             run_id = match[1]
-        elif match := re.fullmatch(r"models:/([^/@]+)@(.+)", uri):
-            run_id = client.get_model_version_by_alias(match[1], match[2]).run_id
-        elif match := re.fullmatch(r"models:/([^/@]+)/(\d+)", _pinned(uri)):
+        elif match := re.fullmatch(r"models:/([^/@]+)/(\d+)", pinned(uri)):
             run_id = client.get_model_version(match[1], match[2]).run_id
         else:
             raise InputError(
@@ -246,8 +256,19 @@ def run_of(uri: str) -> str:
     return str(run_id)
 
 
-def _pinned(uri: str) -> str:
-    """`models:/name` as its newest version; any other address as it is."""
+def pinned(uri: str) -> str:
+    """`models:/name` as its newest version and `models:/name@alias` as the version that it names now; other addresses as they are.
+
+    Raises InputError where there is none.
+    """
+    from tracking import store
+
+    if match := re.fullmatch(r"models:/([^/@]+)@(.+)", uri):
+        try:
+            found = store.connect(store.tracking_uri()).get_model_version_by_alias(match[1], match[2])
+        except Exception as error:
+            raise InputError(f"model {uri}: {store.reason(error)} (store {store.tracking_uri()})") from None
+        return f"models:/{match[1]}/{found.version}"
     name = re.fullmatch(r"models:/([^/@]+)", uri)
     if name and not re.fullmatch(r"m-[0-9a-f]{32}", name[1]):  # models:/m-... is the id of a logged model, not a name
         return newest_model(name[1]).uri
@@ -283,7 +304,7 @@ def _downloaded(uri: str, folder: Path) -> Path:
 
     from tracking import store
 
-    uri = _pinned(uri)
+    uri = pinned(uri)
     try:
         store.connect(store.tracking_uri())
         with _quiet():

@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +20,7 @@ from PIL import Image
 
 from common.errors import InputError
 from tracking.environment import command_line, environment, git_state
+from tracking.evaluations import Evaluation, evaluation_tags
 from tracking.spool import Spool, Writer, raise_marks, read_facts
 
 if TYPE_CHECKING:
@@ -261,6 +262,18 @@ class Run:
         """
         return self._spool.add("register", **operation)
 
+    def log_evaluations(self, uri: str, evaluations: Sequence[Evaluation], step: int = 0) -> None:
+        """Record figures of the registered version `uri` (models:/name/version) with that version, for `promote`.
+
+        A model of another address (a file) has no version, and nothing is recorded with it.
+        """
+        match = re.fullmatch(r"models:/([^/@]+)/(\d+)", uri)
+        if match:
+            self._spool.add(
+                "evaluations", name=match[1], version=match[2], step=int(step), tags=evaluation_tags(evaluations, self.run_id),
+                metrics={found.metric: float(found.value) for found in evaluations},
+            )  # fmt: skip
+
     def start_writer(self) -> None:
         """Begin to deliver."""
         self._writer.start()
@@ -305,6 +318,9 @@ class SilentRun:
         """Nothing."""
 
     def log_data(self, name: str, fingerprint: str, details: Mapping[str, Any], context: str = "training") -> None:
+        """Nothing."""
+
+    def log_evaluations(self, uri: str, evaluations: Sequence[Evaluation], step: int = 0) -> None:
         """Nothing."""
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from data.eeg_windows import Windows
 from evaluation.classification import CLASSES
 from models.attention import MECHANISMS, AttentionSpec
 from models.eeg_transformer import EegTransformer, EpochClassifier
+from tracking.evaluations import Evaluation
 from tracking.models import ModelInfo, log_model
 from tracking.run import Run, SilentRun
 from trainers.config import CONFIG, as_params, launch_processes, option, parse_config
@@ -196,10 +197,21 @@ def register(
         )
     }
     facts = {"dataset": config.dataset, "split": config.split, "data_fingerprint": data.fingerprint}
+    # What a request needs to know: which channels in which order, how many samples from when at which rate, what is answered.
+    epochs = {
+        "unit": "V", "ch_names": list(data.ch_names), "sfreq": data.sfreq, "tmin": config.tmin, "tmax": config.tmax,
+        "classes": list(CLASSES),
+    }  # fmt: skip
+    conditions = {
+        "data": data.fingerprint[:16], "split": config.split, "n_folds": config.n_folds, "seed": config.seed,
+        "validation_share": config.validation_share,
+    }  # fmt: skip
+    accuracy = next(value for key, value in metrics.items() if key.endswith("_trial_accuracy"))
     return log_model(
         run, served, "eeg_transformer", np.asarray(data.trials[:4], dtype=np.float32), registered_name="eeg-transformer",
         config={"class": "eeg-transformer", "n_chans": data.trials.shape[1], "n_times": data.trials.shape[2], **sizes},
-        metrics=metrics, params=as_params(config), tags=facts, metadata=facts,
+        metrics=metrics, params=as_params(config), tags=facts, metadata={**facts, "epochs": epochs},
+        evaluations=[Evaluation("trial_accuracy", accuracy, True, conditions)],
     )  # fmt: skip
 
 

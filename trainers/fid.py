@@ -24,6 +24,7 @@ from trainers.measuring import (
     build_extractor,
     check_count,
     describe_measurement,
+    evaluations,
     gathered,
     images_of,
     latent_codes,
@@ -111,6 +112,7 @@ def run_fid(config: FidConfig) -> int:
             run.log_figure(draw_sizes(extractor.score, sizes, by_size, limit, title), "figures/distance_by_n.png")
         results["images_per_second"] = config.n_images / seconds
         run.log_metrics(results, step=0)
+        run.log_evaluations(generator.uri, evaluations(config, extractor, reference, results))
         table = {
             "scores": results, "n_images": config.n_images, "features": extractor.name, "family": extractor.family,
             "resize": extractor.resize, "reference": f"{images.source}, split {images.split}", "n_reference": len(reference.rows),

@@ -1,6 +1,6 @@
 """What `fid` and `isir_fid` share: their common parameters, reference images, features, and the scores of a set of images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,7 @@ from evaluation.features import (
 )
 from evaluation.frechet import Gaussian, frechet_distance, inception_score, kernel_distance, precision_recall
 from evaluation.images import to_uint8
+from tracking.evaluations import Evaluation
 from tracking.models import load_program
 from tracking.run import Run, SilentRun
 from trainers.config import CONFIG, OptionalPath, OptionalStr, option
@@ -220,3 +221,16 @@ def describe_measurement(extractor: Extractor, generator: StoredNetwork, referen
         "reference_images": str(len(reference.rows)), "reference_preprocessing": reference.images.preprocessing_hash[:16],
         "rounding": "uint8, to nearest",
     }  # fmt: skip
+
+
+def evaluations(
+    config: MeasureConfig, extractor: Extractor, reference: Reference, results: Mapping[str, float]
+) -> list[Evaluation]:
+    """The Fréchet distance, and all that it depends on but the generator: what versions of a generator are compared by."""
+    images = reference.images
+    conditions = {
+        "features": extractor.fingerprint[:16], "resize": extractor.resize, "reference": images.fingerprint[:16],
+        "split": images.split, "preprocessing": images.preprocessing_hash[:16], "n_reference": len(reference.rows),
+        "n_images": config.n_images, "seed": config.seed, "forced": config.force,
+    }  # fmt: skip
+    return [Evaluation(extractor.score, results[extractor.score], False, conditions)]

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
-from models import mimicry
-from models.wgan import GENERATOR_PLANS, Critic, Generator
-from tracking.models import load_weights, newest_model, run_of
+from models import isir, mimicry
+from models.wgan import CRITIC_PLANS, GENERATOR_PLANS, Critic, Generator
+from tracking.models import load_weights, pinned, run_of
+from tracking.serving import Sampler
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,7 @@ def load_generator(uri: str | None, device: torch.device) -> StoredNetwork:
 
     None: the newest registered `wgan-generator`. Raises InputError for anything else.
     """
-    if uri is None or uri == "models:/wgan-generator":
-        uri = newest_model("wgan-generator").uri
+    uri = pinned(uri or "models:/wgan-generator")
     if uri.endswith(".pth"):
         return _mimicry_generator(Path(uri), device)
     state, config = load_weights(uri)
@@ -49,11 +49,13 @@ def load_generator(uri: str | None, device: torch.device) -> StoredNetwork:
 
 
 def load_critic(uri: str | None, generator: StoredNetwork, device: torch.device) -> StoredNetwork:
-    """The critic at `uri`; None: the one that was trained with `generator`, by the same run."""
+    """The critic at `uri`, addressed as a generator is; None: the one that was trained with `generator`, by the same run."""
     if uri is None:
         if not re.match(r"(models|runs):/", generator.uri):
             raise InputError(f"critic_uri: the generator {generator.uri} is a file; name its critic's file, too")
         uri = f"runs:/{run_of(generator.uri)}/critic"
+    if uri.endswith(".pth"):
+        return _mimicry_critic(Path(uri), generator, device)
     state, config = load_weights(uri)
     if config.get("class") != "critic":
         raise InputError(f"critic_uri: {uri} is a {config.get('class', 'model of another kind')}, not a critic")
@@ -71,20 +73,48 @@ def load_critic(uri: str | None, generator: StoredNetwork, device: torch.device)
     )
 
 
-def _mimicry_generator(path: Path, device: torch.device) -> StoredNetwork:
+def sampler_with(critic: nn.Module | None) -> Sampler:
+    """What lets a registered generator be served as a sampler, with I-SIR by `critic`."""
+    return Sampler(critic, Path(isir.__file__))
+
+
+def _mimicry_state(path: Path) -> dict[str, Tensor]:
     try:
         state, _ = mimicry.load_checkpoint(path)
-    except (FileNotFoundError, ValueError) as error:
-        raise InputError(f"model_uri: {error}") from None
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such file; give a checkpoint of torch-mimicry, such as netG_100000_steps.pth"
+        ) from None
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    return state
+
+
+def _mimicry_generator(path: Path, device: torch.device) -> StoredNetwork:
+    state = _mimicry_state(path)
+    first = state.get("l1.weight")
     for size, (bottom, _, shifts) in GENERATOR_PLANS.items():
-        last_norm = f"b{len(shifts) + 1}.weight"
-        if "l1.weight" not in state or last_norm not in state:
+        last_norm = state.get(f"b{len(shifts) + 1}.weight")
+        if first is None or last_norm is None or first.dim() != 2:
             continue
-        rows, nz = state["l1.weight"].shape
+        rows, nz = first.shape
         ngf = rows // bottom**2 << shifts[0]
-        if rows % bottom**2 == 0 and len(state[last_norm]) == ngf >> shifts[-1]:
+        if rows and rows % bottom**2 == 0 and len(last_norm) == ngf >> shifts[-1]:
             return StoredNetwork(_filled(Generator(size, nz, ngf), state, str(path), device), str(path), size, nz, {})
-    raise InputError(f"model_uri: {path} is not a WGAN-GP generator of torch-mimicry at 32, 48, 64 or 128 pixels")
+    raise InputError(f"{path} is not a WGAN-GP generator of torch-mimicry at 32, 48, 64 or 128 pixels")
+
+
+def _mimicry_critic(path: Path, generator: StoredNetwork, device: torch.device) -> StoredNetwork:
+    """A critic's weights do not say whether it is for 48 or 64 pixels: the generator does."""
+    state, size = _mimicry_state(path), generator.image_size
+    last = state.get(f"l{len(CRITIC_PLANS[size][1]) + 1}.weight")
+    try:
+        if last is None or last.dim() != 2:
+            raise ValueError("the last layer is missing")
+        network = Critic(size, last.shape[1])
+    except ValueError as error:
+        raise InputError(f"{path} is not a WGAN-GP critic of torch-mimicry at {size} pixels ({error})") from None
+    return StoredNetwork(_filled(network, state, str(path), device), str(path), size, generator.nz, {})
 
 
 def _filled(network: nn.Module, state: dict[str, Tensor], uri: str, device: torch.device) -> nn.Module:
@@ -92,6 +122,6 @@ def _filled(network: nn.Module, state: dict[str, Tensor], uri: str, device: torc
         network.load_state_dict(state)
     except RuntimeError as error:
         raise InputError(
-            f"model {uri}: its weights do not fit its config ({' '.join(str(error).split())[:150]})"
+            f"model {uri}: its weights do not fit its architecture ({' '.join(str(error).split())[:150]})"
         ) from None
     return network.to(device).eval().requires_grad_(False)

@@ -41,6 +41,7 @@ from trainers.config import (
 )
 from trainers.processes import join_processes
 from trainers.step_log import NotFinite, StepLog
+from trainers.stored_networks import sampler_with
 from trainers.study_trial import Pruned, StudyTrial
 from trainers.wgan_loop import METRICS, Training, sample_images, train
 
@@ -270,7 +271,7 @@ def record_results(
         log_model(
             run, network, name, example, registered_name=f"wgan-{name.replace('_', '-')}",
             config={"class": name.split("_")[0], **shape_}, metrics=figures, params=as_params(config), tags=facts, metadata=facts,
-            step=training.step,
+            step=training.step, sampler=None if name == "critic" else sampler_with(training.D),
         )
         for name, network, example, shape_ in models
     ]  # fmt: skip

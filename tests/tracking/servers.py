@@ -1,14 +1,17 @@
-"""A real `mlflow server` on loopback that a test can kill and start again."""
+"""A real `mlflow server` on loopback that a test can kill and start again; and `mlflow models serve`."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def free_port() -> int:
@@ -84,3 +87,61 @@ class Server:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         self._process = None
+
+
+class ModelServer:
+    """`mlflow models serve` of one registered model, as its users start it, in a folder where this project is not."""
+
+    def __init__(self, folder: Path, tracking_uri: str, model_uri: str) -> None:
+        self.folder, self.port = folder, free_port()
+        self.url = f"http://127.0.0.1:{self.port}/invocations"
+        command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model_uri, "--env-manager", "local"]
+        command += ["--host", "127.0.0.1", "--port", str(self.port)]
+        self._process = subprocess.Popen(
+            command, cwd=folder, env=serving_environment(tracking_uri), stdout=open(folder / "serve.log", "ab"),  # noqa: SIM115
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=2):
+                    return
+            except OSError:
+                if time.monotonic() > deadline or self._process.poll() is not None:
+                    self.stop()
+                    raise RuntimeError(self.log()[-3000:]) from None
+                time.sleep(0.2)
+
+    def post(self, body: object) -> tuple[int, Any]:
+        """(status, parsed answer) of a request; `body`: JSON text, or a value to be made JSON."""
+        text = body if isinstance(body, str) else json.dumps(body)
+        request = urllib.request.Request(self.url, text.encode(), {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read())
+
+    def log(self) -> str:
+        """What the server has printed."""
+        return (self.folder / "serve.log").read_text()
+
+    def stop(self) -> None:
+        """SIGTERM, as `docker stop` or Ctrl-C in `make serve` would."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGTERM)
+            try:
+                self._process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+
+
+def serving_environment(tracking_uri: str) -> dict[str, str]:
+    """The environment of a machine that serves: no path to this project, and nothing may be unpickled."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_") and key != "PYTHONPATH"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"  # MLflow starts `uvicorn` from the path
+    return kept | {
+        "PATH": path, "MLFLOW_TRACKING_URI": tracking_uri, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "OMP_NUM_THREADS": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "UVICORN_LOG_LEVEL": "warning",
+    }  # fmt: skip

@@ -131,7 +131,8 @@ def test_registered_models_are_the_trained_networks(
     z = torch.randn(5, 8)
     with torch.no_grad():
         images = G.eval()(z)
-        np.testing.assert_allclose(served.predict(z.numpy()), images.numpy(), atol=1e-5)
+        answer = served.predict({"codes": z.numpy()}, params={"output": "float"})
+        np.testing.assert_allclose(answer, images.numpy(), atol=1e-5)
         np.testing.assert_allclose(critic.predict(images.numpy()), D(images).numpy(), atol=1e-4)
 
 
