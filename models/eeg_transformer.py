@@ -145,14 +145,19 @@ class EegTransformer(nn.Module):
         return (decoded * self.head.weight).sum(-1) + self.head.bias
 
     def attention_over_time(self, x: Tensor) -> Tensor:
-        """How much each class query of the last decoder layer attends to each slice, [N, n_classes, n_tokens], mean over heads.
+        """How much is attended to each slice in the last layer, mean over heads: [N, n_queries, n_tokens], rows sum to 1.
 
-        Only with pool="decoder".
+        pool="decoder": by each class query (n_queries = n_classes). pool="cls": by the class token (n_queries = 1; what it gives
+        itself is left out), for exact mechanisms only. pool="mean" has no such query.
         """
-        if self.pool != "decoder":
-            raise ValueError(f"pool={self.pool!r} has no class queries that attend over time")
-        _, weights = self.decoder(self.queries.expand(x.shape[0], -1, -1), self.encode(x), need_weights=True)
-        return weights[-1].mean(1)
+        if self.pool == "mean":
+            raise ValueError("pool='mean' has no class query or token that attends over time")
+        if self.pool == "cls":
+            tokens = torch.cat([self.cls.expand(x.shape[0], 1, -1), self.embed(x)], 1)
+            weights = self.encoder(self.position(tokens), need_weights=True)[1][-1].mean(1)[:, :1, 1:]
+            return weights / weights.sum(-1, keepdim=True)
+        _, layers = self.decoder(self.queries.expand(x.shape[0], -1, -1), self.encode(x), need_weights=True)
+        return layers[-1].mean(1)
 
 
 class EpochClassifier(nn.Module):

@@ -101,7 +101,7 @@ def build_network(config: EegTransformerConfig, n_chans: int, attention: str | N
 def attention_by_class(
     network: EegTransformer, windows: Windows, chosen: np.ndarray, device: torch.device
 ) -> np.ndarray:
-    """Mean attention [n_classes (true), n_queries, n_tokens] of each class query over the windows of each true class."""
+    """Mean attention [n_classes (true), n_queries, n_tokens] of class queries (or the token) over the windows of each class."""
     network.eval()
     maps = torch.cat(
         [
@@ -116,7 +116,10 @@ def attention_by_class(
 
 @torch.no_grad()
 def occlusion(network: nn.Module, windows: Windows, chosen: np.ndarray, device: torch.device) -> np.ndarray:
-    """How much log-probability of the true class is lost when a channel is set to zero, [n_chans], mean over the windows."""
+    """How much log-probability of the true class is lost when a channel is set to zero, [n_chans], mean over the windows.
+
+    With align=euclidean it is the aligned channel: the symmetric whitening leaves each of them nearest to its own electrode.
+    """
     network.eval()
     x, y = windows.gather(chosen).to(device), torch.from_numpy(windows.label[chosen]).to(device)
 
@@ -133,17 +136,18 @@ def occlusion(network: nn.Module, windows: Windows, chosen: np.ndarray, device: 
 
 
 def attention_figure(maps: np.ndarray, config: EegTransformerConfig, sfreq: float) -> Figure:
-    """A panel for each true class: attention of each class query against the middle of the slice."""
+    """A panel for each true class: attention of each class query, or of the class token, against the middle of the slice."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     middles = (np.arange(maps.shape[2]) * config.patch_stride + config.patch_len / 2) / sfreq
     for axis, true, rows in zip(figure.subplots(1, 2, sharey=True), CLASSES, maps, strict=True):
-        for query, row in zip(CLASSES, rows, strict=True):
-            axis.plot(middles, row, marker=".", label=f"query {query}")
+        queries = [f"query {name}" for name in CLASSES] if len(rows) == len(CLASSES) else ["class token"]
+        for query, row in zip(queries, rows, strict=True):
+            axis.plot(middles, row, marker=".", label=query)
         axis.axhline(1 / maps.shape[2], color="grey", linestyle=":", linewidth=0.8)
         axis.set_title(f"windows of {true} fist", fontsize=9)
         axis.set_xlabel("seconds from the start of the window")
         axis.legend(frameon=False, fontsize=8)
-    figure.suptitle(f"{config.dataset}: what the class queries attend to (dotted: evenly)", fontsize=10)
+    figure.suptitle(f"{config.dataset}: what is attended to, last layer (dotted: evenly)", fontsize=10)
     return figure
 
 
@@ -158,7 +162,8 @@ def record_explanations(
     """Attention over time and a topomap of channel occlusion, from the last fold's network and its test windows."""
     fold, network = outcome.last_fold, outcome.last_networks["transformer"]
     chosen = fold.test[np.linspace(0, len(fold.test) - 1, min(DISPLAYED, len(fold.test))).astype(int)]
-    if isinstance(network, EegTransformer) and network.pool == "decoder":
+    exact = config.pool == "decoder" or (config.pool == "cls" and config.attention in ("sdpa", "softmax"))
+    if isinstance(network, EegTransformer) and exact:
         maps = attention_by_class(network, windows, chosen, device)
         run.log_figure(attention_figure(maps, config, data.sfreq), "figures/attention.png")
     loss = occlusion(network, windows, chosen, device)

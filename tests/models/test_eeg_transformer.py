@@ -56,7 +56,10 @@ def test_attention_over_time_is_a_distribution_over_slices() -> None:
     weights = network().attention_over_time(torch.randn(3, 4, 160))
     assert weights.shape == (3, 2, 19)
     assert torch.allclose(weights.sum(-1), torch.ones(3, 2))
-    with pytest.raises(ValueError, match="pool='mean' has no class queries"):
+    weights = network(pool="cls").attention_over_time(torch.randn(3, 4, 160))
+    assert weights.shape == (3, 1, 19)
+    assert torch.allclose(weights.sum(-1), torch.ones(3, 1))
+    with pytest.raises(ValueError, match="pool='mean' has no class query"):
         network(pool="mean").attention_over_time(torch.randn(3, 4, 160))
 
 
