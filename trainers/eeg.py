@@ -86,6 +86,9 @@ class EegConfig:
     epochs: int = option(12, "passes over the training windows at most", ge=1)
     patience: int = option(4, "epochs without a better validation loss before training stops", ge=1)
     batch_size: int = option(64, "windows per update, over all processes", ge=1)
+    updates_per_epoch: int = option(
+        1, "updates of an epoch at least: where training windows are few, it passes over them more than once", ge=1
+    )
     lr: float = option(0.001, "AdamW's learning rate after warm-up", gt=0)
     weight_decay: float = option(0.01, "AdamW's weight decay", ge=0)
     warmup: float = option(0.1, "share of the updates in which the rate rises; after it, a cosine to zero", ge=0, lt=1)
@@ -173,8 +176,15 @@ class Fit:
         self.config, self.network, self.windows, self.fold, self.processes = config, network, windows, fold, processes
         self.label = torch.from_numpy(label)
         batch = min(config.batch_size, len(fold.train) // processes.world_size * processes.world_size)
+        passes = math.ceil(config.updates_per_epoch / (len(fold.train) // batch))
         self.batches = WindowBatches(
-            windows, fold.train, batch, config.seed, processes.device, processes.rank, processes.world_size
+            windows,
+            np.tile(fold.train, passes),
+            batch,
+            config.seed,
+            processes.device,
+            processes.rank,
+            processes.world_size,
         )
         self.optimizer = torch.optim.AdamW(network.parameters(), config.lr, weight_decay=config.weight_decay)
         counts = torch.bincount(self.label[fold.train], minlength=2).float()

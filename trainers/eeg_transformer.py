@@ -40,19 +40,34 @@ DISPLAYED = 1024
 class EegTransformerConfig(EegConfig):
     """Classify imagined left or right fist movement with a Transformer, beside CSP + LDA, tangent space and EEGNet."""
 
+    # Sized for the dozen simulated subjects of preset=quick: chosen on other simulated subjects, docs/eeg_transformer.md
+    subjects: str = option("1-12", "subjects, as 1,3,7-20")
+    align: Literal["none", "euclidean"] = option(
+        "euclidean", "whiten everyone's windows by their own mean covariance, without labels, for all networks"
+    )
+    validation_share: float = option(
+        0.25, "share of the training subjects (or trials) that early stopping looks at", gt=0, lt=1
+    )
+    epochs: int = option(12, "passes over the training windows at most", ge=1)
+    patience: int = option(8, "epochs without a better validation loss before training stops", ge=1)
+    batch_size: int = option(32, "windows per update, over all processes", ge=1)
+    updates_per_epoch: int = option(
+        40, "updates of an epoch at least: where training windows are few, it passes over them more than once", ge=1
+    )
+    weight_decay: float = option(0.3, "AdamW's weight decay", ge=0)
     patch_len: int = option(40, "samples of a token: a slice of time over all channels", ge=1)
     patch_stride: int = option(20, "samples between the starts of neighbouring tokens", ge=1)
-    d_model: int = option(64, "features of a token", ge=1)
+    d_model: int = option(32, "features of a token", ge=1)
     n_heads: int = option(4, "attention heads; divides d_model", ge=1)
-    n_layers: int = option(2, "encoder layers", ge=1)
+    n_layers: int = option(1, "encoder layers", ge=1)
     n_decoder_layers: int = option(1, "decoder layers, of pool=decoder", ge=1)
-    d_ff: int = option(128, "hidden features of the layers' networks", ge=1)
-    dropout: float = option(0.3, "dropout", ge=0, lt=1)
+    d_ff: int = option(64, "hidden features of the layers' networks", ge=1)
+    dropout: float = option(0.5, "dropout", ge=0, lt=1)
     pool: Literal["decoder", "cls", "mean"] = option(
         "decoder", "class queries that attend to the slices, a token, or the mean"
     )
     embedding: Literal["power", "linear"] = option("power", "of a slice: log power of learned filters, or a linear map")
-    n_filters: int = option(32, "filters of embedding=power", ge=1)
+    n_filters: int = option(16, "filters of embedding=power", ge=1)
     filter_len: int = option(33, "samples of a temporal filter of embedding=power, odd", ge=1)
     attention: str = option("sdpa", f"mechanism of the encoder: {', '.join(MECHANISMS)}")
 
@@ -67,7 +82,14 @@ class EegTransformerConfig(EegConfig):
         return self
 
 
-PRESETS: dict[str, dict[str, Any]] = {"quick": {}, "physionet": PHYSIONET}
+# Six times the subjects of quick: a larger network, larger batches, and augmentation.
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {},
+    "physionet": {
+        **PHYSIONET, "validation_share": 0.2, "batch_size": 128, "weight_decay": 0.1, "d_model": 64, "n_layers": 2, "d_ff": 128,
+        "n_filters": 32, "augment": ("time_shift", "noise", "band_stop", "zero_mask"),
+    },
+}  # fmt: skip
 
 # What `tune` searches unless told otherwise, in the language of its parameter `space`.
 SPACE = {

@@ -34,6 +34,7 @@ from trainers.processes import Processes
 
 TINY: dict[str, object] = {
     "subjects": "1-3", "runs": "4,8", "n_folds": 3, "epochs": 2, "d_model": 8, "n_heads": 2, "d_ff": 8, "n_layers": 1,
+    "updates_per_epoch": 1,
 }  # fmt: skip
 ALONE = Processes(0, 1, torch.device("cpu"))
 
@@ -172,6 +173,19 @@ def test_aligned_windows_are_white_for_every_subject_or_run(tmp_path: Path, spli
         y = load_data(plain, quiet=True)[1].gather(np.flatnonzero(groups == group)).double()
         before = torch.linalg.eigvalsh(torch.einsum("nct,ndt->cd", y, y))
         assert values[-1] / values.mean() < 2 < before[-1] / before.mean() / 2
+
+
+def test_an_epoch_has_the_updates_asked_for_and_visits_all_windows_alike(tmp_path: Path) -> None:
+    data = load_eeg("simulated", tmp_path, subjects="1-3", runs="4", quiet=True)
+    windows = data.windows()
+    fold = make_folds(windows, "cross_subject", 3)[
+        0
+    ]  # one subject to train on: 15 trials of 9 windows, 4 batches of 32
+    for asked, given, times in ((1, 4, 1), (4, 4, 1), (5, 8, 2), (40, 42, 10)):
+        config = EegTransformerConfig(d_model=8, n_heads=2, updates_per_epoch=asked)
+        fit = Fit(config, build_network(config, 64), windows, fold, ALONE, windows.label)
+        assert len(fit.batches) == given
+        assert set(np.unique(fit.batches.order(0), return_counts=True)[1]) == {times}
 
 
 def test_augmented_and_mixed_precision_fits_resume_to_the_same_weights(tmp_path: Path) -> None:
