@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from data.eeg_windows import Windows
+from data.eeg_windows import EegWindows, Windows
 
 
 class AlignedWindows:
@@ -25,6 +25,12 @@ class AlignedWindows:
 
     def __len__(self) -> int:
         return len(self.windows)
+
+    def to(self, device: torch.device | str) -> "AlignedWindows":
+        """Keep the trials on a GPU, as `EegWindows.to` does; returns self."""
+        if isinstance(self.windows, EegWindows):
+            self.windows.to(device)
+        return self
 
     def gather(self, indices: np.ndarray | torch.Tensor) -> torch.Tensor:
         """The windows `indices` [n], aligned and normalised: float32 [n, n_chans, window], on the device of `windows`."""

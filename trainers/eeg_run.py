@@ -15,6 +15,7 @@ from torch import nn
 from common.errors import InputError
 from common.progress import Progress
 from data.eeg import EegData
+from data.eeg_align import AlignedWindows
 from data.eeg_figures import recording_figures
 from data.eeg_windows import EegWindows, Windows
 from data.splits import Fold, shuffled_labels
@@ -287,7 +288,7 @@ def run_eeg(
     data, windows, folds = load_data(config, quiet=not processes.is_first)
     if checkpoint is not None:
         check_unchanged(config, data, checkpoint)
-    if isinstance(windows, EegWindows):
+    if isinstance(windows, EegWindows | AlignedWindows):
         windows.to(device)
 
     run = start_run(

@@ -17,7 +17,7 @@ def windows() -> EegWindows:
 def test_each_window_is_multiplied_by_its_groups_matrix_and_normalised() -> None:
     w = windows()
     matrices = np.random.default_rng(1).normal(size=(2, 4, 4)).astype(np.float32)
-    aligned = AlignedWindows(w, matrices, (w.subject == 8).astype(int))
+    aligned = AlignedWindows(w, matrices, (w.subject == 8).astype(int)).to("cpu")
     chosen = np.array([0, 29, 7, 16])
     got = aligned.gather(chosen).numpy()
     for row, i in zip(got, chosen, strict=True):
