@@ -94,10 +94,9 @@ def test_volumes_dependencies_and_build_stages_exist() -> None:
 
 
 def test_the_trainer_reaches_a_study_database_that_is_made() -> None:
-    storage = read(SECRETS)["services"]["trainer"]["environment"]["STUDY_STORAGE"]
-    database = storage.rpartition("/")[2]
-    assert f"CREATE DATABASE {database};" in (ROOT / "docker" / "studies.sql").read_text()
-    assert storage.startswith("postgresql+psycopg2://mlflow:pg1@database:5432/")
+    assert "CREATE DATABASE studies;" in (ROOT / "docker" / "studies.sql").read_text()
+    services = read(SECRETS)["services"]
+    assert services["trainer"]["environment"]["PGPASSWORD"] == services["database"]["environment"]["POSTGRES_PASSWORD"]
 
 
 def test_the_server_has_the_trainers_mlflow() -> None:
