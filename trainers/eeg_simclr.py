@@ -60,6 +60,9 @@ OWN = "simclr"
 RIVALS = ("scratch", "frozen", "probe", "random_probe")
 """Not pre-trained; the head alone on the frozen encoder; a linear probe of it; and of an untrained encoder."""
 
+SFREQ = 160.0
+"""EEGMMI's sampling rate; recordings of others are refused when they are read."""
+
 N_MOTOR = 21
 """The first channels of CHANNELS: the rows FC, C and CP, over the sensorimotor strip."""
 
@@ -128,7 +131,13 @@ class EegSimclrConfig(EegConfig):
                 f"augmentations: {', '.join(unknown) or 'n_augmentations=' + str(self.n_augmentations)}; allowed are "
                 f"{', '.join(NAMES)}, and at least as many as n_augmentations"
             )
-        augment_ranges(self, 160.0)
+        augment_ranges(self, SFREQ)
+        lower = SFREQ / self.decimate
+        if lower / 2 <= self.h_freq:
+            raise ValueError(
+                f"decimate={self.decimate}: sampled at {lower:g} Hz, nothing from {lower / 2:g} Hz on is told apart, but "
+                f"h_freq={self.h_freq:g}"
+            )
         if self.pretrain_batch // self.channels_per_window < 2:
             raise ValueError(
                 f"pretrain_batch={self.pretrain_batch}: of channels_per_window={self.channels_per_window} channels each, two "

@@ -40,6 +40,24 @@ def test_value_and_gradients_by_the_definition(tau: float, grouped: bool) -> Non
         assert torch.allclose(mine, theirs, atol=1e-12)
 
 
+@pytest.mark.parametrize("tau", [0.05, 0.5])
+@pytest.mark.parametrize("peer", ["lightly", "pytorch-metric-learning"])
+def test_value_and_gradients_are_those_of_peers(peer: str, tau: float) -> None:
+    if peer == "lightly":
+        theirs = pytest.importorskip("lightly.loss").NTXentLoss(temperature=tau)
+    else:
+        losses = pytest.importorskip("pytorch_metric_learning.losses")
+        theirs = losses.SelfSupervisedLoss(losses.NTXentLoss(temperature=tau))
+    torch.manual_seed(0)
+    z_a, z_b = (torch.randn(9, 32, requires_grad=True) for _ in range(2))
+    ours, expected = nt_xent(z_a, z_b, tau), theirs(z_a, z_b)
+    assert ours.item() == pytest.approx(expected.item(), rel=1e-5)
+    for mine, other in zip(
+        torch.autograd.grad(ours, (z_a, z_b)), torch.autograd.grad(expected, (z_a, z_b)), strict=True
+    ):
+        assert torch.allclose(mine, other, atol=1e-6)
+
+
 def test_known_values() -> None:
     """Equal projections everywhere: log(2N - 1). Orthogonal pairs that agree: log(1 + (2N - 2) e^(-1/tau))."""
     same = torch.ones(4, 3, dtype=torch.float64)
