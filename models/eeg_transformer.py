@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from models.attention import AttentionSpec
 from models.eeg_align import mean_covariance, whitening
+from models.simclr import ChannelEncoder, encode_channels
 from models.transformer import Decoder, DecoderLayer, Encoder, EncoderLayer, PositionalEncoding
 
 POOLS = ("decoder", "cls", "mean")
@@ -53,6 +54,26 @@ class LinearEmbedding(nn.Module):
         return self.conv(x).transpose(1, 2)
 
 
+class ChannelEmbedding(nn.Module):
+    """Tokens from a channel encoder's features: windows [N, n_chans, n_times] -> [N, n_tokens, d_model].
+
+    The shared encoder (models/simclr.py) reads every channel; log power of its features in each slice, over all channels, and a
+    linear map. patch_len and patch_stride are multiples of the encoder's decimate.
+    """
+
+    def __init__(self, encoder: ChannelEncoder, n_chans: int, d_model: int, patch_len: int, patch_stride: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.patch_len, self.patch_stride = patch_len // encoder.decimate, patch_stride // encoder.decimate
+        self.norm = nn.LayerNorm(n_chans * encoder.n_features)
+        self.linear = nn.Linear(n_chans * encoder.n_features, d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = encode_channels(self.encoder, x)
+        power = nn.functional.avg_pool1d(features.square(), self.patch_len, self.patch_stride)
+        return self.linear(self.norm(power.clamp_min(1e-6).log().transpose(1, 2)))
+
+
 class EegTransformer(nn.Module):
     """Windows [N, n_chans, n_times], normalised -> logits [N, n_classes].
 
@@ -67,7 +88,7 @@ class EegTransformer(nn.Module):
     Args:
         n_chans, patch_len, patch_stride: see above. d_model, n_heads, n_layers, d_ff, dropout: the encoder's (pre-norm, GELU).
         n_decoder_layers: of "decoder". attention: mechanism of the encoder, see models/attention.py. n_filters, filter_len: of
-        the "power" embedding.
+        the "power" embedding. channel_encoder: tokens are embedded from its features, whatever `embedding` says.
     """
 
     def __init__(
@@ -88,6 +109,7 @@ class EegTransformer(nn.Module):
         filter_len: int = 33,
         attention: AttentionSpec | str = "sdpa",
         generator: torch.Generator | None = None,
+        channel_encoder: ChannelEncoder | None = None,
     ) -> None:
         super().__init__()
         if pool not in POOLS:
@@ -97,8 +119,10 @@ class EegTransformer(nn.Module):
         self.pool, self.patch_len, self.patch_stride = pool, patch_len, patch_stride
         if embedding not in EMBEDDINGS:
             raise ValueError(f"embedding={embedding!r}: allowed are {', '.join(EMBEDDINGS)}")
-        self.embed = (
-            PowerEmbedding(n_chans, d_model, patch_len, patch_stride, n_filters, filter_len)
+        self.embed: nn.Module = (
+            ChannelEmbedding(channel_encoder, n_chans, d_model, patch_len, patch_stride)
+            if channel_encoder is not None
+            else PowerEmbedding(n_chans, d_model, patch_len, patch_stride, n_filters, filter_len)
             if embedding == "power"
             else LinearEmbedding(n_chans, d_model, patch_len, patch_stride)
         )

@@ -25,12 +25,11 @@ from common.errors import run_main
 from common.progress import Progress
 from data.eeg import EegData, Preprocessing, load_eeg
 from data.eeg_pool import ChannelPool, check_pretraining, labelled_share, pretraining_rows
-from data.eeg_recording import CHANNELS, fir_kernel
+from data.eeg_recording import CHANNELS
 from data.eeg_windows import Windows
 from data.splits import Fold
 from evaluation.classification import CLASSES
 from models.eeg_augment import NAMES, AugmentRanges
-from models.eeg_transformer import EpochClassifier
 from models.simclr import (
     ChannelClassifier,
     ChannelEncoder,
@@ -51,10 +50,12 @@ from trainers.config import (
     option,
     parse_config,
 )
-from trainers.eeg import PHYSIONET, SHRINKAGE, EegConfig, align, autocast, group_covariances, predict
+from trainers.eeg import PHYSIONET, EegConfig, align, autocast, predict
+from trainers.eeg_registry import facts_of, register_classifier
 from trainers.eeg_run import Outcome, Procedure, Progressing, final_fold, run_eeg
 from trainers.simclr_pretraining import Pretraining
 from trainers.simclr_report import percent, record_comparison
+from trainers.study_trial import StudyTrial
 
 OWN = "simclr"
 RIVALS = ("scratch", "frozen", "probe", "random_probe")
@@ -383,33 +384,25 @@ def register(
     metrics: Mapping[str, float],
 ) -> ModelInfo:  # fmt: skip
     """Register the pre-trained encoder (channels in, features out) and the classifier of raw epochs in volts."""
-    facts = {"dataset": config.dataset, "split": config.split, "data_fingerprint": data.fingerprint}
+    facts = facts_of(config, data)
     sizes = {name: getattr(config, name) for name in ("width", "kernels", "n_features", "decimate")}
     assert contrast.state is not None
     encoder = build_encoder(config)
     encoder.load_state_dict(contrast.state.done["pretrain_all"]["weights"])
-    kernel = torch.from_numpy(fir_kernel(data.sfreq, config.l_freq, config.h_freq))
-    reference = group_covariances(data, config.split)[0].mean(0) if config.align == "euclidean" else None
-    served = EpochClassifier(network, kernel, config.window, config.window - config.overlap, reference, SHRINKAGE)
     example = np.random.default_rng(0).standard_normal((4, config.window)).astype(np.float32)
+    # Whoever goes on from this encoder must know whom it has seen: to test on them would be a leak.
+    seen = {"dataset": config.dataset, "subjects": np.unique(data.subject).tolist()}
     log_model(
         run, encoder, "eeg_simclr_encoder", example, registered_name="eeg-simclr-encoder",
-        config={"class": "eeg-channel-encoder", "kind": config.encoder, **sizes}, params=as_params(config), tags=facts,
+        config={"class": "eeg-channel-encoder", "kind": config.encoder, **sizes, **seen}, params=as_params(config), tags=facts,
         metadata={**facts, "input": "channels [n, window] in standard deviations of their window over all channels"},
     )  # fmt: skip
-    return log_model(
-        run, served, "eeg_simclr", np.asarray(data.trials[:4], dtype=np.float32), registered_name="eeg-simclr",
-        config={
-            "class": "eeg-simclr", "n_chans": data.trials.shape[1], "n_times": data.trials.shape[2], "encoder": config.encoder,
-            **sizes, "head_width": config.head_width, "channels": config.channels, "window": config.window,
-            "overlap": config.overlap, "align": config.align,
-        },
-        metrics=metrics, params=as_params(config), tags=facts, metadata=facts,
-    )  # fmt: skip
+    more = {"encoder": config.encoder, **sizes, "head_width": config.head_width, "channels": config.channels}
+    return register_classifier(run, config, data, network, metrics, OWN, "eeg_simclr", more)
 
 
-def run_eeg_simclr(config: EegSimclrConfig) -> int:
-    """Pre-train, train, compare, record, register; the exit status."""
+def run_eeg_simclr(config: EegSimclrConfig, study_trial: StudyTrial | None = None) -> int:
+    """Pre-train, train, compare, record, register; the exit status. study_trial: the run's place in a study."""
     unlabelled = None
     if config.unlabelled_runs:
         preprocessing = Preprocessing(l_freq=config.l_freq, h_freq=config.h_freq, tmin=config.tmin, tmax=config.tmax)
@@ -437,14 +430,22 @@ def run_eeg_simclr(config: EegSimclrConfig) -> int:
         return record_comparison(run, config, data, windows, outcome, contrast.shares(), device)
 
     return run_eeg(
-        "eeg_simclr", OWN, config, build, explain, partial(register, contrast), RIVALS, procedure=contrast.procedure()
+        "eeg_simclr",
+        OWN,
+        config,
+        build,
+        explain,
+        partial(register, contrast),
+        RIVALS,
+        procedure=contrast.procedure(),
+        study_trial=study_trial,
     )
 
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     config = parse_config(EegSimclrConfig, PRESETS, argv, "eeg_simclr")
-    status = launch_processes(config.nproc, "trainers.eeg_simclr", argv)
+    status = launch_processes(config.nproc, "trainers.eeg_simclr", argv, config.max_restarts)
     return run_eeg_simclr(config) if status is None else status
 
 

@@ -16,19 +16,20 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from common.errors import run_main
+from common.errors import InputError, run_main
+from data import eeg_physionet, eeg_simulated
 from data.eeg import EegData
 from data.eeg_figures import scalp_map
-from data.eeg_recording import fir_kernel
 from data.eeg_windows import Windows
 from evaluation.classification import CLASSES
 from models.attention import MECHANISMS, AttentionSpec
-from models.eeg_transformer import EegTransformer, EpochClassifier
-from tracking.evaluations import Evaluation
-from tracking.models import ModelInfo, log_model
+from models.eeg_transformer import EegTransformer
+from models.simclr import ChannelEncoder
+from tracking.models import ModelInfo, load_weights
 from tracking.run import Run, SilentRun
-from trainers.config import CONFIG, as_params, launch_processes, option, parse_config
-from trainers.eeg import PHYSIONET, SHRINKAGE, EegConfig, group_covariances
+from trainers.config import CONFIG, OptionalStr, launch_processes, option, parse_config
+from trainers.eeg import PHYSIONET, EegConfig
+from trainers.eeg_registry import register_classifier
 from trainers.eeg_run import Outcome, run_eeg
 from trainers.study_trial import StudyTrial
 
@@ -69,6 +70,10 @@ class EegTransformerConfig(EegConfig):
     embedding: Literal["power", "linear"] = option("power", "of a slice: log power of learned filters, or a linear map")
     n_filters: int = option(16, "filters of embedding=power", ge=1)
     filter_len: int = option(33, "samples of a temporal filter of embedding=power, odd", ge=1)
+    encoder_uri: OptionalStr = option(
+        None,
+        "registered channel encoder to begin with, eeg_simclr's: tokens are embedded from its features of the channels",
+    )
     attention: str = option("sdpa", f"mechanism of the encoder: {', '.join(MECHANISMS)}")
 
     @model_validator(mode="after")
@@ -81,6 +86,12 @@ class EegTransformerConfig(EegConfig):
             build_network(self, 64)
         return self
 
+
+SIZES = (
+    "patch_len", "patch_stride", "d_model", "n_heads", "n_layers", "n_decoder_layers", "d_ff", "pool", "embedding", "n_filters",
+    "filter_len", "attention",
+)  # fmt: skip
+"""Fields it takes to build the network again."""
 
 # Six times the subjects of quick: a larger network, larger batches, and augmentation.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -113,7 +124,40 @@ def build_network(config: EegTransformerConfig, n_chans: int, attention: str | N
         n_chans, len(CLASSES), config.patch_len, config.patch_stride, config.d_model, config.n_heads, config.n_layers,
         config.n_decoder_layers, config.d_ff, config.dropout, config.pool, config.embedding, config.n_filters, config.filter_len,
         attention_spec(config, attention or config.attention), None if on_meta else torch.Generator().manual_seed(config.seed),
+        None if on_meta or not config.encoder_uri else load_channel_encoder(config),
     )  # fmt: skip
+
+
+def load_channel_encoder(config: EegTransformerConfig) -> ChannelEncoder:
+    """The channel encoder that `encoder_uri` names, with its weights.
+
+    InputError if it is another kind of model, was pre-trained on recordings of people that this run would test on, or cannot share
+    the slices of time.
+    """
+    assert config.encoder_uri is not None
+    tensors, sizes = load_weights(config.encoder_uri)
+    if sizes.get("class") != "eeg-channel-encoder":
+        raise InputError(
+            f"encoder_uri: {config.encoder_uri} is no channel encoder, but {sizes.get('class', 'unknown')}"
+        )
+    highest = {"simulated": eeg_simulated.N_SUBJECTS, "physionet": eeg_physionet.N_SUBJECTS}[config.dataset]
+    known = set(sizes["subjects"]) if sizes["dataset"] == config.dataset else set()
+    shared = sorted(known & set(eeg_physionet.parse_numbers(config.subjects, "subjects", highest)))
+    if shared:
+        raise InputError(
+            f"encoder_uri: {config.encoder_uri} was pre-trained on subjects {', '.join(map(str, shared))} of {config.dataset}, "
+            "whom this run would test on; give other subjects, or an encoder of other people"
+        )
+    decimate = int(sizes["decimate"])
+    if config.patch_len % decimate or config.patch_stride % decimate:
+        raise InputError(
+            f"encoder_uri: its encoder reads every {decimate}. sample; patch_len={config.patch_len} and "
+            f"patch_stride={config.patch_stride} must be multiples of {decimate}"
+        )
+    a, b, c, d = sizes["kernels"]
+    encoder = ChannelEncoder(sizes["kind"], sizes["width"], (a, b, c, d), sizes["n_features"], decimate)
+    encoder.load_state_dict(tensors)
+    return encoder
 
 
 # ------------------------------------------------------------------------------------------------- what the network looks at
@@ -200,50 +244,17 @@ def register(
     run: Run | SilentRun, config: EegTransformerConfig, data: EegData, network: nn.Module, metrics: Mapping[str, float]
 ) -> ModelInfo:
     """Register the classifier of raw epochs in volts, its preprocessing inside."""
-    kernel = torch.from_numpy(fir_kernel(data.sfreq, config.l_freq, config.h_freq))
-    reference = group_covariances(data, config.split)[0].mean(0) if config.align == "euclidean" else None
-    served = EpochClassifier(network, kernel, config.window, config.window - config.overlap, reference, SHRINKAGE)
-    sizes = {
-        name: getattr(config, name)
-        for name in (
-            "patch_len",
-            "patch_stride",
-            "d_model",
-            "n_heads",
-            "n_layers",
-            "n_decoder_layers",
-            "d_ff",
-            "pool",
-            "embedding",
-            "n_filters",
-            "filter_len",
-            "attention",
-            "window",
-            "overlap",
-            "align",
-        )
-    }
-    facts = {"dataset": config.dataset, "split": config.split, "data_fingerprint": data.fingerprint}
-    # What a request needs to know: which channels in which order, how many samples from when at which rate, what is answered.
-    epochs = {
-        "unit": "V", "ch_names": list(data.ch_names), "sfreq": data.sfreq, "tmin": config.tmin, "tmax": config.tmax,
-        "classes": list(CLASSES),
-    }  # fmt: skip
-    conditions = {
-        "data": data.fingerprint[:16], "split": config.split, "n_folds": config.n_folds, "seed": config.seed,
-        "validation_share": config.validation_share,
-    }  # fmt: skip
-    accuracy = next(value for key, value in metrics.items() if key.endswith("_trial_accuracy"))
-    return log_model(
-        run, served, "eeg_transformer", np.asarray(data.trials[:4], dtype=np.float32), registered_name="eeg-transformer",
-        config={"class": "eeg-transformer", "n_chans": data.trials.shape[1], "n_times": data.trials.shape[2], **sizes},
-        metrics=metrics, params=as_params(config), tags=facts, metadata={**facts, "epochs": epochs},
-        evaluations=[Evaluation("trial_accuracy", accuracy, True, conditions)],
-    )  # fmt: skip
+    own = next(key.removesuffix("_trial_accuracy") for key in metrics if key.endswith("_trial_accuracy"))
+    sizes: dict[str, Any] = {name: getattr(config, name) for name in SIZES}
+    if config.encoder_uri:
+        sizes["channel_encoder"] = load_weights(config.encoder_uri)[1]
+    return register_classifier(run, config, data, network, metrics, own, "eeg_transformer", sizes)
 
 
 def run_eeg_transformer(config: EegTransformerConfig, study_trial: StudyTrial | None = None) -> int:
     """Train, compare, record, register; the exit status. study_trial: the run's place in a study."""
+    if config.encoder_uri:
+        load_channel_encoder(config)  # what is wrong with it is said before the run begins
 
     def build(data: EegData, name: str) -> nn.Module:
         return build_network(config, data.trials.shape[1])

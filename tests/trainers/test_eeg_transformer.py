@@ -1,6 +1,7 @@
 """The eeg_transformer entry point: what it records, that it resumes exactly, what it refuses, and its report."""
 
 import copy
+import json
 import shutil
 import signal
 import subprocess
@@ -11,11 +12,13 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from common.errors import InputError
 from data.eeg import load_eeg
 from data.splits import make_folds
+from models.simclr import ChannelEncoder
 from tests.trainers.running import client, command, environment, history, run_trainer, runs
 from trainers.config import parse_config
 from trainers.eeg import (
@@ -29,7 +32,7 @@ from trainers.eeg import (
     trial_predictions,
     window_predictions,
 )
-from trainers.eeg_transformer import PRESETS, EegTransformerConfig, build_network
+from trainers.eeg_transformer import PRESETS, EegTransformerConfig, build_network, run_eeg_transformer
 from trainers.processes import Processes
 
 TINY: dict[str, object] = {
@@ -280,3 +283,48 @@ def test_trial_predictions_stand_in_the_order_of_folds(tmp_path: Path) -> None:
     predictions = trial_predictions(log_p, data, windows, folds)
     assert sorted(predictions.trial) == list(range(len(data.trials)))
     assert (data.label[predictions.trial] == predictions.label).all()
+
+
+def stored_encoder(folder: Path, **changes: Any) -> tuple[Path, ChannelEncoder]:
+    """A channel encoder as `log_model` stores it, pre-trained on simulated subjects 7 to 9."""
+    torch.manual_seed(1)
+    encoder = ChannelEncoder("convolutional", 0.02, (8, 4, 2, 4), 4, 2)
+    config = {
+        "class": "eeg-channel-encoder", "kind": "convolutional", "width": 0.02, "kernels": [8, 4, 2, 4], "n_features": 4,
+        "decimate": 2, "dataset": "simulated", "subjects": [7, 8, 9],
+    }  # fmt: skip
+    (folder / "weights").mkdir(exist_ok=True)
+    safetensors.torch.save_file(encoder.state_dict(), folder / "weights" / "model.safetensors")
+    (folder / "weights" / "config.json").write_text(json.dumps(config | changes))
+    return folder, encoder
+
+
+@pytest.mark.parametrize("pool", ["decoder", "cls", "mean"])
+def test_a_transformer_begins_with_a_registered_encoder(tmp_path: Path, pool: str) -> None:
+    uri, encoder = stored_encoder(tmp_path)
+    config = EegTransformerConfig(encoder_uri=str(uri), subjects="1-3", d_model=8, n_heads=2, d_ff=8, pool=pool)  # type: ignore[arg-type]
+    net = build_network(config, 64).train()
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(net.state_dict()[f"embed.encoder.{name}"], value), name
+    plain = build_network(EegTransformerConfig(subjects="1-3", d_model=8, n_heads=2, d_ff=8, pool=pool), 64)  # type: ignore[arg-type]
+    x = torch.randn(2, 64, 160)
+    assert net.embed(x).shape == plain.embed(x).shape
+    net(x).sum().backward()
+    gradients = [p.grad for p in net.embed.encoder.parameters()]  # type: ignore[union-attr]
+    assert all(g is not None and g.abs().sum() > 0 for g in gradients[:2])  # it is trained on
+
+
+@pytest.mark.parametrize(
+    ("changes", "parameters", "words"),
+    [
+        ({}, {"subjects": "1-7"}, "pre-trained on subjects 7 of simulated"),
+        ({"class": "eeg-simclr"}, {}, "is no channel encoder, but eeg-simclr"),
+        ({}, {"patch_stride": 5}, "must be multiples of 2"),
+    ],
+)
+def test_encoders_that_do_not_do_are_refused(
+    tmp_path: Path, changes: dict[str, Any], parameters: dict[str, Any], words: str
+) -> None:
+    uri, _ = stored_encoder(tmp_path, **changes)
+    with pytest.raises(InputError, match=words):
+        run_eeg_transformer(EegTransformerConfig(**{"encoder_uri": str(uri), "subjects": "1-3", **parameters}))
