@@ -37,14 +37,14 @@ from trainers.eeg import (
     EegConfig,
     Fit,
     Result,
-    build_eegnet,
-    classical_log_probabilities,
     evaluate,
     load_data,
     report,
+    subjects_table,
     trial_predictions,
     window_predictions,
 )
+from trainers.eeg_baselines import build_eegnet, classical_log_probabilities
 from trainers.processes import Processes, join_processes
 from trainers.study_trial import Pruned, StudyTrial
 
@@ -388,6 +388,7 @@ def run_eeg(
         text = report(config, data, own, results, leakage) + more
         run.log_text(text, "report.md")
         run.log_dict({name: result.by_subject for name, result in results.items()}, "subjects.json")
+        run.log_text(subjects_table(results), "subjects.csv")
         run.log_checkpoint()
         leaks = (
             leakage is not None

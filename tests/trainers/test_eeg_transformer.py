@@ -29,6 +29,7 @@ from trainers.eeg import (
     load_data,
     predict,
     report,
+    subjects_table,
     trial_predictions,
     window_predictions,
 )
@@ -72,7 +73,13 @@ def test_a_run_records_all_it_should(finished: tuple[Path, str, str]) -> None:
         "attention",
         "occlusion",
     )
-    assert {"report.md", "subjects.json", "recordings.txt", *(f"figures/{name}.png" for name in figures)} <= found
+    assert {
+        "report.md",
+        "subjects.json",
+        "subjects.csv",
+        "recordings.txt",
+        *(f"figures/{name}.png" for name in figures),
+    } <= found
     assert "## What was obtained" in text
     assert "simulated" in text
     assert "Leakage check" in text
@@ -260,6 +267,11 @@ def result(accuracy: dict[int, float], n: int = 20) -> Result:
     fold: Any = Windows()
     fold.test = np.arange(len(label))
     return evaluate(window_predictions([log_p], windows, [fold]))
+
+
+def test_the_table_of_subjects() -> None:
+    text = subjects_table({"transformer": result({4: 0.9, 7: 0.5}), "csp_lda": result({4: 0.6, 7: 0.75})})
+    assert text == "subject,n_trials,transformer,csp_lda\n4,20,0.9000,0.6000\n7,20,0.5000,0.7500\n"
 
 
 def test_the_report_says_who_won(tmp_path: Path) -> None:
