@@ -4,6 +4,7 @@ Masks and shapes: see `models.attention_exact`. The linear family is in `models.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -56,9 +57,9 @@ class Linformer(nn.Module):
 
     def shorten(
         self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """E k and F v for rows k, v [B, N, d_model]: [B, n_projected, d_model]; and the sums [B or 1, n_projected, 1] of E's
-        and F's rows.
+    ) -> tuple[Tensor, Tensor, Callable[[], Tensor], Callable[[], Tensor]]:
+        """E k and F v for rows k, v [B, N, d_model]: [B, n_projected, d_model]; and functions that return the sums
+        [(B,) n_projected, 1] of E's and F's rows.
 
         The sums say what a constant (a bias) becomes: E (k + 1 b) = E k + sums b.
         """
@@ -74,8 +75,7 @@ class Linformer(nn.Module):
             short_k, short_v = both[:, : self.n_projected], both[:, self.n_projected :]
         else:
             short_k, short_v = weight_k @ k, weight_v @ v
-        sums_k, sums_v = (w.sum(-1, keepdim=True).view(-1, self.n_projected, 1) for w in (weight_k, weight_v))
-        return short_k, short_v, sums_k, sums_v
+        return short_k, short_v, lambda: weight_k.sum(-1, keepdim=True), lambda: weight_v.sum(-1, keepdim=True)
 
     def attend(self, q: Tensor, short_k: Tensor, short_v: Tensor) -> Tensor:
         """Softmax attention of q [B, h, N, d_head] over the shortened keys and values [B, h, n_projected, d_head]."""

@@ -137,7 +137,7 @@ class AttentionBlock(nn.Module):
         dropout = self.dropout if self.training else 0.0  # the function itself does not know of eval()
         if key_padding_mask is None and attn_mask is None:
             # Row-contiguous heads: the kernel is 7 % faster at 4,096 tokens than on views of the packed projection.
-            if k.shape[-2] >= 2048 and not torch.is_grad_enabled():
+            if k.shape[-2] >= 1024 and not torch.is_grad_enabled():
                 q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
             return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)
         if attn_mask is None and not causal and key_padding_mask is not None:

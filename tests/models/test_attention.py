@@ -23,7 +23,7 @@ from models.attention import (
     build_attention,
 )
 from models.attention_efficient import pseudo_inverse, segment_means
-from models.attention_linear import EluFeatures, orthogonal_gaussian
+from models.attention_linear import EluFeatures, elu_plus_one, orthogonal_gaussian
 from models.transformer import EncoderLayer, MultiHeadAttentionBlock
 
 B, H, N, DH = 2, 3, 24, 5
@@ -217,6 +217,55 @@ def test_a_block_computes_its_mechanism(name, bias, masked):
                 out, weights = block(x, key_padding_mask=mask, causal=causal)
             assert weights is None
             torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["linformer", *LINEAR])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("cross", [False, True])
+def test_the_shorter_ways_of_a_block_have_the_gradients_of_its_mechanism(name, masked, cross):
+    n = N if name == "linformer" else 140
+    block = block_of(name)
+    x, y = torch.randn(B, n, H * DH, requires_grad=True), torch.randn(B, n, H * DH, requires_grad=True)
+    mask = torch.arange(n)[None] >= torch.tensor([[n], [n - 9]]) if masked else None
+    key = y if cross else x
+    leaves = [x, y, *block.parameters()] if cross else [x, *block.parameters()]
+    weight = torch.randn(B, n, H * DH)
+    expected = block.merge(block.mechanism(*block.project(x, key, key), mask))
+    out = block(x, key, key, key_padding_mask=mask)[0]
+    for got, wanted in zip(
+        torch.autograd.grad((out * weight).sum(), leaves),
+        torch.autograd.grad((expected * weight).sum(), leaves),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, wanted, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_long_sample_of_padding_alone_in_a_block(name):
+    """Its heads are 0, so the block gives the bias of its last map; and finite gradients."""
+    block, x = block_of(name), torch.randn(B, 140, H * DH, requires_grad=True)
+    mask = torch.zeros(B, 140, dtype=torch.bool)
+    mask[1] = True
+    out = block(x, key_padding_mask=mask)[0]
+    torch.testing.assert_close(out[1], block.out_proj.bias.expand(140, -1))
+    assert torch.autograd.grad(out.square().sum(), x)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_linformer_of_a_short_sequence_in_a_block(masked):
+    block, x = block_of("linformer", n_projected=16), torch.randn(B, N, H * DH)
+    mask = torch.arange(N)[None] >= torch.tensor([[N], [N - 9]]) if masked else None
+    expected = block.merge(block.mechanism(*block.project(x, x, x), mask))
+    torch.testing.assert_close(block(x, key_padding_mask=mask)[0], expected)
+
+
+def test_elu_plus_one_and_its_derivatives():
+    x = torch.randn(4, 5, requires_grad=True)
+    torch.testing.assert_close(elu_plus_one(x), torch.nn.functional.elu(x) + 1)
+    with torch.no_grad():
+        torch.testing.assert_close(elu_plus_one(x), torch.nn.functional.elu(x) + 1)
+    assert torch.autograd.gradcheck(elu_plus_one, x)
+    assert torch.autograd.gradgradcheck(elu_plus_one, x)
 
 
 @pytest.mark.parametrize("name", LINEAR)
@@ -600,7 +649,7 @@ def test_favor_estimates_the_exponential_kernel_without_bias():
     generator = torch.Generator().manual_seed(0)
     estimates = []
     for _ in range(draws):
-        phi = FavorFeatures(d, m, generator).log_features(x[:, None]).exp().squeeze(1)
+        phi = FavorFeatures(d, m, generator).log_features(x[:, :, None]).exp().squeeze(2)
         estimates.append((phi[0] * phi[1]).mean())
     values = torch.stack(estimates)
     assert abs(values.mean() - exact) < 4 * values.std() / math.sqrt(draws)
