@@ -22,7 +22,6 @@ The last line is JSON; a ratio above 1 means that the second side of the pair is
 import argparse
 import json
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -36,7 +35,7 @@ from torch import Tensor, nn
 
 from models.attention import AttentionSpec
 from models.transformer import MultiHeadAttentionBlock
-from trainers.attention_scaling import grown_memory
+from trainers.attention_scaling import allocator, backend, grown_memory
 
 D_MODEL, N_HEADS, SIZE = 128, 8, 64
 TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "30000000000", "MALLOC_TOP_PAD_": "268435456"}
@@ -134,23 +133,12 @@ def layer_of(name: str, length: int) -> tuple[nn.Module, Layer] | None:
     return None if peer is None else (peer, peer)
 
 
-def backend(name: str, length: int, training: bool) -> str:
+def backend_of(name: str, length: int, training: bool) -> str:
     """What computes the scores of a side."""
     if name == "MultiheadAttention fast path":
-        return "the same as without (fast path is for inference)" if training else "native_multi_head_attention"
-    if name in ("sdpa", "MultiheadAttention"):
-        q = torch.empty(1, N_HEADS, length, D_MODEL // N_HEADS, requires_grad=training)
-        return f"SDPA {torch.nn.attention.SDPBackend(torch._fused_sdp_choice(q, q, q)).name}"
-    return "eager"
-
-
-def allocator() -> str:
-    """The allocator's settings that the environment gives, or `default`."""
-    given = {
-        k: v for k, v in os.environ.items() if k.startswith("MALLOC_") or k in ("LD_PRELOAD", "THP_MEM_ALLOC_ENABLE")
-    }
-    libc = " ".join(platform.libc_ver())
-    return f"{libc}, " + ("tuned" if given == TUNED else " ".join(f"{k}={v}" for k, v in given.items()) or "default")
+        return "the same as without (the fast path is for inference)" if training else "native_multi_head_attention"
+    kernel = "sdpa" if name == "MultiheadAttention" else name
+    return backend(kernel, length, N_HEADS, D_MODEL // N_HEADS, torch.device("cpu"), training)
 
 
 def seconds_of(layer: Layer, x: Tensor, training: bool, module: nn.Module, repeats: int) -> float:
@@ -286,7 +274,7 @@ def main() -> None:
         for name, found in values.items():
             row = {
                 "mode": args.mode, "length": length, "side": name, ("megabytes" if memory else "ms"): round(
-                    statistics.median(found) * (1 if memory else 1000), 4), "backend": backend(name, length, training),
+                    statistics.median(found) * (1 if memory else 1000), 4), "backend": backend_of(name, length, training),
                 "allocator": allocator(),
             }  # fmt: skip
             if name in difference:

@@ -18,6 +18,16 @@ from torch import Tensor
 
 from models.attention_linear import SMALLEST_DENOMINATOR, LinearAttention, LinearState
 
+SHORTEST = 128  # tokens
+SAMPLE_NUMBERS = 1 << 15
+
+
+def takes_samples(x: Tensor) -> bool:
+    """Whether `attend_tokens` pays for x [B, N, d_model]: in full precision, if a sample is large enough to be taken alone."""
+    full = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type)
+    batch, length, d_model = x.shape
+    return full and length >= SHORTEST and (batch == 1 or length * d_model >= SAMPLE_NUMBERS)
+
 
 @dataclass(frozen=True)
 class Maps:

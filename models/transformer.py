@@ -10,6 +10,7 @@ key of a sample is padding, attention here gives 0.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +20,12 @@ from models.attention import (
     AttentionBlock,
     AttentionSpec,
     LinearAttention,
+    LinearState,
     Linformer,
     build_attention,
 )
 from models.attention_exact import check_call
-from models.attention_tokens import Maps, attend_tokens
+from models.attention_tokens import Maps, attend_tokens, takes_samples
 
 __all__ = [
     "AttentionBlock",
@@ -104,7 +106,7 @@ class MultiHeadAttentionBlock(nn.Module):
             return self.merge(heads), weights
         if isinstance(mechanism, Linformer) and attn_mask is None and not causal:
             return self._linformer(mechanism, query, key, value, key_padding_mask), None
-        if isinstance(mechanism, LinearAttention) and attn_mask is None and not causal and self._one_by_one(query):
+        if isinstance(mechanism, LinearAttention) and attn_mask is None and not causal and takes_samples(query):
             check_call(mechanism.name, query[:, None], key[:, None], key_padding_mask)
             biases = None if self.in_proj_bias is None else self.in_proj_bias.view(3, -1).unbind(0)
             matrices = self.in_proj_weight.view(3, self.d_model, self.d_model).unbind(0)
@@ -112,6 +114,18 @@ class MultiHeadAttentionBlock(nn.Module):
             return attend_tokens(mechanism, maps, query, key, value, key_padding_mask), None
         q, k, v = self.project(query, key, value)
         return self.merge(mechanism(q, k, v, key_padding_mask, attn_mask, causal)), None
+
+    def stream(self, x: Tensor, state: LinearState | None) -> tuple[Tensor, LinearState]:
+        """Causal self-attention over the next tokens x [B, n, d_model] of a sequence that need not end: (out, state after them).
+
+        state: of the tokens before, None at the start. However a sequence is cut, the result is that of one call with causal=True.
+        """
+        if not isinstance(self.mechanism, LinearAttention):
+            raise ValueError(
+                f"{type(self.mechanism).__name__} needs all tokens it has ever seen; only linear, cosformer and favor stream"
+            )
+        heads, state = self.mechanism.stream(*self.project(x, x, x), state)
+        return self.merge(heads), state
 
     def project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v of all heads [B, h, N, d_head] (views of token-major memory)."""
@@ -172,12 +186,6 @@ class MultiHeadAttentionBlock(nn.Module):
             k, v = torch.addcmul(k, sums_k(), bias_k), torch.addcmul(v, sums_v(), bias_v)
         (k,), (v,) = self._split(k, 1), self._split(v, 1)
         return self.merge(mechanism.attend(q, k, v))
-
-    @staticmethod
-    def _one_by_one(x: Tensor) -> bool:
-        """Whether taking the samples of x one at a time pays: in full precision, if they are long."""
-        full = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type)
-        return full and x.shape[1] >= 128
 
 
 def sinusoidal_encoding(
@@ -279,13 +287,21 @@ class EncoderLayer(nn.Module):
         h, weights = self.self_attn(
             h, None, None, key_padding_mask, attn_mask, causal=causal, need_weights=need_weights
         )
+        return self._after_attention(x, h), weights
+
+    def stream(self, x: Tensor, state: LinearState | None) -> tuple[Tensor, LinearState]:
+        """The next tokens x [B, n, d_model] of a sequence that need not end; see MultiHeadAttentionBlock.stream."""
+        h, state = self.self_attn.stream(self.norm1(x) if self.norm_first else x, state)
+        return self._after_attention(x, h), state
+
+    def _after_attention(self, x: Tensor, h: Tensor) -> Tensor:
         x = x + self.dropout1(h)
         if not self.norm_first:
             x = self.norm1(x)
         h = self.norm2(x) if self.norm_first else x
         h = self.linear2(self.dropout(self.activation(self.linear1(h))))
         x = x + self.dropout2(h)
-        return (x if self.norm_first else self.norm2(x)), weights
+        return x if self.norm_first else self.norm2(x)
 
 
 class DecoderLayer(nn.Module):
@@ -368,6 +384,15 @@ class Encoder(nn.Module):
             x, w = layer(x, key_padding_mask, attn_mask, causal, need_weights)
             weights += [] if w is None else [w]
         return (x if self.norm is None else self.norm(x)), weights
+
+    def stream(self, x: Tensor, states: Sequence[LinearState | None]) -> tuple[Tensor, tuple[LinearState | None, ...]]:
+        """The next tokens x [B, n, d_model] of a sequence that need not end, and each layer's state before and after them."""
+        after: list[LinearState | None] = []
+        for layer, state in zip(self.layers, states, strict=True):
+            assert isinstance(layer, EncoderLayer)
+            x, state = layer.stream(x, state)
+            after.append(state)
+        return (x if self.norm is None else self.norm(x)), tuple(after)
 
 
 class Decoder(nn.Module):

@@ -9,19 +9,25 @@ the written-out one: median over rounds of the CPU time of one thread, or of dev
 import contextlib
 import json
 import math
+import os
+import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+import torch.nn.attention
 
+from data.image_cache import available_cores
 from models.attention import AttentionSpec
 from models.transformer import EncoderLayer
 
 D_MODEL, N_HEADS, D_FF = 128, 8, 256
+EXACT = "sdpa"
 QUADRATIC = ("softmax",)
 """Mechanisms whose memory is N^2; "sdpa" is quadratic in time alone."""
 
@@ -113,17 +119,36 @@ def measure_memory(
     names: Sequence[str], lengths: Sequence[int], progress: Callable[[str], None]
 ) -> dict[str, dict[int, float]]:
     """{mechanism: {length: megabytes}}: growth of the peak resident memory during one pass, each in a fresh process (CPU)."""
+    pairs = [(name, length) for length in lengths for name in names if fits(name, length)]
     megabytes: dict[str, dict[int, float]] = {name: {} for name in names}
-    for length in lengths:
-        for name in names:
-            if not fits(name, length):
-                continue
+    with ThreadPoolExecutor(min(available_cores(), 4)) as pool:  # processes do not share what is measured
+        for (name, length), found in zip(pairs, pool.map(lambda pair: _peak_memory(*pair), pairs), strict=True):
             progress(f"memory of {name}, {length} tokens")
-            command = [sys.executable, "-m", "trainers.attention_scaling", name, str(length)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode == 0:
-                megabytes[name][length] = float(json.loads(done.stdout.splitlines()[-1])["megabytes"])
+            if found is not None:
+                megabytes[name][length] = found
     return megabytes
+
+
+def _peak_memory(name: str, length: int) -> float | None:
+    command = [sys.executable, "-m", "trainers.attention_scaling", name, str(length)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return float(json.loads(done.stdout.splitlines()[-1])["megabytes"]) if done.returncode == 0 else None
+
+
+def allocator() -> str:
+    """The C library and what the environment asks of its allocator. glibc by default gives blocks of some megabytes back after each
+    use and pays for them again: the written-out softmax takes twice as long with it as with one that keeps them."""
+    given = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("MALLOC_")]
+    given += [f"{name}={os.environ[name]}" for name in ("LD_PRELOAD", "THP_MEM_ALLOC_ENABLE") if name in os.environ]
+    return f"{' '.join(platform.libc_ver())}, {' '.join(given) or 'default'}"
+
+
+def backend(name: str, length: int, n_heads: int, d_head: int, device: torch.device, training: bool = False) -> str:
+    """What computes a mechanism's scores: for sdpa, the kernel that PyTorch chooses for such q, k and v."""
+    if name != EXACT:
+        return "eager"
+    q = torch.empty(1, n_heads, length, d_head, device=device, requires_grad=training)
+    return f"SDPA {torch.nn.attention.SDPBackend(torch._fused_sdp_choice(q, q, q)).name}"
 
 
 def crossover(own: Mapping[int, float], exact: Mapping[int, float]) -> int | None:
