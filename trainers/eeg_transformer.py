@@ -75,6 +75,10 @@ class EegTransformerConfig(EegConfig):
         "registered channel encoder to begin with, eeg_simclr's: tokens are embedded from its features of the channels",
     )
     attention: str = option("sdpa", f"mechanism of the encoder: {', '.join(MECHANISMS)}")
+    n_landmarks: int = option(0, "landmarks of nystrom; 0: 64, or all tokens if they are fewer", ge=0)
+    n_projected: int = option(0, "keys and values of linformer after projection; 0: as n_landmarks", ge=0)
+    n_features: int = option(64, "random features of favor", ge=1)
+    attention_window: int = option(0, "tokens that local attention sees, odd; 0: 65, or all if they are fewer", ge=0)
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> "EegTransformerConfig":
@@ -89,7 +93,7 @@ class EegTransformerConfig(EegConfig):
 
 SIZES = (
     "patch_len", "patch_stride", "d_model", "n_heads", "n_layers", "n_decoder_layers", "d_ff", "pool", "embedding", "n_filters",
-    "filter_len", "attention",
+    "filter_len", "attention", "n_landmarks", "n_projected", "n_features", "attention_window",
 )  # fmt: skip
 """Fields it takes to build the network again."""
 
@@ -113,8 +117,12 @@ def attention_spec(config: EegTransformerConfig, name: str) -> AttentionSpec:
     """A mechanism sized for the windows of `config`."""
     n_tokens = (config.window - config.patch_len) // config.patch_stride + 1 + (config.pool == "cls")
     small = min(64, n_tokens)
-    odd = min(65, n_tokens - 1 + n_tokens % 2)
-    return AttentionSpec(name, max_len=n_tokens, n_projected=small, n_landmarks=small, window=max(1, odd))
+    odd = max(1, min(65, n_tokens - 1 + n_tokens % 2))
+    if name == "nystrom" and config.n_landmarks > n_tokens:
+        raise ValueError(f"n_landmarks={config.n_landmarks} exceeds the {n_tokens} tokens of a window")
+    return AttentionSpec(
+        name, n_tokens, config.n_projected or small, config.n_features, config.n_landmarks or small, config.attention_window or odd
+    )  # fmt: skip
 
 
 def build_network(config: EegTransformerConfig, n_chans: int, attention: str | None = None) -> EegTransformer:

@@ -2,13 +2,14 @@
 
 The EEG Transformer is trained with each mechanism on the same folds, seeds and budget; then an encoder layer's inference is timed
 over lengths of sequence against the exact layer, with memory and with the error of exchanging the mechanism without training
-again. The conclusion is written from these figures. docs/efficient_attention.md explains; models/attention.py has the mechanisms.
+again; then come two tasks on which length matters, and a recording labelled as it comes in (trainers/length_tasks.py). The
+conclusion is written from these figures. docs/efficient_attention.md explains; models/attention.py has the mechanisms.
 """
 
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from torch import nn
 from common.errors import run_main
 from common.progress import Progress
 from data.eeg import EegData
+from data.eeg_labelling import whole_recordings
+from data.eeg_physionet import N_RUNS, parse_numbers
 from data.eeg_windows import Windows
 from data.splits import Fold
 from models.attention import MECHANISMS, build_attention
@@ -29,8 +32,12 @@ from tracking.models import ModelInfo
 from tracking.run import Run, SilentRun
 from trainers.attention_scaling import (
     D_MODEL,
+    EXACT,
     N_HEADS,
+    QUADRATIC,
     Seconds,
+    allocator,
+    backend,
     crossover,
     growth_exponent,
     measure_memory,
@@ -40,9 +47,19 @@ from trainers.config import CONFIG, Integers, Strings, launch_processes, option,
 from trainers.eeg import PHYSIONET, Result
 from trainers.eeg_run import Outcome, run_eeg
 from trainers.eeg_transformer import EegTransformerConfig, attention_spec, build_network, register
+from trainers.length_tasks import (
+    Labelled,
+    LabelSizes,
+    RecallSizes,
+    Streamed,
+    label_recordings,
+    recall_accuracy,
+    scale_of,
+    stream_recording,
+    tasks_report,
+)
 from trainers.study_trial import StudyTrial
 
-EXACT = "sdpa"
 CONTROLS = ("none", "fourier")
 
 
@@ -53,35 +70,72 @@ class EfficientAttentionConfig(EegTransformerConfig):
     mechanisms: Strings = option(
         tuple(m for m in MECHANISMS if m != EXACT), "mechanisms to compare with sdpa, separated by commas"
     )
-    lengths: Integers = option((5, 19, 39, 160, 512, 1024, 2048, 4096, 8192, 16384), "lengths of sequence, in tokens")
+    lengths: Integers = option((5, 19, 39, 160, 512, 1024, 4096, 16384), "lengths of sequence, in tokens")
     rounds: int = option(3, "timings of each mechanism at each length", ge=1)
     memory: bool = option(
         True, "measure peak memory, a fresh process for each mechanism and length from 1,024 on (CPU)"
     )
     patch_len: int = option(8, "samples of a token: a slice of time over all channels", ge=1)
     patch_stride: int = option(4, "samples between the starts of neighbouring tokens", ge=1)
-    epochs: int = option(6, "passes over the training windows at most", ge=1)
+    subjects: str = option("1-6", "subjects, as 1,3,7-20")
+    n_folds: int = option(2, "groups of subjects held out in turn; 0: one subject at a time", ge=0)
+    epochs: int = option(5, "passes over the training windows at most", ge=1)
     baselines: bool = option(False, "CSP + LDA, tangent space + logistic regression and EEGNet on the same folds")
     leakage_check: bool = option(False, "train once more on labels shuffled by trial: it must end at chance")
 
+    recall_pairs: Integers = option(
+        (16, 64), "associative recall: pairs in a sequence of twice as many tokens; none: no recall"
+    )
+    recall_steps: int = option(400, "associative recall: updates of each mechanism", ge=1)
+    label_patches: Integers = option(
+        (160, 40, 8, 1),
+        "labelling whole recordings: samples of a token, longest first; none: no labelling, no streaming",
+    )
+    label_mechanisms: Strings = option(("sdpa", "linear", "none"), "labelling: mechanisms to compare")
+    label_epochs: int = option(15, "labelling: passes over the training recordings", ge=1)
+    label_subjects: int = option(6, "labelling: how many of the subjects, at most", ge=1)
+    label_exact_tokens: int = option(
+        3000, "labelling: longest sequence that mechanisms of quadratic time are trained on", ge=1
+    )
+    stream_patch: int = option(8, "streaming: samples of a token", ge=1)
+    stream_piece: int = option(16, "streaming: samples that come in at a time", ge=1)
+    stream_seconds: int = option(300, "streaming: length of the signal, from one recording repeated", ge=1)
+
     @model_validator(mode="after")
     def _mechanisms_known(self) -> "EfficientAttentionConfig":
-        unknown = [name for name in self.mechanisms if name not in MECHANISMS]
-        if unknown or not self.mechanisms:
-            raise ValueError(f"mechanisms: {', '.join(unknown) or 'none given'}; allowed are {', '.join(MECHANISMS)}")
+        for field in ("mechanisms", "label_mechanisms"):
+            names = getattr(self, field)
+            unknown = [name for name in names if name not in MECHANISMS]
+            if unknown or not names:
+                raise ValueError(f"{field}: {', '.join(unknown) or 'none given'}; allowed are {', '.join(MECHANISMS)}")
         if self.attention != EXACT:
             raise ValueError(
                 f"attention={self.attention!r}: the exact one, {EXACT}, is what mechanisms are compared with; name them there"
             )
         if not self.lengths or min(self.lengths) < 2:
             raise ValueError(f"lengths={self.lengths}: at least one, of at least 2 tokens")
+        for field in ("recall_pairs", "label_patches"):
+            if min(getattr(self, field), default=1) < 1:
+                raise ValueError(f"{field}={getattr(self, field)}: at least 1")
+        if self.label_patches and len(parse_numbers(self.runs, "runs", N_RUNS)) < 2:
+            raise ValueError(
+                f"runs={self.runs}: labelling trains on some runs and tests on the last; give two, or label_patches=none"
+            )
+        with torch.device("meta"):  # builds nothing, but checks the sizes of every mechanism
+            for name in self.mechanisms:
+                build_network(self, 64, name)
         return self
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {},
-    "physionet": {**PHYSIONET, "lengths": (5, 19, 39, 160, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)},
-}
+    "physionet": {
+        **PHYSIONET, "lengths": (5, 19, 39, 160, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536), "recall_pairs": (16, 64, 256),
+        "recall_steps": 2000, "label_patches": (160, 40, 8, 4, 1), "label_epochs": 30, "label_subjects": 99,
+        "label_mechanisms": ("sdpa", "linear", "favor", "linformer", "nystrom", "local", "none"), "label_exact_tokens": 20000,
+        "stream_seconds": 3600,
+    },
+}  # fmt: skip
 
 
 # What `tune` searches unless told otherwise, in the language of its parameter `space`: one mechanism at a time.
@@ -108,7 +162,7 @@ def exchange_errors(
     for name in config.mechanisms:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            spec = replace(attention_spec(config, name), max_len=q.shape[-2])
+            spec = attention_spec(config, name)
             mechanism = build_attention(spec, q.shape[-1], torch.Generator().manual_seed(config.seed)).eval()
         errors[name] = float((mechanism(q, k, v) - exact).norm() / exact.norm())
     return errors
@@ -137,6 +191,16 @@ def conclusion(
         grows, holds = growth_exponent(taken), growth_exponent(memory.get(name, {}))
         row = [name, *cells, begin, *("" if math.isnan(e) else f"{e:.2f}" for e in (grows, holds))]
         text.append("| " + " | ".join([*row, f"{errors[name]:.3f}" if name in errors else ""]) + " |")
+    text += [
+        "", "The same in milliseconds; throughput at the greatest length measured; growth of peak memory in a fresh process.", "",
+        "| mechanism | " + " | ".join(f"{n:,}" for n in sorted(seconds[EXACT])) + " | tokens a second | megabytes |",
+        "|---|" + "---|" * (len(seconds[EXACT]) + 2),
+    ]  # fmt: skip
+    for name, taken in seconds.items():
+        cells = [f"{1000 * taken[n]:.3g}" if n in taken else "" for n in sorted(seconds[EXACT])]
+        held = memory.get(name, {})
+        most = f"{held[max(held)]:.0f} at {max(held):,}" if held else ""
+        text.append("| " + " | ".join([name, *cells, f"{max(taken) / taken[max(taken)]:,.0f}", most]) + " |")
     text += ["", "## Which to choose", ""]
     approximate = [name for name in seconds if name not in (EXACT, "softmax", *CONTROLS)]
     at_model = [name for name in approximate if (starts[name] or math.inf) <= n_tokens]
@@ -147,6 +211,12 @@ def conclusion(
     else:
         text.append(
             f"- At the {n_tokens} tokens of this EEG model nothing is gained: exact attention is as fast as any, and exact."
+        )
+    shortest = min(seconds[EXACT])
+    quickest = min((seconds[n][shortest] / seconds[EXACT][shortest], n) for n in approximate) if approximate else None
+    if quickest:
+        text.append(
+            f"- At {shortest:,} tokens the quickest approximation, {quickest[1]}, takes {quickest[0]:.2f} times as long as sdpa."
         )
     paying = sorted((n, name) for name in approximate if (n := starts[name]) is not None)
     if paying:
@@ -177,7 +247,7 @@ def conclusion(
         + (
             f"only {', '.join(usable)} stay within 5 % of exact attention."
             if usable
-            else "none stays within 5 % of exact attention."
+            else "no mechanism stays within 5 % of exact attention."
         )
         + " Train with the mechanism that will be used."
     )
@@ -235,8 +305,112 @@ def record_scaling(
     run.log_figure(draw(seconds, "seconds", f"Encoder layer, one sequence ({where})"), "figures/seconds.png")
     if any(value > 0 for points in memory.values() for value in points.values()):
         run.log_figure(draw(memory, "megabytes", "Growth of peak memory in one pass"), "figures/memory.png")
-    run.log_dict({"seconds": seconds, "megabytes": memory, "exchange_error": errors, "device": where}, "scaling.json")
-    return conclusion(outcome.results, seconds, memory, errors, exact.n_tokens(config.window), where)
+    rows = [
+        {
+            "mechanism": name, "tokens": length, "seconds": value, "tokens_per_second": length / value,
+            "megabytes": memory.get(name, {}).get(length), "backend": backend(name, length, N_HEADS, D_MODEL // N_HEADS, device),
+            "allocator": allocator(), "device": where,
+        }
+        for name, points in seconds.items() for length, value in points.items()
+    ]  # fmt: skip
+    run.log_dict({"rows": rows, "exchange_error": errors}, "scaling.json")
+    text = conclusion(outcome.results, seconds, memory, errors, exact.n_tokens(config.window), where)
+    return text + record_tasks(run, config, data, names, device)
+
+
+def record_tasks(
+    run: Run | SilentRun, config: EfficientAttentionConfig, data: EegData, names: Sequence[str], device: torch.device
+) -> str:
+    """Associative recall, labelling of whole recordings, and one of them as it comes in; returns their report."""
+    recall: dict[str, dict[int, float]] = {name: {} for name in names} if config.recall_pairs else {}
+    progress = Progress(len(recall) * len(config.recall_pairs), unit="recall task")
+    for name in recall:
+        for n_pairs in config.recall_pairs:
+            accuracy = recall_accuracy(name, RecallSizes(n_pairs, config.recall_steps), config.seed, device)
+            recall[name][2 * n_pairs] = accuracy
+            run.log_metrics({f"{name}_recall_accuracy": accuracy}, step=2 * n_pairs)
+            progress.advance(note=f"{name}, {2 * n_pairs} tokens: {accuracy:.3f}")
+    progress.close()
+    labelled, streamed = label_and_stream(run, config, data, device) if config.label_patches else ([], None)
+    run.log_dict(
+        {
+            "recall": recall, "labelled": [asdict(row) for row in labelled],
+            "streamed": asdict(streamed) if streamed else None,
+        },
+        "tasks.json",
+    )  # fmt: skip
+    if recall:
+        run.log_figure(draw(recall, "share of right answers", "Associative recall"), "figures/recall.png")
+    if labelled:
+        run.log_figure(labelling_figure(labelled, config.dataset), "figures/labelling.png")
+    return tasks_report(recall, labelled, streamed, "Simulated subjects" if config.dataset == "simulated" else "EEGMMI")
+
+
+def label_and_stream(
+    run: Run | SilentRun, config: EfficientAttentionConfig, data: EegData, device: torch.device
+) -> tuple[list[Labelled], Streamed]:
+    """Train on all but each subject's last run, test on that; then a causal network for the recording that does not end."""
+    subjects = list(dict.fromkeys(report.subject for report in data.recordings))[: config.label_subjects]
+    recordings = whole_recordings(data, subjects)
+    last = {s: max(r.run for r in recordings if r.subject == s) for s in subjects}
+    test = [r for r in recordings if r.run == last[r.subject]]
+    train = [r for r in recordings if r.run != last[r.subject]]
+    n_times = max(r.signal.shape[1] for r in recordings)
+    plans = [
+        LabelSizes(name, patch_len, len(data.ch_names), n_times, data.sfreq, config.label_epochs)
+        for patch_len in config.label_patches
+        for name in config.label_mechanisms
+        if name not in (EXACT, *QUADRATIC) or n_times // patch_len <= config.label_exact_tokens
+    ]
+    causal = LabelSizes(
+        "linear", config.stream_patch, len(data.ch_names), n_times, data.sfreq, config.label_epochs, causal=True
+    )
+    progress = Progress((len(plans) + 1) * config.label_epochs, unit="labelling epoch")
+    labelled = []
+    for plan in plans:
+        _, row = label_recordings(plan, train, test, config.seed, device, lambda note: progress.advance(note=note))
+        labelled.append(row)
+        metrics = {
+            "label_balanced_accuracy": row.balanced[0], "label_left_right": row.left_right, "label_seconds": row.seconds,
+            "label_megabytes": row.megabytes,
+        }  # fmt: skip
+        kept = {f"{plan.mechanism}_{key}": value for key, value in metrics.items() if math.isfinite(value)}
+        run.log_metrics(kept, step=plan.n_tokens)
+    network, row = label_recordings(causal, train, test, config.seed, device, lambda note: progress.advance(note=note))
+    progress.close()
+    labelled.append(row)
+    streamed = stream_recording(
+        network, test[0], scale_of(train), data.sfreq, config.stream_seconds, config.stream_piece
+    )
+    run.log_metrics(
+        {"stream_difference": streamed.difference, "stream_milliseconds": streamed.milliseconds_last}, step=0
+    )
+    return labelled, streamed
+
+
+def labelling_figure(labelled: Sequence[Labelled], dataset: str) -> Figure:
+    """Balanced accuracy, time and memory against the number of tokens that the same recording is cut into."""
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    panels = (
+        ("balanced accuracy (chance 0.333)", lambda row: row.balanced[0]), ("seconds a recording", lambda row: row.seconds),
+        ("growth of peak memory, megabytes", lambda row: row.megabytes),
+    )  # fmt: skip
+    for axis, (label, value) in zip(figure.subplots(1, 3), panels, strict=True):
+        for name in dict.fromkeys(row.mechanism for row in labelled):
+            rows = sorted((row for row in labelled if row.mechanism == name), key=lambda row: row.n_tokens)
+            style = {"color": "black", "linewidth": 2.2} if name == EXACT else {"linewidth": 1.1}
+            axis.plot([row.n_tokens for row in rows], [value(row) for row in rows], marker="o", label=name, **style)
+        axis.set_xscale("log")
+        axis.set_xlabel("tokens of a two-minute recording")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+        if label.startswith("balanced"):
+            axis.axhline(1 / 3, color="grey", linestyle=":", linewidth=0.8)
+            axis.legend(frameon=False, fontsize=8)
+        else:
+            axis.set_yscale("log")
+    figure.suptitle(f"{dataset}: rest, left or right at every sample of whole recordings", fontsize=10)
+    return figure
 
 
 def run_efficient_attention(config: EfficientAttentionConfig, study_trial: StudyTrial | None = None) -> int:

@@ -244,9 +244,8 @@ def label_recordings(
     scores = label_scores(network, test, scale, device)
     seconds = inference_seconds(network, torch.from_numpy(test[0].signal[None] * scale).to(device))
     megabytes = inference_megabytes(sizes) if device.type == "cpu" else math.nan
-    return network, Labelled(
-        sizes.mechanism, sizes.patch_len, sizes.n_tokens, *scores, training_seconds, seconds, megabytes
-    )
+    name = f"{sizes.mechanism}, causal" if sizes.causal else sizes.mechanism
+    return network, Labelled(name, sizes.patch_len, sizes.n_tokens, *scores, training_seconds, seconds, megabytes)
 
 
 # ----------------------------------------------------------------------------------------------------------------- streaming
@@ -274,15 +273,14 @@ def stream_recording(
     """Label `seconds` of signal, the recording over and over, in pieces of `piece` samples; compare the first pass with a batch."""
     network = network.cpu()
     signal = torch.from_numpy(recording.signal[None] * scale)
-    n_times = signal.shape[2]
+    n_times, total = signal.shape[2], round(seconds * sfreq)
     state, taken = network.start(), []
     first_pass: list[Tensor] = []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for start in range(0, round(seconds * sfreq), piece):
-            at = start % n_times
-            x = signal[:, :, at : at + piece]
+        for start in range(0, total, piece):
+            x = signal[:, :, torch.arange(start, min(start + piece, total)) % n_times]
             began = time.process_time()
             logits, state = network.stream(x, state)
             taken.append(time.process_time() - began)
@@ -343,13 +341,11 @@ def tasks_report(
             f"- The highest is {best.mechanism} with {best.patch_len} samples a token ({best.n_tokens:,} tokens): "
             f"{best.balanced[0]:.3f}.",
         ]
-        finest = [row for row in labelled if row.patch_len == min(r.patch_len for r in labelled)]
-        if best not in finest:
-            text.append(
-                f"- Slices down to {finest[0].patch_len} sample(s), {finest[0].n_tokens:,} tokens, did not help: "
-                + ", ".join(f"{row.mechanism} {row.balanced[0]:.3f}" for row in finest)
-                + "."
-            )
+        for name in dict.fromkeys(row.mechanism for row in labelled):
+            rows = sorted((row for row in labelled if row.mechanism == name), key=lambda row: row.n_tokens)
+            if len(rows) > 1:
+                steps = ", ".join(f"{row.n_tokens:,} tokens {row.balanced[0]:.3f}" for row in rows)
+                text.append(f"- {name}, the same recordings in shorter and shorter slices: {steps}.")
     if streamed:
         text += [
             "", "## A recording that does not end", "",

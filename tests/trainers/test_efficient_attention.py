@@ -67,7 +67,9 @@ def test_the_conclusion_follows_from_the_figures() -> None:
     assert "At the 39 tokens of this EEG model nothing is gained" in text
     assert "linear from 1,024" in text
     assert "At 4,096 tokens the fastest is linear, 5.3 times sdpa" in text
-    assert "none stays within 5 %" in text
+    assert "no mechanism stays within 5 %" in text
+    assert "At 39 tokens the quickest approximation, linear, takes 2.00 times as long" in text
+    assert "| linear | 2e+03 | 3e+03 | 1.2e+04 | 341 | 4 at 4,096 |" in text
     assert "| linear | 0.50 | 1.33 | 5.33 | 1,024 | 1.00 | 1.00 | 0.400 |" in text
     faster = {**seconds, "linear": {39: 0.5, 1024: 1.0, 4096: 2.0}}
     assert "linear are faster than exact attention" in conclusion(results, faster, memory, {"linear": 0.01}, 39, "CPU")
@@ -80,6 +82,14 @@ def test_the_conclusion_follows_from_the_figures() -> None:
         (["--attention", "linear"], "attention='linear': the exact one"),
         (["--lengths", "1"], "lengths=\\(1,\\)"),
         (["--lengths", "5,x"], "lengths"),
+        (["--label_mechanisms", "linear,quick"], "label_mechanisms: quick; allowed are"),
+        (["--recall_pairs", "0"], "recall_pairs=\\(0,\\): at least 1"),
+        (["--runs", "4"], "runs=4: labelling trains on some runs"),
+        (["--attention_window", "64"], "window=64 must be odd.*63 or 65"),
+        (["--n_landmarks", "70"], "n_landmarks=70 exceeds the 39 tokens"),
+        (["--n_projected", "60"], "n_projected=60 is not between 1 and max_len=39"),
+        (["--d_model", "66"], "d_model=66 is not divisible by n_heads=4"),
+        (["--patch_len", "200"], "patch_len=200 is longer than the window of 160"),
     ],
 )
 def test_bad_parameters_are_refused(argv: list[str], words: str) -> None:
@@ -87,10 +97,16 @@ def test_bad_parameters_are_refused(argv: list[str], words: str) -> None:
         parse_config(EfficientAttentionConfig, PRESETS, argv, "efficient_attention")
 
 
+def test_bad_sizes_end_the_command_with_status_2(folder: Path) -> None:
+    text = run_trainer(folder, "efficient_attention", status=2, n_landmarks=70)
+    assert text.splitlines()[-1] == "error: n_landmarks=70 exceeds the 39 tokens of a window"
+
+
 def test_a_whole_run(folder: Path) -> None:
     text = run_trainer(
-        folder, "efficient_attention", **{**TINY, "runs": "4", "epochs": 1}, mechanisms="softmax,linear,none", lengths="5,1024",
-        rounds=1,
+        folder, "efficient_attention", **{**TINY, "epochs": 1}, mechanisms="softmax,linear,none", lengths="5,1024", rounds=1,
+        recall_pairs="4", recall_steps=5, label_patches="160,40", label_mechanisms="sdpa,none", label_exact_tokens=200,
+        label_epochs=1, stream_seconds=20,
     )  # fmt: skip
     run = runs(folder)[-1]
     assert run.info.status == "FINISHED"
@@ -98,8 +114,20 @@ def test_a_whole_run(folder: Path) -> None:
         assert f"{name}_subject_mean" in run.data.metrics
         steps = [point.step for point in client(folder).get_metric_history(run.info.run_id, f"{name}_milliseconds")]
         assert sorted(steps) == [5, 1024]
+        assert f"{name}_recall_accuracy" in run.data.metrics
     assert run.data.metrics["softmax_exchange_error"] < 1e-4  # the same function, written out
     assert run.data.metrics["none_exchange_error"] > 0.1
+    assert run.data.metrics["stream_difference"] < 1e-4
     found = {file.path for path in ("", "figures") for file in client(folder).list_artifacts(run.info.run_id, path)}
-    assert {"scaling.json", "report.md", "figures/seconds.png", "figures/memory.png"} <= found
-    assert "## Which to choose" in text
+    figures = {f"figures/{name}.png" for name in ("seconds", "memory", "recall", "labelling")}
+    assert {"scaling.json", "tasks.json", "report.md", *figures} <= found
+    for heading in (
+        "Which to choose",
+        "Associative recall",
+        "Every sample of a whole recording",
+        "A recording that does not end",
+    ):
+        assert f"## {heading}" in text
+    assert "| sdpa | 160 | 125 |" in text
+    assert "| none | 40 | 500 |" in text
+    assert "| sdpa | 40 | 500 |" not in text  # longer than label_exact_tokens
