@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+MODEL ?= models:/wgan-generator@latest-good
+PORT ?= 5001
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -13,7 +15,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 ENTRY_POINTS := wgan fid isir_fid eeg_simclr eeg_transformer efficient_attention theory
 
-.PHONY: help setup $(ENTRY_POINTS) ui test test-all services stack-test docker-verify lint clean
+.PHONY: help setup $(ENTRY_POINTS) ui serve test test-all services stack-test docker-verify lint clean
 
 help:
 	@echo "make wgan      set up, train the WGAN-GP on the embedded digits, register the models"
@@ -22,6 +24,7 @@ help:
 	@echo "make eeg_transformer   classify imagined fist movements with a Transformer"
 	@echo "make efficient_attention   its cheaper relatives: accuracy, time and memory over the length of the sequence"
 	@echo "make theory    the exercise's theoretical part, its answers checked by computation"
+	@echo "make serve     answer HTTP requests by a registered model: MODEL=models:/wgan-generator@latest-good PORT=5001"
 	@echo "make test      set up and run the tests       make test-all   with the slow ones"
 	@echo "make lint      ruff, mypy, hadolint           make ui         MLflow UI on http://127.0.0.1:5000"
 	@echo "make stack-test      two trainers and a study against a real server with PostgreSQL and an S3 store (after make services)"
@@ -47,6 +50,12 @@ $(ENTRY_POINTS): $(VENV)/.ready
 
 ui: $(VENV)/.ready
 	mlflow ui --host 127.0.0.1 --port 5000
+
+# docs/serving.md. Nothing is unpickled; no line per request.
+serve: $(VENV)/.ready
+	MLFLOW_TRACKING_URI=$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false \
+	MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false UVICORN_LOG_LEVEL=warning \
+	mlflow models serve -m $(MODEL) --env-manager local --host 127.0.0.1 --port $(PORT) $(ARGS)
 
 test: $(VENV)/.ready-dev
 	$(PYTEST) $(ARGS)

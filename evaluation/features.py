@@ -216,17 +216,17 @@ def network_extractor(
     return Extractor(slug, f"fd_{slug}", f"kd_{slug}", run, dim, fingerprint, family, "none, or the network's own")
 
 
-def file_extractor(path: Path, device: torch.device) -> Extractor:
-    """An extractor from a TorchScript file (.pt, .ts, .torchscript) or an exported program (.pt2)."""
+def file_extractor(path: Path, device: torch.device, open_program: Callable[[Path], Any]) -> Extractor:
+    """An extractor from a TorchScript file (.pt, .ts, .torchscript) or an exported program (.pt2), which `open_program` reads."""
     if not path.is_file():
         raise InputError(f"features: {str(path)!r} is neither inception, digits, a models:/ address nor a file")
     try:
         if path.suffix == ".pt2":
-            network: Any = torch.export.load(path).module()
+            network: Any = open_program(path)
         else:
             network = torch.jit.load(str(path), map_location=device).eval()
     except Exception as error:
-        fault = " ".join(str(error).split())[:120]
+        fault = " ".join(str(error).split())[:200]
         raise InputError(
             f"features: {path} is neither a TorchScript file nor an exported .pt2 program ({fault})"
         ) from None

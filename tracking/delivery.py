@@ -29,6 +29,7 @@ from mlflow.models import Model
 from PIL import Image
 
 from tracking import store
+from tracking.evaluations import attributed
 from tracking.spool import Operation, Spool, now_ms
 
 METRICS_PER_REQUEST = 1000
@@ -260,7 +261,7 @@ def _register(client: MlflowClient, run_id: str, facts: Mapping[str, Any], spool
     if version is None:
         if not (folder / "MLmodel").is_file():
             raise FileNotFoundError(f"{folder}/MLmodel")
-        tags = {key: store.tag_value(value) for key, value in operation["tags"].items()}
+        tags = {key: store.tag_value(value) for key, value in attributed(operation["tags"], run_id).items()}
         experiment = client.get_run(run_id).info.experiment_id
         # An earlier try may have come this far: go on with its entry instead of leaving a stray one.
         begun = client.search_logged_models([experiment], f"tags.`upload` = '{upload}'", max_results=1)
@@ -306,7 +307,7 @@ def _send_evaluations(client: MlflowClient, run_id: str, operation: Operation) -
         if store.is_absent(error):  # deleted since it was measured: set aside
             raise KeyError(f"models:/{operation['name']}/{operation['version']} is not there any more") from error
         raise
-    for key, value in operation["tags"].items():
+    for key, value in attributed(operation["tags"], run_id).items():
         client.set_model_version_tag(operation["name"], operation["version"], key, store.tag_value(value))
     if version.model_id:
         _link_metrics(client, run_id, version.model_id, operation)

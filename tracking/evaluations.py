@@ -34,13 +34,21 @@ class Evaluation:
         return f"{PREFIX}{self.metric}.{hash_of(dict(self.conditions))[:12]}"
 
 
-def evaluation_tags(evaluations: Iterable[Evaluation], run_id: str | None) -> dict[str, str]:
+def evaluation_tags(evaluations: Iterable[Evaluation], run_id: str) -> dict[str, str]:
     """Tags of a model version: {name: JSON}. NaN and infinity are left out: nothing compares with them."""
     now = round(time.time(), 3)
     return {
-        found.tag: json.dumps({**asdict(found), "measured_by": run_id or "", "time": now})
+        found.tag: json.dumps({**asdict(found), "measured_by": run_id, "time": now})
         for found in evaluations
         if math.isfinite(found.value)
+    }
+
+
+def attributed(tags: Mapping[str, str], run_id: str) -> dict[str, str]:
+    """`tags` with `run_id` in every evaluation: a run that was started while its server was away did not know it."""
+    return {
+        name: json.dumps({**json.loads(text), "measured_by": run_id}) if name.startswith(PREFIX) else text
+        for name, text in tags.items()
     }
 
 

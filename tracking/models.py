@@ -223,7 +223,7 @@ def load_program(uri: str) -> tuple[Any, str]:
                 path = Path(
                     mlflow.artifacts.download_artifacts(f"{_artifact_uri(pinned(uri))}/data/model.pt2", dst_path=folder)
                 )
-            program = torch.export.load(path).module()
+            program = open_program(path)
         except Exception as error:
             from tracking import store
 
@@ -231,6 +231,18 @@ def load_program(uri: str) -> tuple[Any, str]:
                 f"model {uri}: no exported program (data/model.pt2) of it can be read: {store.reason(error)}"
             ) from None
         return program, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def open_program(path: Path) -> Any:
+    """The exported program in a .pt2 file as a callable on tensors.
+
+    `torch.export.load` unpickles what lies in the file. So MLflow's check comes first, which lets pass what holds tensors and plain
+    values only; it raises MlflowException for other files.
+    """
+    from mlflow.pytorch import _validate_pt2_archive_is_pickle_free
+
+    _validate_pt2_archive_is_pickle_free(str(path))
+    return torch.export.load(path).module()
 
 
 def run_of(uri: str) -> str:

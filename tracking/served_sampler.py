@@ -28,6 +28,7 @@ CHUNK = 64
 """Images made at once: a long request takes longer, not more memory."""
 
 OUTPUTS = ("uint8", "float", "png")
+WEIGHTS = ("importance", "density")
 
 
 class ServedSampler(PythonModel):
@@ -58,6 +59,8 @@ class ServedSampler(PythonModel):
             raise refusal(f"beta={beta}: it must be a finite number")
         if output not in OUTPUTS:
             raise refusal(f"output={output!r}: allowed are {', '.join(OUTPUTS)}")
+        if given["weights"] not in WEIGHTS:
+            raise refusal(f"weights={given['weights']!r}: allowed are {', '.join(WEIGHTS)}")
         if iterations < 0 or particles < 1:
             raise refusal(f"isir_iterations={iterations} must be at least 0 and n_particles={particles} at least 1")
         if seed is not None and not 0 <= seed < 2**63:

@@ -27,7 +27,7 @@ from evaluation.features import (
 from evaluation.frechet import Gaussian, frechet_distance, inception_score, kernel_distance, precision_recall
 from evaluation.images import to_uint8
 from tracking.evaluations import Evaluation
-from tracking.models import load_program
+from tracking.models import load_program, open_program
 from tracking.run import Run, SilentRun
 from trainers.config import CONFIG, OptionalPath, OptionalStr, option
 from trainers.digit_features import digits_extractor
@@ -132,7 +132,7 @@ def build_extractor(config: MeasureConfig, run: Run | SilentRun, device: torch.d
         network, digest = load_program(config.features)
         name = config.features.split(":/", 1)[1]
         return network_extractor(name, network, digest, f"registered {config.features}", torch.device("cpu"))
-    return file_extractor(Path(config.features), device)
+    return file_extractor(Path(config.features), device, open_program)
 
 
 def check_count(n: int, what: str, extractor: Extractor, config: MeasureConfig) -> None:

@@ -1,6 +1,9 @@
 """Feature networks: Inception beside torch-fidelity's, weights checked by hash, other networks, and the cache."""
 
+import io
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +26,7 @@ from evaluation.features import (
     wrap_inception,
 )
 from evaluation.frechet import Gaussian, frechet_distance
+from tracking.models import open_program
 
 CPU = torch.device("cpu")
 
@@ -111,7 +115,7 @@ def test_torchscript_and_exported_files(tmp_path: Path) -> None:
         torch.export.export(Pooled(), (torch.zeros(2, 3, 40, 41),), dynamic_shapes=(sizes,)), tmp_path / "mean.pt2"
     )
     for name, score in (("Mean Colour.pt", "fd_mean_colour"), ("mean.pt2", "fd_mean")):
-        extractor = file_extractor(tmp_path / name, CPU)
+        extractor = file_extractor(tmp_path / name, CPU, open_program)
         assert (extractor.score, extractor.dim) == (score, 3)
         assert torch.allclose(extract(extractor, images.split(2)).x, expected, atol=1e-6)
 
@@ -119,9 +123,9 @@ def test_torchscript_and_exported_files(tmp_path: Path) -> None:
 def test_files_and_networks_that_do_not_fit(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("no network")
     with pytest.raises(InputError, match="neither a TorchScript file nor"):
-        file_extractor(tmp_path / "text.pt", CPU)
+        file_extractor(tmp_path / "text.pt", CPU, open_program)
     with pytest.raises(InputError, match="neither inception, digits"):
-        file_extractor(tmp_path / "absent.pt", CPU)
+        file_extractor(tmp_path / "absent.pt", CPU, open_program)
     with pytest.raises(InputError, match="does not take images"):
         network_extractor("linear", nn.Linear(5, 2), "", "", CPU)
     with pytest.raises(InputError, match="no tensor with a row for each image"):
@@ -155,3 +159,31 @@ def test_cache_gives_back_what_was_kept_and_survives_damage(tmp_path: Path, caps
     assert load_features(path) is None
     save_features(Path("/proc/none/file"), features)
     assert "cannot be written" in capsys.readouterr().out
+
+
+class Bomb:
+    """A pickle of it calls `open(path, "w")` where it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (str(self.path), "w")
+
+
+def test_a_program_that_would_run_code_is_not_opened(tmp_path: Path) -> None:
+    good, bad, exploded = tmp_path / "good.pt2", tmp_path / "bad.pt2", tmp_path / "exploded"
+    torch.export.save(torch.export.export(nn.Flatten(), (torch.zeros(2, 3, 32, 32),)), good)
+    bomb = io.BytesIO()
+    torch.save(Bomb(exploded), bomb)
+    with zipfile.ZipFile(good) as whole, zipfile.ZipFile(bad, "w") as archive:
+        for record in whole.infolist():
+            pickled = record.filename.endswith("sample_inputs/model.pt")
+            archive.writestr(record.filename, bomb.getvalue() if pickled else whole.read(record))
+    assert open_program(good)(torch.zeros(2, 3, 32, 32)).shape == (2, 3072)
+    with pytest.raises(InputError, match="not a pickle-free payload"):
+        file_extractor(bad, CPU, open_program)
+    assert not exploded.exists()
+    with pytest.raises(AssertionError):
+        torch.export.load(bad)
+    assert exploded.exists()  # it is a real one

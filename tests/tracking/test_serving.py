@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,15 +26,16 @@ from evaluation.images import to_uint8
 from models.digit_features import DigitClassifier
 from models.eeg_transformer import EegTransformer, EpochClassifier
 from models.isir import I_SIR
-from models.simclr import ConvolutionalEncoder
+from models.simclr import ChannelEncoder
 from models.wgan import Critic, Generator
+from tests.conftest import ROOT
 from tests.tracking.servers import ModelServer, serving_environment
 from tracking import store
 from tracking.models import log_model
 from tracking.run import start_run
 from trainers.stored_networks import sampler_with
 
-NZ, N_CHANS, N_TIMES = 8, 3, 320
+NZ, N_CHANS, N_TIMES = 64, 64, 801  # the quick presets', for which docs/serving.md has requests
 
 
 class Registry:
@@ -51,12 +53,13 @@ class Registry:
             "eeg-transformer": EpochClassifier(
                 transformer, torch.from_numpy(fir_kernel(160.0, 7, 30)), 160, 80, 100 * torch.eye(N_CHANS)
             ).eval(),
-            "eeg-encoder": ConvolutionalEncoder(4, 0.04, (16, 8, 4, 8)).eval(),
+            "eeg-simclr-encoder": ChannelEncoder("convolutional", 0.04, (16, 8, 4, 8), 4, 2).eval(),
             "digits-features": DigitClassifier().eval(),
         }
         draws = torch.Generator().manual_seed(1)
         shapes = {
-            "wgan-critic": (3, 32, 32), "eeg-transformer": (N_CHANS, N_TIMES), "eeg-encoder": (160,), "digits-features": (3, 32, 32)
+            "wgan-critic": (3, 32, 32), "eeg-transformer": (N_CHANS, N_TIMES), "eeg-simclr-encoder": (160,),
+            "digits-features": (3, 32, 32),
         }  # fmt: skip
         self.inputs = {name: torch.randn(5, *shape, generator=draws) for name, shape in shapes.items()}
         self.inputs["eeg-transformer"] *= 2e-5  # volts
@@ -248,7 +251,7 @@ SAMPLER_FAULTS: list[tuple[object, str]] = [
     ("nonsense", "valid JSON"),
     ([1], "JSON dictionary"),
     ({"params": {"seed": 1}}, "exactly one of the input fields"),
-    ({"inputs": {}}, "give either n, a number of images, or codes, [n][8] numbers; given: neither"),
+    ({"inputs": {}}, "give either n, a number of images, or codes, [n][64] numbers; given: neither"),
     ({"inputs": {"N": 3}}, "given: neither"),
     ({"inputs": {"n": 2, "codes": [ZEROS]}}, "given: ['codes', 'n']"),
     ({"inputs": {"n": 0}}, "n=0: a whole number of images, at least 1"),
@@ -259,7 +262,7 @@ SAMPLER_FAULTS: list[tuple[object, str]] = [
     ('{"inputs": {"n": NaN}}', "given: neither"),
     ({"inputs": {"n": 10**20}}, "allowed are 1024 to return and 65536 to make"),
     ({"inputs": {"n": 1024}, "params": {"isir_iterations": 100}}, "65536 to make"),
-    ({"inputs": {"codes": [[1, 2]]}}, "codes: shape [1, 2]; needed is [n, 8]"),
+    ({"inputs": {"codes": [[1, 2]]}}, "codes: shape [1, 2]; needed is [n, 64]"),
     ({"inputs": {"codes": ZEROS}}, "Expected data to be list or numpy array"),
     ({"inputs": {"codes": []}}, "codes: shape [0]"),
     ({"inputs": {"codes": [ZEROS, [0.0]]}}, "inhomogeneous"),
@@ -273,7 +276,7 @@ SAMPLER_FAULTS: list[tuple[object, str]] = [
     ({"inputs": {"n": 2}, "params": {"isir_iterations": -1}}, "isir_iterations=-1 must be at least 0"),
     ({"inputs": {"n": 2}, "params": {"isir_iterations": 1, "n_particles": 0}}, "n_particles=0 at least 1"),
     ({"inputs": {"n": 2}, "params": {"n_particles": None}}, "n_particles: null"),
-    ({"inputs": {"n": 2}, "params": {"isir_iterations": 1, "weights": "x"}}, "weights='x': 'importance' or 'density'"),
+    ({"inputs": {"n": 2}, "params": {"weights": "x"}}, "weights='x': allowed are importance, density"),
     ({"inputs": {"n": 2}, "params": {"isir_iterations": 1, "beta": math.inf}}, "beta=inf: it must be a finite number"),
     ({"inputs": {"n": 2}, "params": {"seed": "x"}}, "Can not safely convert"),
     ({"inputs": {"n": 2}, "params": {"seed": -1}}, "seed=-1 must be at least 0"),
@@ -290,7 +293,7 @@ def network_faults(x: np.ndarray) -> list[tuple[object, str]]:
         ({"params": {}}, "exactly one of the input fields"),
         ({"inputs": x[:2, ..., :-1].tolist()}, "does not match expected shape"),
         ({"inputs": x[0].tolist()}, "does not match expected shape"),
-        ({"inputs": []}, "does not match expected shape"),
+        ({"inputs": []}, "an input of type <class 'list'> was found"),
         ({"inputs": 3}, "Error"),
         ({"inputs": {"x": x[:2].tolist()}}, "expects a single n-dimensional array"),
         ({"inputs": "abc"}, "Failed to convert data"),
@@ -324,8 +327,8 @@ def test_malformed_requests_are_refused_with_the_reason(registry: Registry, load
 
 def test_a_request_is_one_batch(registry: Registry, loaded: dict[str, Any]) -> None:
     """This classifier is aligned: the answer for an epoch depends on those it comes with, so a request must not be split."""
-    x = torch.randn(150, N_CHANS, N_TIMES, generator=torch.Generator().manual_seed(2)) * 2e-5
-    x[100:, 0] *= 5
+    x = torch.randn(80, N_CHANS, N_TIMES, generator=torch.Generator().manual_seed(2)) * 2e-5
+    x[64:, :32] *= 5
     with torch.no_grad():
         expected = registry.networks["eeg-transformer"](x)
         alone = registry.networks["eeg-transformer"](x[:64])
@@ -372,9 +375,44 @@ def test_a_generator_over_http(registry: Registry, generator_server: ModelServer
     assert "POST" not in log  # quiet
 
 
+DOCUMENT = (ROOT / "docs" / "serving.md").read_text()
+
+
+def documented(server: str) -> list[tuple[str, str]]:
+    """(language, text) of the blocks of docs/serving.md that are marked with this server's name."""
+    blocks = re.findall(rf"<!-- {server} -->\n```(\w+)\n(.*?)```", DOCUMENT, flags=re.DOTALL)
+    assert blocks, server
+    return blocks
+
+
+def run_documented(server: ModelServer, name: str, folder: Path) -> str:
+    """Run what the document says, in one folder, against this server's port; everything that was printed."""
+    printed = []
+    for language, text in documented(name):
+        assert language in ("bash", "python")
+        text = text.replace("127.0.0.1:5001", f"127.0.0.1:{server.port}")
+        command = ["bash", "-ec", text] if language == "bash" else [sys.executable, "-c", text]
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, (text, done.stderr)
+        printed.append(done.stdout)
+    return "\n".join(printed)
+
+
+def test_the_documented_requests_to_a_generator(generator_server: ModelServer, tmp_path: Path) -> None:
+    printed = run_documented(generator_server, "wgan-generator", tmp_path)
+    with Image.open(tmp_path / "image_3.png") as image:
+        assert image.size == (32, 32)
+    assert "(64, 3, 32, 32) uint8" in printed
+    assert "(2, 3, 32, 32) between -1 and 1" in printed
+    assert "400: n=2.5: a whole number of images, at least 1" in printed
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["eeg-transformer", "eeg-encoder", "wgan-critic"])
-def test_other_kinds_over_http(registry: Registry, tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+@pytest.mark.parametrize("name", ["eeg-transformer", "eeg-simclr-encoder", "wgan-critic"])
+def test_other_kinds_over_http(
+    registry: Registry, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, name: str
+) -> None:
     for server in served(registry, tmp_path_factory, name):
         x = registry.inputs[name]
         status, answer = server.post({"inputs": x.tolist()})
@@ -386,6 +424,9 @@ def test_other_kinds_over_http(registry: Registry, tmp_path_factory: pytest.Temp
             alone = registry.networks[name](x[:1]).numpy()
         np.testing.assert_allclose(one["predictions"], alone, rtol=1e-4, atol=1e-5)
         if name == "eeg-transformer":
+            printed = run_documented(server, name, tmp_path)
+            assert re.search(r"left 0\.\d\d\d?, right 0\.\d\d\d?", printed)
+            assert "400: Shape of input (2, 64, 800) does not match expected shape (-1, 64, 801)." in printed
             np.testing.assert_allclose(np.sum(answer["predictions"], axis=1), 1, atol=1e-5)
         for request, words in network_faults(x.numpy()):
             check_refused(server.post(request), request, words)

@@ -20,6 +20,7 @@ from data.eeg import load_eeg
 from data.splits import make_folds
 from models.simclr import ChannelEncoder
 from tests.trainers.running import client, command, environment, history, run_trainer, runs
+from tracking.evaluations import evaluations_in
 from trainers.config import parse_config
 from trainers.eeg import (
     EegConfig,
@@ -88,7 +89,7 @@ def test_a_run_records_all_it_should(finished: tuple[Path, str, str]) -> None:
 def test_the_registered_model_takes_raw_epochs(
     finished: tuple[Path, str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, _, _ = finished
+    folder, run_id, _ = finished
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     mlflow.set_tracking_uri(environment(folder)["MLFLOW_TRACKING_URI"])
     try:
@@ -99,6 +100,18 @@ def test_the_registered_model_takes_raw_epochs(
     probabilities = served.predict(epochs)
     assert probabilities.shape == (3, 2)
     assert np.allclose(probabilities.sum(1), 1, atol=1e-5)
+    facts = served.metadata.metadata["epochs"]
+    assert (facts["unit"], facts["sfreq"], len(facts["ch_names"]), facts["classes"]) == (
+        "V",
+        160,
+        64,
+        ["left", "right"],
+    )
+    (evaluation,) = evaluations_in(client(folder).get_model_version("eeg-transformer", "1").tags).values()
+    run = client(folder).get_run(run_id)
+    assert (evaluation.metric, evaluation.higher_is_better) == ("trial_accuracy", True)
+    assert evaluation.value == run.data.metrics["transformer_trial_accuracy"]
+    assert evaluation.conditions["n_folds"] == 3
 
 
 def test_killed_and_resumed_ends_with_the_same_weights(finished: tuple[Path, str, str], folder: Path) -> None:

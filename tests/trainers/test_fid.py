@@ -14,6 +14,7 @@ from common.errors import InputError
 from models import mimicry
 from tests.data.image_trees import write_celeba
 from tests.trainers.running import client, environment, run_trainer, runs
+from tracking.evaluations import evaluations_in
 from tracking.models import load_program, run_of
 from trainers.config import parse_config
 from trainers.digit_features import train_classifier
@@ -61,6 +62,16 @@ def test_fid_with_no_parameters(trained: Path) -> None:
     assert read_json(trained, run.info.run_id, "scores.json")["scores"]["fd_digits"] == metrics["fd_digits"]  # type: ignore[index]
     assert "fd_digits" in text
     assert "open it:" in text
+
+    # The figure lies with the version, under all that it depends on, and lets it be promoted.
+    version = client(trained).get_model_version("wgan-generator", "1")
+    found = next(e for e in evaluations_in(version.tags).values() if e.measured_by == run.info.run_id)
+    assert (found.metric, found.value, found.higher_is_better) == ("fd_digits", metrics["fd_digits"], False)
+    assert {"features", "resize", "reference", "split", "preprocessing", "n_reference", "n_images"} <= set(
+        found.conditions
+    )
+    logged = client(trained).get_logged_model(version.model_id)
+    assert metrics["fd_digits"] in {metric.value for metric in logged.metrics if metric.key == "fd_digits"}
 
     # Again: the feature network comes from the registry, the reference from its cache, and every score is the same.
     assert len(list((trained / "cache").glob("features-*"))) == 1
