@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
-ENTRY_POINTS := wgan fid isir_fid eeg_simclr eeg_transformer efficient_attention theory
+ENTRY_POINTS := wgan fid isir_fid eeg_simclr eeg_transformer efficient_attention theory report
 
 .PHONY: help setup $(ENTRY_POINTS) ui serve test test-all services stack-test docker-verify lint clean
 
@@ -25,6 +25,7 @@ help:
 	@echo "make efficient_attention   its cheaper relatives: accuracy, time and memory over the length of the sequence"
 	@echo "make theory    the exercise's theoretical part, its answers checked by computation"
 	@echo "make serve     answer HTTP requests by a registered model: MODEL=models:/wgan-generator@latest-good PORT=5001"
+	@echo "make report    all runs on one page, report.html"
 	@echo "make test      set up and run the tests       make test-all   with the slow ones"
 	@echo "make lint      ruff, mypy, hadolint           make ui         MLflow UI on http://127.0.0.1:5000"
 	@echo "make stack-test      two trainers and a study against a real server with PostgreSQL and an S3 store (after make services)"
