@@ -51,14 +51,19 @@ class Page:
             deviceScaleFactor=scale,
             mobile=width < 600,
         )
-        self._events.clear()
+        self._call("Page.navigate", url="about:blank")  # else another anchor of the same page loads nothing
+        self._loaded()
         self.requests.clear()
         self._call("Page.navigate", url=address)
+        self._loaded()
+
+    def _loaded(self) -> None:
         deadline = time.monotonic() + 60
         while not any(event["method"] == "Page.loadEventFired" for event in self._events):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{address} was not loaded in a minute")
+                raise TimeoutError("the page was not loaded in a minute")
             self._receive()
+        self._events.clear()
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression in the page."""

@@ -213,11 +213,10 @@ def draw_panels(
         if not lines:
             continue
         if len(lines) == 1 and len(runs) > 1:
-            by_run = {run: next(iter(found.values())) for run in runs if (found := lines_of(reader, run, panel))}
-            labels = {f"{run.name} ({run.run_id[:6]})": points for run, points in by_run.items()}
-            shared.append(
-                Chart(name, panel.title, chart(panel.title, panel.x, labels, panel.logarithmic), list(by_run))
-            )
+            drawn = [(run, found) for run in runs if (found := lines_of(reader, run, panel))]
+            labels = {f"{run.name} ({run.run_id[:6]})": next(iter(found.values())) for run, found in drawn}
+            figure = chart(panel.title, panel.x, labels, panel.logarithmic)
+            shared.append(Chart(name, panel.title, figure, [run for run, _ in drawn]))
         else:
             own.append(Chart(name, panel.title, chart(panel.title, panel.x, lines, panel.logarithmic), runs[:1]))
     return own, shared
@@ -329,7 +328,6 @@ def chapter_of(
     runs: Sequence[RecordedRun],
     most: int,
     n_details: int,
-    advance: Callable[[str], None],
 ) -> Chapter:
     """One entry point's runs, newest first: a table of `most` of them, the newest finished in full."""
     section = SECTIONS.get(entry_point, GENERAL)
@@ -339,7 +337,6 @@ def chapter_of(
     panels = section.panels or general_panels(finished[0])
     own, chapter.charts = draw_panels(reader, entry_point or "other", panels, finished[:OVERLAID])
     for i, run in enumerate(finished[:n_details]):
-        advance(f"{entry_point or 'other'}: {run.name}")
         detail = detail_of(reader, section, f"{entry_point or 'other'}{i + 1 if i else ''}", run)
         detail.charts = own if i == 0 else draw_panels(reader, f"{entry_point or 'other'}{i + 1}", panels, [run])[0]
         chapter.details.append(detail)
@@ -412,7 +409,8 @@ def gather(
     for name in order:
         if name in by_entry_point:
             chosen = by_entry_point[name]
-            chapters.append(chapter_of(reader, name, chosen, most, len(chosen) if named else n_details, advance))
+            chapters.append(chapter_of(reader, name, chosen, most, len(chosen) if named else n_details))
+            advance(name or "other")
     finished = {run.entry_point for run in ours if run.status == "FINISHED"}
     base = reader.uri if reader.uri.startswith("http") else local_address
     return Contents(

@@ -44,7 +44,7 @@ def chart(title: str, x_label: str, lines: Mapping[str, Points], logarithmic: bo
         shown = thinned(points)
         x = [step for step, _ in shown]
         y = [v if abs(v) < INFINITE and (v > 0 or not logarithmic) else math.nan for _, v in shown]
-        axis.plot(x, y, label=name, linewidth=1.2, marker="." if len(shown) <= 20 else None)
+        axis.plot(x, y, label=_as_label(name), linewidth=1.2, marker="." if len(shown) <= 20 else None)
     if logarithmic:
         axis.set_xscale("log")
         axis.set_yscale("log")
@@ -54,6 +54,12 @@ def chart(title: str, x_label: str, lines: Mapping[str, Points], logarithmic: bo
     if len(lines) > 1:
         axis.legend(frameon=False, fontsize=6.5 if many else 8, ncols=2 if many else 1)
     return figure
+
+
+def _as_label(name: str) -> str:
+    """A name as matplotlib shows it unchanged: no formula between dollars, not hidden by a leading underscore."""
+    short = name if len(name) <= 40 else f"{name[:28]}...{name[-9:]}"
+    return (" " if short.startswith("_") else "") + short.replace("$", r"\$")
 
 
 def as_svg(figure: Figure) -> bytes:

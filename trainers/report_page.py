@@ -23,8 +23,8 @@ PICTURES_LIMIT = 8_000_000
 TEXT_LIMIT = 200_000
 """Characters of a text that are shown."""
 
-HEADING_SHIFT = 3
-"""A text's first heading stands below the page's, the chapter's and the run's."""
+HEADING_SHIFT = 4
+"""A text's first heading stands below the page's, the chapter's, the run's and its own."""
 
 
 def html_page(contents: Contents) -> str:
@@ -56,7 +56,7 @@ def markdown_page(contents: Contents, figures: str) -> tuple[str, dict[str, byte
     environment.finalize = _markdown_text
     environment.globals |= {"source": source, "demoted": demoted}
     text = environment.get_template("report.md.j2").render(contents=contents)
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n", files
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+$", "", text, flags=re.M)).strip() + "\n", files
 
 
 def rendered(text: str) -> Markup:

@@ -106,6 +106,8 @@ def blocks_of(text: str) -> tuple[list[Block], list[tuple[int, str]]]:
 def looks_like_command(text: str) -> bool:
     """Whether it begins like a command of one of HEADS, with a second word."""
     words = re.sub(r"^(\$ |(\w+=\S* +)+)", "", text.strip()).split()
+    if words[1:2] in (["-m"], ["run"]):  # `python -m` alone is a word
+        return len(words) > 2 and words[0].removeprefix(".venv/bin/") in HEADS
     return len(words) > 1 and words[0].removeprefix(".venv/bin/") in HEADS
 
 
@@ -162,11 +164,25 @@ def fragments_of(page: Path) -> list[Command]:
 # ------------------------------------------------------------------------------------------------------------------ checking
 
 
+def words_of(text: str) -> list[str]:
+    """The words of a command; what stands for others (`...`, `<run id>`, `-P name=value`) is left out or filled in."""
+    text = re.sub(r"<[\w ]+>", "x", text)
+    text = re.sub(r"\s(\.\.\.|-P name=value|--name value)(?=\s|$)", "", f" {text}")
+    return shlex.split(text.replace("...", "x"))
+
+
 def check(command: Command) -> None:
     """Raises Wrong if the command's words would be refused, or if it is of no known form."""
+    try:
+        _check(command)
+    except (IndexError, ValueError, KeyError) as error:
+        raise Wrong(f"can't be read: {error}") from error
+
+
+def _check(command: Command) -> None:
     text = re.sub(r"^(\w+=(\"[^\"]*\"|'[^']*'|\S*) +)+", "", command.text)
     text = re.sub(r"\s*(>|>>|2>&1).*$", "", text)
-    words = shlex.split(text.replace("...", "x"))
+    words = words_of(text)
     if not words or re.fullmatch(r"\w+=.*", text):
         return
     head = words[0].removeprefix(".venv/bin/")
@@ -183,6 +199,9 @@ def check(command: Command) -> None:
     elif head == ".":
         if words[1:] != [".venv/bin/activate"]:
             raise Wrong("only .venv/bin/activate is sourced")
+    elif head in ("python", "python3"):
+        if not (ROOT / words[1]).is_file():
+            raise Wrong(f"there is no {words[1]}")
     elif head == "cd":
         return
     elif head in (
@@ -226,6 +245,8 @@ def check_trainer(entry_point: str, argv: Sequence[str]) -> None:
 
 def check_module(module: str, argv: Sequence[str]) -> None:
     """`python -m module argv`."""
+    if module.endswith(".NAME"):
+        return  # stands for any
     if module.startswith("trainers."):
         check_trainer(module.removeprefix("trainers."), argv)
     elif module == "pytest":
@@ -393,7 +414,7 @@ def check_pytest(argv: Sequence[str]) -> None:
 def check_fragment(command: Command) -> None:
     """Some entry point takes these parameters together."""
     entry_points = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
-    words = shlex.split(command.text.replace("...", "x"))
+    words = words_of(command.text)
     faults = []
     for name in entry_points:
         try:

@@ -89,7 +89,7 @@ def test_every_entry_point_has_page_row_and_target(entry_point: str) -> None:
         ("mlflow run . -e wgan -P gp_scale=-5", "greater than or equal to 0"),
         ("mlflow run . -e wgans", "no entry point 'wgans'"),
         ("mlflow run . -e wgan --environment local", "No such option"),
-        ("mlflow runs . -e wgan", "mlflow has no command 'runs'"),
+        ("mlflow train . -e wgan", "mlflow has no command 'train'"),
         ("python -m trainers.wgan --step 5", "did you mean steps?"),
         ("python -m trainers.gan", "there is no trainers/gan.py"),
         ("python -m benchmarks.isir --round 3 --chain x", "invalid int value"),

@@ -1,5 +1,6 @@
 """The report: gathered from a real store, shown in a real browser."""
 
+import base64
 import html.parser
 import io
 import json
@@ -191,7 +192,7 @@ def test_everything_recorded_stands_in_page_and_markdown(
 def test_page_fetches_nothing_and_runs_nothing_of_what_runs_say(store: MlflowClient, folder: Path) -> None:
     """Names, parameters, metrics, texts and pictures of an unfriendly run stay text."""
     make_run(
-        store, "wgan", EVIL, params={"dataset": EVIL, "x": "a|b\n# c"}, metrics={"critic_loss": [1.0, 2.0]},
+        store, "wgan", EVIL, params={"dataset": EVIL, "preset": "a|b\n# c"}, metrics={"critic_loss": [1.0, 2.0]},
         tags={"error": EVIL, "git.commit": EVIL}, status="FAILED",
         files={
             "notes.md": f"# {EVIL}\n\n{EVIL}\n\n![x](http://evil.invalid/x.png) [y](javascript:alert(1)) <http://evil.invalid>".encode(),
@@ -359,12 +360,12 @@ def test_runs_of_the_bare_mlflow_run_and_of_make_stand_together(store: MlflowCli
 def test_curves_lay_runs_over_each_other(store: MlflowClient) -> None:
     for i in range(3):
         make_run(store, "wgan", f"number {i}", metrics={"wasserstein_estimate": [3.0, 2.0, 1.0 + i]})
+    make_run(store, "wgan", r"_$\frac{$ of a hostile name " + "x" * 100, metrics={"wasserstein_estimate": [3.0, 2.0]})
     page, _ = report()
     chart = next(source for source in Reading(page).fetched if "svg" in source)
-    import base64
-
     drawn = base64.b64decode(chart.split(",", 1)[1]).decode()
     assert all(f"number {i}" in drawn for i in range(3))
+    assert r"_$\frac{$ of a hostile" in drawn
 
 
 def test_thousands_of_runs_and_more_than_a_page_of_them(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -459,11 +460,11 @@ def test_texts_lose_html_links_and_images_and_keep_tables() -> None:
     shown = str(
         rendered("# A\n\n| a |\n|---|\n| *b* |\n\n<b>c</b> [d](http://x) ![e](http://y) <http://z>\n\n<div>\nf")
     )
-    assert "<h4>A</h4>" in shown
+    assert "<h5>A</h5>" in shown
     assert '<div class="scroll"><table>' in shown
     assert "<em>b</em>" in shown
     assert not re.search(r"<(b|div class=(?!\"scroll)|a|img)\b", shown)
-    assert str(demoted("# A\n## B\n#no\n<b>")) == "#### A\n##### B\n#no\n&lt;b>"
+    assert str(demoted("# A\n## B\n#no\n<b>")) == "##### A\n###### B\n#no\n&lt;b>"
 
 
 def test_sweeps_of_another_shape_are_no_table() -> None:
