@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -415,7 +416,7 @@ def gather(
     base = reader.uri if reader.uri.startswith("http") else local_address
     return Contents(
         title=title, store=_shown_store(reader.uri), made=when(time.time()), n_runs=len(ours), chapters=chapters,
-        missing=[] if named else [name for name in SECTIONS if name not in finished],
+        missing=[] if named else [name for name in SECTIONS if name not in finished and find_spec(f"trainers.{name}")],
         benchmarks=benchmark_tables(benchmarks) if benchmarks else [],
         addresses={run.run_id: f"{base.rstrip('/')}/{run.page}" for run in ours},
     )  # fmt: skip

@@ -55,12 +55,17 @@ class Wrong(Exception):
 
 @dataclass(frozen=True)
 class Command:
-    """One command of a page. needs: what the page says it needs beyond this project; empty if it says nothing."""
+    """One command of a page.
+
+    needs: what the page says it needs beyond this project; empty if it says nothing. in_text: it stands in a sentence, which may
+    speak of a part of a command (`mlflow run . --experiment-name x`).
+    """
 
     page: Path
     line: int
     text: str
     needs: str = ""
+    in_text: bool = False
 
     def __str__(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}: {self.text}"
@@ -124,7 +129,7 @@ def commands_of(page: Path) -> list[Command]:
                 if whole.endswith("\\"):
                     whole = whole[:-1] + " "
                     continue
-                found += _split(page, number, whole, block.needs)
+                found += _split(page, number, whole, block.needs, in_text=False)
                 whole = ""
     paragraph = "\n".join(line for _, line in prose)
     numbers = [number for number, _ in prose]
@@ -133,17 +138,17 @@ def commands_of(page: Path) -> list[Command]:
         if looks_like_command(text):
             behind = paragraph[match.end() : match.end() + 40]
             needs = marked[1] if (marked := re.match(r" *<!-- *needs: *(.+?) *-->", behind)) else ""
-            found += _split(page, numbers[paragraph.count("\n", 0, match.start())], text, needs)
+            found += _split(page, numbers[paragraph.count("\n", 0, match.start())], text, needs, in_text=True)
     return sorted(found, key=lambda command: command.line)
 
 
-def _split(page: Path, line: int, text: str, needs: str) -> list[Command]:
+def _split(page: Path, line: int, text: str, needs: str, in_text: bool) -> list[Command]:
     comment = re.search(r"(?:^|\s)#(.*)$", _without_quotes(text))
     if comment and "needs" in comment[1]:
         needs = comment[1].split("needs", 1)[1].strip()
     code = text[: comment.start()] if comment else text
     parts = [part.strip() for part in re.split(r"\s*(?:;|&&|\|\|?)\s*(?=(?:[^\"']|\"[^\"]*\"|'[^']*')*$)", code)]
-    return [Command(page, line, part, needs) for part in parts if part]
+    return [Command(page, line, part, needs, in_text) for part in parts if part]
 
 
 def _without_quotes(text: str) -> str:
@@ -166,7 +171,7 @@ def fragments_of(page: Path) -> list[Command]:
 
 def words_of(text: str) -> list[str]:
     """The words of a command; what stands for others (`...`, `<run id>`, `-P name=value`) is left out or filled in."""
-    text = re.sub(r"<[\w ]+>", "x", text)
+    text = re.sub(r"<[\w ]+>|\$\([^)]*\)", "x", text)
     text = re.sub(r"\s(\.\.\.|-P name=value|--name value)(?=\s|$)", "", f" {text}")
     return shlex.split(text.replace("...", "x"))
 
@@ -189,7 +194,7 @@ def _check(command: Command) -> None:
     if head in ("python", "python3") and words[1:2] == ["-m"]:
         check_module(words[2], words[3:])
     elif head == "mlflow":
-        check_mlflow(words[1:])
+        check_mlflow(words[1:], whole=not command.in_text)
     elif head == "make":
         check_make(words[1:])
     elif head == "torchrun":
@@ -205,6 +210,8 @@ def _check(command: Command) -> None:
     elif head == "cd":
         return
     elif head in (
+        "cp",
+        "mkdir",
         "export",
         "git",
         "curl",
@@ -299,8 +306,11 @@ def check_argparse(module_name: str, argv: Sequence[str]) -> None:
     raise Wrong(f"{module_name} does not read its arguments by argparse")
 
 
-def check_mlflow(words: Sequence[str]) -> None:
-    """MLflow's own command line takes the words; of `mlflow run` of this project, the trainer's as well."""
+def check_mlflow(words: Sequence[str], whole: bool = True) -> None:
+    """MLflow's own command line takes the words; of `mlflow run` of this project, the trainer's as well.
+
+    whole: an entry point must be there.
+    """
     import click
     from mlflow.cli import cli
 
@@ -318,7 +328,7 @@ def check_mlflow(words: Sequence[str]) -> None:
         return
     except click.ClickException as error:
         raise Wrong(error.format_message()) from None
-    if words[0] == "run":
+    if words[0] == "run" and (whole or context.params["entry_point"] != "main"):
         check_project(ROOT / context.params["uri"], context.params["entry_point"], context.params["param_list"])
 
 

@@ -278,7 +278,7 @@ def test_no_runs_yet_makes_a_page_of_the_commands_that_make_some(
 ) -> None:
     page, text = report()
     assert "no runs yet" in capsys.readouterr().out
-    for name in ("theory", "wgan", "fid", "isir_fid", "eeg_simclr", "eeg_transformer", "efficient_attention", "tune"):
+    for name in ("theory", "wgan", "fid", "isir_fid", "eeg_simclr", "eeg_transformer", "efficient_attention"):
         assert f"mlflow run . -e {name}" in Reading(page).text
         assert f"mlflow run . -e {name}" in text
     report()  # the report's own runs are not reported on
