@@ -6,8 +6,6 @@ import pytest
 
 from tests.conftest import ROOT
 
-PAGES = sorted(path for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")] if "$" in path.read_text())
-
 TRAPS = {
     r"\\[^a-zA-Z\s]": "a backslash before punctuation, which Markdown removes (\\lbrace, \\quad, \\Vert instead)",
     r"\*": "an asterisk, which may become emphasis (\\ast instead)",
@@ -18,9 +16,20 @@ TRAPS = {
 }
 
 
+def without_code(text: str) -> str:
+    return re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL)
+
+
+PAGES = [
+    path
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    if "$" in without_code(path.read_text())
+]
+
+
 def formulas(text: str) -> tuple[list[str], list[str], str]:
     """(displayed ones, ones in the line, what is left) of a page without its code."""
-    text = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
+    text = without_code(text)
     shown = re.findall(r"\$\$(.*?)\$\$", text, flags=re.DOTALL)
     text = re.sub(r"\$\$.*?\$\$", "", text, flags=re.DOTALL)
     return shown, re.findall(r"\$([^$\n]+)\$", text), re.sub(r"\$[^$\n]+\$", "", text)
