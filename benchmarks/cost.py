@@ -50,9 +50,12 @@ def wgan_operations(config: WganConfig, n: int = 2) -> dict[str, float]:
         fake = G(z)
     critic = operations(lambda: critic_step_gradients(D, x, fake, alpha, config.gp_scale))
     leaf = z.clone().requires_grad_(True)
-    G.eval()
-    with torch.enable_grad():
-        gradient = operations(lambda: torch.autograd.grad(D(G(leaf)).sum(), leaf))
+    # backward, since the counter cannot follow torch.autograd.grad to a leaf; without weight gradients, as in MALA
+    for network in (G.eval(), D):
+        network.requires_grad_(False)
+    gradient = operations(lambda: D(G(leaf)).sum().backward())
+    for network in (G.train(), D):
+        network.requires_grad_(True)
     parts |= {
         "gradient of D(G(z))": gradient,
         "critic step": critic + parts["G(z)"],

@@ -51,7 +51,7 @@ def draw_distances(
         fine, [abs(d) * penalised_slope(d, gp_scale) for d in fine], ":", color="black", label="penalised critic"
     )
     for axis in panels:
-        axis.legend(frameon=False, fontsize=8)
+        axis.legend(fontsize=8, framealpha=0.9, edgecolor="none")
     figure.suptitle("Distances of two parallel segments: formulas (lines) and computed values (marks)")
     return figure
 
@@ -86,12 +86,16 @@ def draw_fits(paths: Mapping[str, Sequence[float]], start: float) -> Figure:
     for axis, distance in zip(panels, ("KL", "JS", "Wasserstein"), strict=True):
         for name, path in reversed(list(paths.items())):  # the widest smoothing on top
             if name.startswith(distance):
-                axis.plot(path, label=name.removeprefix(f"{distance}, "), linewidth=1.4)
+                axis.plot(
+                    path,
+                    label=name.removeprefix(f"{distance}, "),
+                    linewidth=0.7 if max(map(abs, path)) > 1.6 * abs(start) else 1.4,
+                )
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set_xlabel("step")
         axis.set_title(distance)
         axis.grid(alpha=0.3)
-        axis.legend(frameon=False, fontsize=8)
+        axis.legend(fontsize=8, framealpha=0.9, edgecolor="none")
     low, high = sorted((1.6 * start, -1.6 * start))
     panels[0].set_ylim(low, high)
     panels[0].set_ylabel("theta - theta_star")
