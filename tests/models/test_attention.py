@@ -1,4 +1,28 @@
-"""What every mechanism must hold: masks, batches, lengths, dtypes; exact limits; and what each of them alone promises."""
+"""What every mechanism must hold: masks, batches, lengths, dtypes; exact limits; and what each of them alone promises.
+
+Faults that published implementations of these mechanisms have, or that PyTorch invites, and the tests that keep them out:
+
+ 1. Linformer ignores the padding mask; fails above its length     test_padding_equals_truncation(_in_a_block), test_bad_sizes
+ 2. Performer masks values, but leaves keys in the denominator     test_padding_equals_truncation, test_padding_in_the_middle
+ 3. the first random direction of a block is biased (sign of R)    test_the_first_direction_of_a_block, test_favor_estimates
+ 4. random directions do not travel with the weights; redraws      test_copy_state_and_determinism, test_favor_keeps_its_directions
+ 5. a maximum over all keys leaks the future                       test_causal_sees_no_later_token
+ 6. Nystrom scales by the batch; N not divisible; no bfloat16      test_a_sample_alone, test_any_length, test_bfloat16
+ 7. masks overwrite k and v; weights do not sum to one             test_inputs_stay, test_weights_sum_to_one
+ 8. packages that do not import in a current Python                models/ imports torch alone: tests/test_imports.py
+ 9. weights of torch.nn copied into the wrong heads                test_transformer.py: test_multi_head_attention_equals_torch
+10. polarity of masks; a sample of padding alone gives NaN         test_a_sample_of_padding_alone, here and in test_transformer.py
+11. dropout of weights stays on in eval                            test_transformer.py: test_dropout_of_weights_only_in_training
+12. padded rows differ between training and eval                   test_padded_rows_in_training_and_in_eval
+13. torch.nn's defaults                                            test_transformer.py: test_defaults_are_torchs
+14. a LayerNorm of its own                                         test_transformer.py: test_encoder_layer_equals_torch
+15. encodings: layout, odd widths, digits at great positions       test_transformer.py: test_encoding_...
+16. order: who must not know it, and who must                      test_permutation_equivariance_where_it_holds
+17. causal forms: equal to the quadratic one, or refused           test_linear_equals_its_quadratic_form, test_causal_is_refused
+18. limits in which a mechanism is softmax                         "exact limits" below
+19. bfloat16, float16: overflow of sums, 0 / 0                     test_bfloat16, test_linear_sums, test_cosformer_without_any
+20. one token, batches, copies, determinism, gradients, compile    "every mechanism" below
+"""
 
 import copy
 import math
@@ -83,6 +107,30 @@ def test_any_length_shape_and_no_change_of_the_inputs(name, length):
     assert out.isfinite().all()
     for t, was in zip((q, k, v), before, strict=True):
         assert torch.equal(t, was)
+
+
+@pytest.mark.parametrize("name", MASKABLE)
+def test_inputs_stay_as_they_are_under_a_mask(name):
+    tensors = [*qkv(), torch.arange(N)[None] >= torch.tensor([[N], [N - 7]])]
+    before = [t.clone() for t in tensors]
+    build(name)(*tensors)
+    block, x = block_of(name), torch.randn(B, N, H * DH)
+    was = x.clone()
+    with torch.no_grad():  # sums in place where autograd allows it
+        build(name)(*tensors)
+        block(x, key_padding_mask=tensors[3])
+    for t, old in zip([*tensors, x], [*before, was], strict=True):
+        assert torch.equal(t, old)
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_padded_rows_in_training_and_in_eval(name):
+    """Without dropout nothing differs, padded rows included: a mean over tokens is the same in both."""
+    layer = EncoderLayer(H * DH, H, 16, 0.0, attention=spec_of(name), generator=torch.Generator().manual_seed(1))
+    x, mask = torch.randn(B, N, H * DH), torch.arange(N)[None] >= torch.tensor([[N], [N - 7]])
+    training = layer.train()(x, mask)[0]
+    with torch.no_grad():
+        torch.testing.assert_close(layer.eval()(x, mask)[0], training, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", MECHANISMS)
