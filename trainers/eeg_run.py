@@ -164,22 +164,20 @@ class Progressing:
         fold: Fold,
         label: np.ndarray,
         progress: Progress,
-        config: EegConfig | None = None,
     ) -> dict[str, Any]:
-        """The finished fit `key` of a network that `build` makes; `config` instead of the run's, if given."""
-        config = config or self.config
+        """The finished fit `key` of a network that `build` makes."""
 
         def make() -> Fit:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(config.seed)
+                torch.manual_seed(self.config.seed)
                 network = build().to(self.processes.device)
-            return Fit(config, network, windows, fold, self.processes, label)
+            return Fit(self.config, network, windows, fold, self.processes, label)
 
         def look(fit: Fit) -> None:
             measured = self.study_trial.measure(fit.network, windows.gather(fold.validation[:1]))
             self.study_trial.report(self.run, {**fit.best_point(), **measured}, fit.epoch)
 
-        return self.finish(key, make, config.epochs, progress, look if self.study_trial.searching else None)
+        return self.finish(key, make, self.config.epochs, progress, look if self.study_trial.searching else None)
 
 
 @dataclass(frozen=True)
@@ -187,13 +185,13 @@ class Procedure:
     """How a trainer's networks are trained where that is more than one fit for each network and fold.
 
     train(state, name, key, windows, fold, label, progress): the finished fit `key` of network `name`. also(state, windows, folds,
-    progress): more fits, whose results stay in `state.done`. epochs(windows, folds): of all of them, for the progress shown; those
-    of the baseline are counted apart.
+    progress): more fits, whose results stay in `state.done`. epochs(n_folds): of all of them, for the progress shown; those of the
+    baseline are counted apart.
     """
 
     train: Callable[["Progressing", str, str, Windows, Fold, np.ndarray, Progress], dict[str, Any]]
     also: Callable[["Progressing", Windows, list[Fold], Progress], None]
-    epochs: Callable[[Windows, list[Fold]], int]
+    epochs: Callable[[int], int]
 
 
 def check_unchanged(config: EegConfig, data: EegData, checkpoint: Mapping[str, Any]) -> None:
@@ -309,7 +307,7 @@ def run_eeg(
             )
         state = Progressing(run, config, data, processes, stop, checkpoint, study_trial)
         fits = (1 + len(rivals)) * len(folds) + config.leakage_check + 1
-        epochs = procedure.epochs(windows, folds) if procedure else fits * config.epochs
+        epochs = procedure.epochs(len(folds)) if procedure else fits * config.epochs
         epochs += len(folds) * config.epochs if config.baselines else 0
         progress = Progress(epochs, unit="epoch", quiet=not processes.is_first)
 

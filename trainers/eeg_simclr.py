@@ -6,10 +6,8 @@ figures over subjects, does pre-training help? -> encoder and classifier for the
 all EEG trainers share, trainers/simclr_pretraining.py the pre-training; docs/eeg_simclr.md explains.
 """
 
-import math
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -52,7 +50,7 @@ from trainers.config import (
 )
 from trainers.eeg import PHYSIONET, EegConfig, align, autocast, predict
 from trainers.eeg_registry import facts_of, register_classifier
-from trainers.eeg_run import Outcome, Procedure, Progressing, final_fold, run_eeg
+from trainers.eeg_run import Outcome, Procedure, Progressing, run_eeg
 from trainers.simclr_pretraining import Pretraining
 from trainers.simclr_report import percent, record_comparison
 from trainers.study_trial import StudyTrial
@@ -107,7 +105,6 @@ class EegSimclrConfig(EegConfig):
     band_width: float = option(5.0, "width of the stopped band in Hz", gt=0)
     # What it is compared over
     label_fractions: Floats = option((0.01, 0.1, 0.5, 1.0), "shares of the labelled trials to train on")
-    min_updates: int = option(100, "updates of a fit, at least: small shares of labels get more epochs", ge=1)
     tau_sweep: Floats = option((0.05, 0.2, 0.5), "temperatures to pre-train the first fold with, or none")
     # Other defaults than of all EEG trainers
     align: Literal["none", "euclidean"] = option(
@@ -117,6 +114,9 @@ class EegSimclrConfig(EegConfig):
     epochs: int = option(4, "passes over the training windows at most", ge=1)
     patience: int = option(2, "epochs without a better validation loss before training stops", ge=1)
     batch_size: int = option(32, "windows per update, over all processes", ge=1)
+    updates_per_epoch: int = option(
+        25, "updates of an epoch at least: where training windows are few, it passes over them more than once", ge=1
+    )
     lr: float = option(0.003, "AdamW's learning rate after warm-up", gt=0)
 
     @model_validator(mode="after")
@@ -226,22 +226,13 @@ class Contrast:
     def procedure(self) -> Procedure:
         return Procedure(self.train, self.also, self.epochs)
 
-    def epochs(self, windows: Windows, folds: list[Fold]) -> int:
+    def epochs(self, n_folds: int) -> int:
         """All epochs of a run, for the progress shown."""
         c = self.config
-        pretrainings = len(folds) + 1 + len([tau for tau in c.tau_sweep if tau != c.tau])
-        whole = [self.fit_config(fold, windows).epochs for fold in (*folds, final_fold(windows, folds))]
-        fits = sum(self.fit_config(fold, windows, share).epochs for fold in folds for share in self.shares())
+        pretrainings = n_folds + 1 + len([tau for tau in c.tau_sweep if tau != c.tau])
         # Three networks are trained by epochs: pre-trained, from scratch, and on the frozen encoder.
-        return pretrainings * c.pretrain_epochs + 3 * fits + whole[-1] + c.leakage_check * whole[0]
-
-    def fit_config(self, fold: Fold, windows: Windows, share: float = 1.0) -> EegSimclrConfig:
-        """The config of a fit on a share of the fold's labels: as many epochs as `min_updates` asks for."""
-        n = len(labelled_share(fold, windows, share, self.config.seed).train)
-        updates = max(1, n // min(self.config.batch_size, n))
-        epochs = max(self.config.epochs, math.ceil(self.config.min_updates / updates))
-        patience = max(1, round(self.config.patience * epochs / self.config.epochs))
-        return replace(self.config, epochs=epochs, patience=patience)
+        fits = 3 * n_folds * len(self.shares()) + c.leakage_check + 1
+        return pretrainings * c.pretrain_epochs + fits * c.epochs
 
     def shares(self) -> list[float]:
         """The label fractions, 1 among them."""
@@ -297,8 +288,7 @@ class Contrast:
 
         if name.endswith("probe"):
             return self.probe(state, name, key, build, windows, used, label)
-        config = self.fit_config(fold, windows, share)
-        return state.fit(key, build, windows, used, label, progress, config)
+        return state.fit(key, build, windows, used, label, progress)
 
     def probe(
         self, state: Progressing, name: str, key: str, build: Any, windows: Windows, fold: Fold, label: np.ndarray

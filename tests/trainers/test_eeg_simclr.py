@@ -43,7 +43,7 @@ from trainers.simclr_pretraining import Pretraining, gathered_nt_xent
 from trainers.simclr_report import comparison_text
 
 TINY: dict[str, object] = {
-    "subjects": "1-3", "runs": "4", "overlap": 0, "epochs": 1, "min_updates": 1, "pretrain_epochs": 3, "pretrain_batch": 64,
+    "subjects": "1-3", "runs": "4", "overlap": 0, "epochs": 1, "updates_per_epoch": 1, "pretrain_epochs": 3, "pretrain_batch": 64,
     "kernels": "8,4,2,4", "width": 0.02, "head_width": 0.02, "label_fractions": "0.2,1", "tau_sweep": "0.05,0.5",
     "baselines": "false",
 }  # fmt: skip
