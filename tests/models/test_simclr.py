@@ -1,10 +1,22 @@
 """The networks as figure 4 of Mohsenvand et al. 2020 draws them: sizes, lengths, skips."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from models.simclr import ChannelClassifier, ConvolutionalEncoder, Projector, RecurrentEncoder, SameConv, halve
+from models.simclr import (
+    ChannelClassifier,
+    ChannelEncoder,
+    ConvolutionalEncoder,
+    LinearProbe,
+    Projector,
+    RecurrentEncoder,
+    SameConv,
+    halve,
+    pooled_features,
+)
 
 
 def n_parameters(module: nn.Module) -> int:
@@ -70,3 +82,64 @@ def test_classifier_gives_log_probabilities_and_keeps_windows_apart() -> None:
     assert torch.allclose(net(x[1:2]), log_p[1:2], atol=1e-5)
     swapped = x.flip(1)
     assert not torch.allclose(net(swapped), log_p, atol=1e-4)  # the head knows which channel is which
+
+
+@pytest.mark.parametrize("kind", ["recurrent", "convolutional"])
+def test_channel_encoder_reads_every_second_sample(kind: str) -> None:
+    net = ChannelEncoder(kind, 0.03, (8, 4, 2, 4), 3, 2).eval()
+    x = torch.randn(4, 160)
+    y = x.clone()
+    y[:, 1::2] = torch.randn(4, 80)
+    assert net(x).shape == (4, 3, 80)
+    assert torch.equal(net(x), net(y))
+    assert torch.equal(net(x), net.encoder(x[:, ::2]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"), [(("transformer",), "encoder='transformer'"), (("recurrent", 0.0), "width=0.0"),
+                             (("recurrent", 1.0, (8, 4, 2, 4), 4, 0), "decimate=0")],
+)  # fmt: skip
+def test_channel_encoders_that_cannot_be_are_refused(arguments: tuple[Any, ...], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        ChannelEncoder(*arguments)
+
+
+def test_only_the_chosen_channels_are_looked_at() -> None:
+    net = ChannelClassifier(
+        ChannelEncoder("convolutional", 0.02, (8, 4, 2, 4)), 6, head_width=0.03, picks=[1, 4]
+    ).eval()
+    x = torch.randn(3, 6, 160)
+    y = torch.randn(3, 6, 160)
+    y[:, [1, 4]] = x[:, [1, 4]]
+    assert torch.equal(net(x), net(y))
+    y[:, 4] += 1
+    assert not torch.allclose(net(x), net(y))
+
+
+def test_pooled_features_are_means_and_log_variances_of_every_channel() -> None:
+    class Double(nn.Module):
+        """Two features of a channel: itself, and twice itself."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.stack([x, 2 * x], 1)
+
+    x = torch.randn(5, 3, 50, dtype=torch.float64)
+    found = pooled_features(Double(), x)
+    mean, variance = x.mean(2), x.var(2, correction=0)
+    expected = torch.cat(
+        [
+            torch.stack([mean, 2 * mean], 2).flatten(1),
+            torch.stack([variance.log(), (4 * variance).log()], 2).flatten(1),
+        ],
+        1,
+    )
+    assert torch.allclose(found, expected)
+
+
+def test_the_probe_is_linear_in_its_features() -> None:
+    net = LinearProbe(ChannelEncoder("convolutional", 0.02, (8, 4, 2, 4)), 6, picks=[0, 2]).eval()
+    x = torch.randn(4, 6, 160)
+    features = net.features(x)
+    assert features.shape == (4, 2 * 2 * 4)
+    assert torch.allclose(net(x), net.linear(features).log_softmax(-1))
+    assert not any(p.requires_grad for p in net.encoder.parameters())

@@ -7,7 +7,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from models.sync_norm import SyncBatchNorm2d, synchronise_batch_norms
+from models.sync_norm import SyncBatchNorm1d, SyncBatchNorm2d, synchronise_batch_norms
 
 
 def problem() -> tuple[nn.BatchNorm2d, torch.Tensor, torch.Tensor]:
@@ -60,6 +60,29 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         same(part["running_mean"], norm.running_mean)
         same(part["running_var"], norm.running_var)
         assert part["num_batches_tracked"] == 1
+
+
+def one_process_of_signals(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    synced = synchronise_batch_norms(nn.Sequential(nn.BatchNorm1d(3).double()))
+    assert isinstance(synced[0], SyncBatchNorm1d)
+    x = signals()[3 * rank : 3 * rank + 3]
+    torch.save({"y": synced(x).detach(), **synced[0].state_dict()}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def signals() -> torch.Tensor:
+    return torch.randn(6, 3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 + 5
+
+
+def test_signals_of_two_processes_are_normalised_as_in_one(tmp_path: Path) -> None:
+    mp.spawn(one_process_of_signals, args=(str(tmp_path),), nprocs=2)
+    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    norm = nn.BatchNorm1d(3).double()
+    torch.testing.assert_close(torch.cat([part["y"] for part in parts]), norm(signals()).detach())
+    for part in parts:
+        torch.testing.assert_close(part["running_mean"], norm.running_mean)
+        torch.testing.assert_close(part["running_var"], norm.running_var)
 
 
 def test_alone_it_is_ordinary_batch_norm() -> None:

@@ -19,7 +19,9 @@ from torch import nn
 
 from common.errors import InputError
 from data.eeg import EegData, load_eeg
+from data.eeg_physionet import recording_path
 from data.eeg_pool import ChannelPool, pretraining_rows
+from data.eeg_simulated import simulate_recording, write_edf
 from data.splits import Fold, make_folds
 from models.nt_xent import nt_xent
 from models.simclr import LinearProbe
@@ -37,6 +39,7 @@ from trainers.eeg_simclr import (
     build_network,
     build_projector,
     fit_probe,
+    main,
 )
 from trainers.processes import Processes, average_gradients
 from trainers.simclr_pretraining import Pretraining, gathered_nt_xent
@@ -296,6 +299,51 @@ def test_the_probe_computes_what_scikit_learn_fitted() -> None:
 def test_bad_parameters_stop_before_any_data(argv: list[str], words: str) -> None:
     with pytest.raises(InputError, match=words):
         parse_config(EegSimclrConfig, PRESETS, argv, "eeg_simclr")
+
+
+def recordings(folder: Path, change: str) -> Path:
+    """PhysioNet's layout with subject 2's run 4: sampled at 128 Hz, cut short, without tasks, or of one class."""
+    raw = simulate_recording(0, 1, 4)
+    if change == "128 Hz":
+        raw.resample(128, verbose="ERROR")
+    if change == "no tasks":
+        raw.set_annotations(None)
+    path = recording_path(folder, 2, 4)
+    path.parent.mkdir(parents=True)
+    write_edf(raw, path)
+    if change == "cut short":
+        path.write_bytes(path.read_bytes()[:-100_000])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "parameters", "words"),
+    [
+        ("", {"data_dir": "nowhere"}, "nowhere"),
+        ("", {"subjects": "110"}, "there is no subject 110"),
+        ("", {"runs": "1"}, "in run 1 there is no left or right fist"),
+        ("", {"unlabelled_runs": "15"}, "there is no run 15"),
+        ("", {}, "has not PhysioNet's bytes|checksum|bytes"),
+        ("128 Hz", {}, "sampled at 128 Hz instead of 160 Hz"),
+        ("cut short", {}, "S002R04.edf"),
+        ("no tasks", {}, "no T1 or T2 event"),
+        ("", {"dataset": "simulated", "subjects": "1-2"}, "at least 3 subjects"),
+        ("", {"dataset": "simulated", "subjects": "1-3", "n_folds": "7"}, "3 subjects allow 2 to 3 folds"),
+        ("", {"dataset": "simulated", "subjects": "1", "split": "within_subject"}, "has a single run"),
+    ],
+)  # fmt: skip
+def test_data_that_does_not_do_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, parameters: dict[str, str], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    folder = recordings(tmp_path / "data", change)
+    given = {"dataset": "physionet", "data_dir": str(folder), "subjects": "2", "runs": "4", **parameters}
+    with pytest.raises(InputError, match=words) as caught:
+        main([word for name, value in given.items() for word in (f"--{name}", value)])
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "runs").exists()  # no run was begun
+    assert not (tmp_path / "mlflow.db").exists()
 
 
 def test_the_drawn_preset_has_the_drawn_sizes() -> None:
