@@ -29,6 +29,7 @@ from evaluation.classification import (
     trial_means,
 )
 from evaluation.figures import loss_curves
+from models.sync_norm import synchronise_batch_norms
 from tracking.checkpoint import StopRequest, find_checkpoint, load_checkpoint, save_checkpoint
 from tracking.models import ModelInfo
 from tracking.run import Run, SilentRun, find_resumable, start_run
@@ -171,6 +172,8 @@ class Progressing:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.config.seed)
                 network = build().to(self.processes.device)
+            if self.processes.world_size > 1:
+                synchronise_batch_norms(network)
             return Fit(self.config, network, windows, fold, self.processes, label)
 
         def look(fit: Fit) -> None:

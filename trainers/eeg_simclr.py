@@ -59,6 +59,9 @@ OWN = "simclr"
 RIVALS = ("scratch", "frozen", "probe", "random_probe")
 """Not pre-trained; the head alone on the frozen encoder; a linear probe of it; and of an untrained encoder."""
 
+DEFAULT = tuple(name for name in NAMES if name != "amplitude")
+"""Views that differ in amplitude teach that power does not matter, but power is what is classified; see the docs for figures."""
+
 SFREQ = 160.0
 """EEGMMI's sampling rate; recordings of others are refused when they are read."""
 
@@ -85,16 +88,16 @@ class EegSimclrConfig(EegConfig):
     head_width: float = option(0.06, "scale of the drawn projector's and classifier's widths; 1: as drawn", gt=0)
     projection_dim: int = option(32, "numbers that a channel is projected to for the contrast (drawn: 32)", ge=2)
     # Pre-training
-    pretrain_epochs: int = option(8, "passes of the pre-training over the training windows", ge=1)
-    pretrain_batch: int = option(256, "channel pairs in a batch of the pre-training, over all processes", ge=2)
-    channels_per_window: int = option(4, "recombined channels drawn from each window", ge=1)
+    pretrain_epochs: int = option(6, "passes of the pre-training over the training windows", ge=1)
+    pretrain_batch: int = option(128, "channel pairs in a batch of the pre-training, over all processes", ge=2)
+    channels_per_window: int = option(2, "recombined channels drawn from each window", ge=1)
     pretrain_lr: float = option(0.003, "AdamW's learning rate in pre-training, after warm-up", gt=0)
     pretrain_weight_decay: float = option(0.0001, "AdamW's weight decay in pre-training", ge=0)
     tau: float = option(0.05, "temperature of NT-Xent", gt=0)
     mask_same_trial: bool = option(True, "channels of the same trial are no negatives of each other")
     unlabelled_runs: OptionalStr = option(None, "runs to pre-train on beside the labelled trials, such as 1-14")
     # Augmentations
-    augmentations: Strings = option(NAMES, f"what views are made by: some of {', '.join(NAMES)}")
+    augmentations: Strings = option(DEFAULT, f"what views are made by: some of {', '.join(NAMES)}")
     n_augmentations: int = option(2, "augmentations drawn for each view of each channel", ge=1)
     amplitude: Floats = option((0.5, 2.0), "factor, from and to")
     time_shift: int = option(40, "samples, at most, to either side", ge=0)
@@ -111,8 +114,8 @@ class EegSimclrConfig(EegConfig):
         "euclidean",
         "euclidean: whiten everyone's windows by their own mean covariance, without labels, for all networks",
     )
-    epochs: int = option(4, "passes over the training windows at most", ge=1)
-    patience: int = option(2, "epochs without a better validation loss before training stops", ge=1)
+    epochs: int = option(3, "passes over the training windows at most", ge=1)
+    patience: int = option(3, "epochs without a better validation loss before training stops", ge=1)
     batch_size: int = option(32, "windows per update, over all processes", ge=1)
     updates_per_epoch: int = option(
         25, "updates of an epoch at least: where training windows are few, it passes over them more than once", ge=1
@@ -165,6 +168,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "physionet": {**LARGE, "width": 0.25, "kernels": (64, 32, 16, 32), "head_width": 0.25},
     "drawn": {
         **LARGE, "width": 1.0, "kernels": (128, 64, 16, 64), "head_width": 1.0, "pretrain_epochs": 300, "pretrain_batch": 1000,
+        "augmentations": NAMES,
     },
 }  # fmt: skip
 
