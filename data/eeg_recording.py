@@ -185,7 +185,7 @@ def try_read_trials(
     if not is_genuine:
         return (
             "its bytes are not PhysioNet's (SHA-256 differs): delete it so that it is downloaded again, "
-            "or take it as it is with checksums=False"
+            "or take it as it is with checksums=false"
         )
     return result
 

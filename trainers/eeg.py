@@ -55,6 +55,7 @@ class EegConfig:
     runs: str = option("4,8,12", "runs with left and right fists: 4,8,12 imagined, 3,7,11 executed")
     exclude: str = option("known", "subjects to leave out: known (faulty recordings), none, or 88,92")
     on_bad: Literal["stop", "skip"] = option("stop", "what to do with a damaged recording")
+    checksums: bool = option(True, "recordings of EEGMMI must have PhysioNet's bytes; false: your own in its layout")
     cache_dir: Path = option(Path("cache"), "folder of trials, shared by runs")
     l_freq: float = option(7.0, "lower edge of the band, Hz", gt=0)
     h_freq: float = option(30.0, "upper edge of the band, Hz", gt=0)
@@ -124,7 +125,7 @@ def load_data(config: EegConfig, quiet: bool) -> tuple[EegData, Windows, list[Fo
     preprocessing = Preprocessing(l_freq=config.l_freq, h_freq=config.h_freq, tmin=config.tmin, tmax=config.tmax)
     data = load_eeg(
         config.dataset, config.cache_dir, config.data_dir, config.subjects, config.runs, preprocessing,
-        exclude=config.exclude, on_bad=config.on_bad, quiet=quiet,
+        exclude=config.exclude, on_bad=config.on_bad, checksums=config.checksums, quiet=quiet,
     )  # fmt: skip
     make = data.windows if config.windows == "views" else data.torcheeg_windows
     windows: Windows = make(config.window, config.overlap)

@@ -402,7 +402,7 @@ def run_eeg_simclr(config: EegSimclrConfig, study_trial: StudyTrial | None = Non
         preprocessing = Preprocessing(l_freq=config.l_freq, h_freq=config.h_freq, tmin=config.tmin, tmax=config.tmax)
         unlabelled = load_eeg(
             config.dataset, config.cache_dir, config.data_dir, config.subjects, config.unlabelled_runs, preprocessing,
-            labelled=False, exclude=config.exclude, on_bad=config.on_bad,
+            labelled=False, exclude=config.exclude, on_bad=config.on_bad, checksums=config.checksums,
         )  # fmt: skip
     contrast = Contrast(config, unlabelled)
 

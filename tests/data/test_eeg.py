@@ -180,7 +180,7 @@ def test_on_bad_skip_lists_it_and_goes_on(folder: Path) -> None:
 
 
 def test_other_bytes_than_physionets_are_refused_unless_asked(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"S002R04.edf: its bytes are not PhysioNet's .*checksums=False"):
+    with pytest.raises(InputError, match=r"S002R04.edf: its bytes are not PhysioNet's .*checksums=false"):
         load(folder, checksums=True)
     assert len(load(folder, checksums=False).trials) == 45
 

@@ -308,6 +308,8 @@ def recordings(folder: Path, change: str) -> Path:
         raw.resample(128, verbose="ERROR")
     if change == "no tasks":
         raw.set_annotations(None)
+    if change == "one class":
+        raw.annotations.description[raw.annotations.description == "T2"] = "T0"
     path = recording_path(folder, 2, 4)
     path.parent.mkdir(parents=True)
     write_edf(raw, path)
@@ -323,7 +325,8 @@ def recordings(folder: Path, change: str) -> Path:
         ("", {"subjects": "110"}, "there is no subject 110"),
         ("", {"runs": "1"}, "in run 1 there is no left or right fist"),
         ("", {"unlabelled_runs": "15"}, "there is no run 15"),
-        ("", {}, "has not PhysioNet's bytes|checksum|bytes"),
+        ("", {}, "its bytes are not PhysioNet's"),
+        ("one class", {"checksums": "false"}, "are left fist: two classes are needed"),
         ("128 Hz", {}, "sampled at 128 Hz instead of 160 Hz"),
         ("cut short", {}, "S002R04.edf"),
         ("no tasks", {}, "no T1 or T2 event"),
