@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
         torch.manual_seed(0)
         z_a, z_b = (torch.randn(n, args.dim, requires_grad=True) for _ in range(2))
         racing = {k: v for k, v in contestants(args.tau).items() if k != "pytorch-metric-learning" or n <= PML_PAIRS}
-        values = {name: float(loss(z_a, z_b)) for name, loss in racing.items()}
+        values = {name: loss(z_a, z_b).item() for name, loss in racing.items()}
         if max(values.values()) - min(values.values()) > 1e-4 * values["ours"]:
             raise InputError(f"the losses do not agree, so there is no race: {values}")
         repeats = max(1, round(0.03 / seconds(racing["ours"], z_a, z_b, 2)))

@@ -133,7 +133,7 @@ def test_killed_in_pretraining_and_resumed_ends_with_the_same_weights(
     process.wait()
     (path,) = folder.glob("runs/*/checkpoint.pt")
     stopped_at = torch.load(path, weights_only=True)["under_way"]
-    assert stopped_at["key"] == "pretrain_subject_1"
+    assert stopped_at["key"].startswith("pretrain_subject_")  # the first fit of all
     assert stopped_at["fit"]["epoch"] in (1, 2)
     run_trainer(folder, "eeg_simclr", **TINY, resume="latest")
     (run,) = runs(folder)
