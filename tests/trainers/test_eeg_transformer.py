@@ -182,7 +182,7 @@ def test_within_one_real_subject(real_data: Path, folder: Path) -> None:
 
 @pytest.mark.parametrize(("split", "n_groups"), [("cross_subject", 3), ("within_subject", 6)])
 def test_aligned_windows_are_white_for_every_subject_or_run(tmp_path: Path, split: str, n_groups: int) -> None:
-    """The mean covariance of whole trials is nearly proportional to the identity; before, a few directions had nearly all."""
+    """The strongest direction of the mean covariance stands out far less than without alignment (5 % shrinkage leaves something)."""
     config = EegConfig(
         cache_dir=tmp_path, subjects="1-3", runs="4,8", align="euclidean", split=split, window=801, overlap=0
     )
@@ -195,7 +195,7 @@ def test_aligned_windows_are_white_for_every_subject_or_run(tmp_path: Path, spli
         plain = EegConfig(cache_dir=tmp_path, subjects="1-3", runs="4,8", split=split, window=801, overlap=0)
         y = load_data(plain, quiet=True)[1].gather(np.flatnonzero(groups == group)).double()
         before = torch.linalg.eigvalsh(torch.einsum("nct,ndt->cd", y, y))
-        assert values[-1] / values.mean() < 2 < before[-1] / before.mean() / 2
+        assert 3 * values[-1] / values.mean() < before[-1] / before.mean()
 
 
 def test_an_epoch_has_the_updates_asked_for_and_visits_all_windows_alike(tmp_path: Path) -> None:
