@@ -83,7 +83,7 @@ class EegConfig:
     leakage_check: bool = option(True, "train once more on labels shuffled by trial: it must end at chance")
     # Training
     epochs: int = option(12, "passes over the training windows at most", ge=1)
-    patience: int = option(4, "epochs without a better validation loss before training stops", ge=1)
+    patience: int = option(4, "epochs without a better validation accuracy before training stops", ge=1)
     batch_size: int = option(64, "windows per update, over all processes", ge=1)
     updates_per_epoch: int = option(
         1, "updates of an epoch at least: where training windows are few, it passes over them more than once", ge=1
@@ -202,7 +202,7 @@ class Fit:
         return self.config.lr * warm_cosine(share, self.config.warmup)
 
     def run_epoch(self) -> dict[str, float]:
-        """One pass over the training windows, then the validation loss; returns the epoch's point of the curves."""
+        """One pass over the training windows, then the validation figures; returns the epoch's point of the curves."""
         losses, right = [], []
         began = time.perf_counter()
         for x, _, chosen in self.batches:
@@ -232,8 +232,17 @@ class Fit:
         seconds = time.perf_counter() - began
         log_p = predict(self.network, self.windows, self.fold.validation, self.processes.device)
         y = self.label[self.fold.validation]
-        validation_loss = float(self.processes.share(F.nll_loss(torch.from_numpy(log_p), y).item()))
-        if validation_loss < self.best_loss:
+        # The first process's figures in all of them, so that all stop alike.
+        validation_loss, validation_accuracy = self.processes.share(
+            (
+                F.nll_loss(torch.from_numpy(log_p), y).item(),
+                float((torch.from_numpy(log_p).argmax(1) == y).float().mean()),
+            )
+        )
+        # By accuracy, and by loss only between equals: a network may grow too sure on the few validation subjects, so that its loss
+        # is lowest before it has learnt anything, while its ranking of their trials still improves.
+        before = self.curve[self.best_epoch]["validation_accuracy"] if self.best_epoch >= 0 else -1.0
+        if (validation_accuracy, -validation_loss) > (before, -self.best_loss):
             self.best_loss, self.best_epoch = validation_loss, self.epoch
             self.best = copy.deepcopy(self.network.state_dict())
         self.epoch += 1
@@ -241,7 +250,7 @@ class Fit:
             "train_loss": train_loss,
             "train_accuracy": self.processes.mean(torch.stack(right).mean()).item(),
             "validation_loss": validation_loss,
-            "validation_accuracy": float((torch.from_numpy(log_p).argmax(1) == y).float().mean()),
+            "validation_accuracy": validation_accuracy,
         }
         self.curve.append(point)
         n_windows = len(self.batches) * self.batches.batch_size

@@ -115,7 +115,7 @@ class EegSimclrConfig(EegConfig):
         "euclidean: whiten everyone's windows by their own mean covariance, without labels, for all networks",
     )
     epochs: int = option(3, "passes over the training windows at most", ge=1)
-    patience: int = option(3, "epochs without a better validation loss before training stops", ge=1)
+    patience: int = option(3, "epochs without a better validation accuracy before training stops", ge=1)
     batch_size: int = option(32, "windows per update, over all processes", ge=1)
     updates_per_epoch: int = option(
         25, "updates of an epoch at least: where training windows are few, it passes over them more than once", ge=1

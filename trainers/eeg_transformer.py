@@ -23,11 +23,12 @@ from data.eeg_figures import scalp_map
 from data.eeg_windows import Windows
 from evaluation.classification import CLASSES
 from models.attention import MECHANISMS, AttentionSpec
+from models.eeg_augment import NAMES
 from models.eeg_transformer import EegTransformer
 from models.simclr import ChannelEncoder
 from tracking.models import ModelInfo, load_weights
 from tracking.run import Run, SilentRun
-from trainers.config import CONFIG, OptionalStr, launch_processes, option, parse_config
+from trainers.config import CONFIG, OptionalStr, Strings, launch_processes, option, parse_config
 from trainers.eeg import PHYSIONET, EegConfig
 from trainers.eeg_registry import register_classifier
 from trainers.eeg_run import Outcome, run_eeg
@@ -50,10 +51,14 @@ class EegTransformerConfig(EegConfig):
         0.25, "share of the training subjects (or trials) that early stopping looks at", gt=0, lt=1
     )
     epochs: int = option(12, "passes over the training windows at most", ge=1)
-    patience: int = option(8, "epochs without a better validation loss before training stops", ge=1)
+    patience: int = option(8, "epochs without a better validation accuracy before training stops", ge=1)
     batch_size: int = option(32, "windows per update, over all processes", ge=1)
     updates_per_epoch: int = option(
         40, "updates of an epoch at least: where training windows are few, it passes over them more than once", ge=1
+    )
+    augment: Strings = option(
+        ("time_shift", "noise", "band_stop", "zero_mask"),
+        f"augmentations of training windows, one drawn for each window: none, or some of {', '.join(NAMES)}",
     )
     weight_decay: float = option(0.3, "AdamW's weight decay", ge=0)
     patch_len: int = option(40, "samples of a token: a slice of time over all channels", ge=1)
@@ -97,12 +102,12 @@ SIZES = (
 )  # fmt: skip
 """Fields it takes to build the network again."""
 
-# Six times the subjects of quick: a larger network, larger batches, and augmentation.
+# Six times the subjects of quick: a larger network and larger batches.
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {},
     "physionet": {
         **PHYSIONET, "validation_share": 0.2, "batch_size": 128, "weight_decay": 0.1, "d_model": 64, "n_layers": 2, "d_ff": 128,
-        "n_filters": 32, "augment": ("time_shift", "noise", "band_stop", "zero_mask"),
+        "n_filters": 32,
     },
 }  # fmt: skip
 

@@ -182,7 +182,7 @@ def test_within_one_real_subject(real_data: Path, folder: Path) -> None:
 
 @pytest.mark.parametrize(("split", "n_groups"), [("cross_subject", 3), ("within_subject", 6)])
 def test_aligned_windows_are_white_for_every_subject_or_run(tmp_path: Path, split: str, n_groups: int) -> None:
-    """The strongest direction of the mean covariance stands out far less than without alignment (5 % shrinkage leaves something)."""
+    """The strongest direction of the mean covariance stands out far less than without alignment; 5 % shrinkage leaves some."""
     config = EegConfig(
         cache_dir=tmp_path, subjects="1-3", runs="4,8", align="euclidean", split=split, window=801, overlap=0
     )
@@ -237,6 +237,34 @@ def test_augmented_and_mixed_precision_fits_resume_to_the_same_weights(tmp_path:
     torch.manual_seed(0)
     other = Fit(plain, build_network(plain, 64), windows, fold, ALONE, windows.label)
     assert other.run_epoch() != first.curve[0]
+
+
+def test_the_weights_kept_are_those_of_the_best_validation_accuracy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of the lowest loss: that of a network that has learnt nothing, 0.71, is below those of the later, too sure ones."""
+    data = load_eeg("simulated", tmp_path, subjects="1-3", runs="4", quiet=True)
+    windows = data.windows()
+    fold = make_folds(windows, "cross_subject", 3)[0]
+    y = windows.label[fold.validation]
+
+    def sure(share: float, p_wrong: float) -> np.ndarray:
+        """log-probabilities that are right in `share` of the windows, and give the true class `p_wrong` in the others."""
+        p_true = np.where(np.arange(len(y)) < round(share * len(y)), 0.51, p_wrong)
+        return np.log(np.where(y[:, None] == [0, 1], p_true[:, None], 1 - p_true[:, None]))
+
+    answers = [sure(0.0, 0.49), sure(0.8, 1e-5), sure(0.8, 1e-3), sure(0.8, 1e-4)]
+    monkeypatch.setattr("trainers.eeg.predict", lambda *_: answers.pop(0))
+    config = EegTransformerConfig(d_model=8, n_heads=2, d_ff=8, epochs=12, patience=1, updates_per_epoch=1)
+    fit = Fit(config, build_network(config, 64), windows, fold, ALONE, windows.label)
+    best = []
+    while not fit.finished:
+        fit.run_epoch()
+        best.append(fit.best_epoch)
+    assert best == [0, 1, 2, 2]
+    losses = [point["validation_loss"] for point in fit.curve]
+    assert losses[0] < losses[2] < losses[1]
+    assert fit.best_point()["log_loss"] == losses[2]
 
 
 def test_a_fit_learns_a_separable_task(tmp_path: Path) -> None:
