@@ -309,8 +309,9 @@ def _send_evaluations(client: MlflowClient, run_id: str, operation: Operation) -
         raise
     for key, value in attributed(operation["tags"], run_id).items():
         client.set_model_version_tag(operation["name"], operation["version"], key, store.tag_value(value))
-    if version.model_id:
-        _link_metrics(client, run_id, version.model_id, operation)
+    source = version.source or ""
+    if source.startswith("models:/m-"):  # the stores keep no model_id of a version but in its source
+        _link_metrics(client, run_id, source.removeprefix("models:/"), operation)
 
 
 def _version_of_upload(client: MlflowClient, name: str, upload: str) -> str | None:

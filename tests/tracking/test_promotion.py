@@ -149,7 +149,9 @@ def test_tags_that_somebody_wrote_are_no_evaluations() -> None:
 
 
 def test_a_run_records_its_figures_with_the_version(client: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
-    add(client, fd(5.0))
+    logged = client.create_logged_model("0", "generator")
+    tags = evaluation_tags([fd(5.0)], "run0")
+    client.create_model_version("g", f"models:/{logged.model_id}", tags=tags, model_id=logged.model_id)
     add(client, fd(4.5))
     assert main(["promote", "models:/g/1"]) == 0
     with start_run("fid", {}) as run:
@@ -158,6 +160,8 @@ def test_a_run_records_its_figures_with_the_version(client: MlflowClient, capsys
         run.log_evaluations("models:/g/99", [fd(1.0)])  # deleted since it was measured
     (found,) = evaluations_in(client.get_model_version("g", "1").tags).values()
     assert (found.value, found.measured_by) == (4.0, run.run_id)
+    shown = client.get_logged_model(logged.model_id).metrics  # on the model's page, with the run that measured it
+    assert [(metric.key, metric.value, metric.run_id) for metric in shown] == [("fd_digits", 4.0, run.run_id)]
     assert main(["promote", "models:/g/2"]) == 1
     (refused,) = (run.folder / "refused.jsonl").read_text().splitlines()
     assert "models:/g/99 is not there any more" in refused

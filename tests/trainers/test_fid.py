@@ -70,7 +70,7 @@ def test_fid_with_no_parameters(trained: Path) -> None:
     assert {"features", "resize", "reference", "split", "preprocessing", "n_reference", "n_images"} <= set(
         found.conditions
     )
-    logged = client(trained).get_logged_model(version.model_id)
+    logged = client(trained).get_logged_model(version.source.removeprefix("models:/"))
     assert metrics["fd_digits"] in {metric.value for metric in logged.metrics if metric.key == "fd_digits"}
 
     # Again: the feature network comes from the registry, the reference from its cache, and every score is the same.
