@@ -48,6 +48,8 @@ def chart(title: str, x_label: str, lines: Mapping[str, Points], logarithmic: bo
     if logarithmic:
         axis.set_xscale("log")
         axis.set_yscale("log")
+    else:
+        axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_title(title, fontsize=10)
     axis.set_xlabel(x_label)
     axis.grid(alpha=0.3)

@@ -238,8 +238,11 @@ def check_trainer(entry_point: str, argv: Sequence[str]) -> None:
     except ModuleNotFoundError:
         raise Wrong(f"there is no trainers/{entry_point}.py") from None
     config_class = next(
-        value for name, value in vars(module).items() if name.endswith("Config") and value.__module__ == module.__name__
+        (v for name, v in vars(module).items() if name.endswith("Config") and v.__module__ == module.__name__), None
     )
+    if config_class is None:  # a tool beside the entry points
+        check_argparse(module.__name__, argv)
+        return
     try:
         with redirect_stdout(io.StringIO()):
             parse_config(config_class, module.PRESETS, argv, entry_point)
