@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image, UnidentifiedImageError
 
 import evaluation.figures  # noqa: F401 (chooses the backend that needs no display)
@@ -49,7 +50,7 @@ def chart(title: str, x_label: str, lines: Mapping[str, Points], logarithmic: bo
         axis.set_xscale("log")
         axis.set_yscale("log")
     else:
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
     axis.set_title(title, fontsize=10)
     axis.set_xlabel(x_label)
     axis.grid(alpha=0.3)
