@@ -3,9 +3,9 @@
     python -m benchmarks.cost
     python -m benchmarks.cost --teraflops 20,50,100 --per_hour 2
 
-Counted, not timed: torch.utils.flop_counter runs each part once on a small batch with the sizes of `preset=celeba` and
-`preset=physionet` (convolutions and matrix products, 2 operations per multiply-add), and scales it to the whole. Hours are an
-estimate: operations divided by a sustained speed that is assumed. No race: the last line has operations instead of ratios.
+Counted, not timed: torch.utils.flop_counter follows each part once with the sizes of `preset=celeba` and `preset=physionet`
+(convolutions and matrix products, 2 operations per multiply-add), on tensors without numbers, and scales it to the whole. Hours are
+an estimate: operations divided by a sustained speed that is assumed. No race: the last line has operations instead of ratios.
 """
 
 import argparse
@@ -18,8 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.fid import random_inception_state
 from data.eeg_physionet import KNOWN_BAD
 from evaluation.features import build_inception
+from models.losses import loss_G
 from models.wgan import Critic, Generator
-from models.wgan_step import critic_step_gradients, generator_step_gradients
+from models.wgan_step import critic_step_gradients
 from trainers.config import build_config
 from trainers.eeg_simclr import PRESETS as SIMCLR_PRESETS
 from trainers.eeg_simclr import EegSimclrConfig, build_encoder, build_projector
@@ -34,7 +35,7 @@ TRIALS, POSITIONS = 45, 9  # labelled trials of a person in runs 4, 8 and 12, an
 
 
 def operations(run: Callable[[], object]) -> int:
-    """Floating-point operations of what `run` does."""
+    """Floating-point operations of what `run` does; on tensors of the meta device, which have shapes but no numbers."""
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()
@@ -42,9 +43,10 @@ def operations(run: Callable[[], object]) -> int:
 
 def wgan_operations(config: WganConfig, n: int = 2) -> dict[str, float]:
     """Operations per image of G, of D, of the gradient of D(G(z)), of a critic step and of a generator step."""
-    G, D = Generator(config.image_size, config.nz, config.ngf), Critic(config.image_size, config.ndf)
-    z, alpha = torch.randn(n, config.nz), torch.rand(n)
-    x = torch.randn(n, 3, config.image_size, config.image_size)
+    with torch.device("meta"):
+        G, D = Generator(config.image_size, config.nz, config.ngf), Critic(config.image_size, config.ndf)
+        z, alpha = torch.empty(n, config.nz), torch.empty(n)
+        x = torch.empty(n, 3, config.image_size, config.image_size)
     with torch.no_grad():
         parts = {"G(z)": operations(lambda: G(z)), "D(x)": operations(lambda: D(x))}
         fake = G(z)
@@ -54,37 +56,32 @@ def wgan_operations(config: WganConfig, n: int = 2) -> dict[str, float]:
     for network in (G.eval(), D):
         network.requires_grad_(False)
     gradient = operations(lambda: D(G(leaf)).sum().backward())
-    for network in (G.train(), D):
-        network.requires_grad_(True)
-    parts |= {
-        "gradient of D(G(z))": gradient,
-        "critic step": critic + parts["G(z)"],
-        "generator step": operations(lambda: generator_step_gradients(G, D, z)),
-    }
+    G.train().requires_grad_(True)
+    generator = operations(lambda: loss_G(D(G(z))).backward())  # D stays frozen, as in generator_step_gradients
+    parts |= {"gradient of D(G(z))": gradient, "critic step": critic + parts["G(z)"], "generator step": generator}
     return {name: count / n for name, count in parts.items()}
 
 
 def inception_operations() -> int:
     """Operations of torch-fidelity's Inception for one image; it enlarges images of any size to 299 pixels."""
-    network = build_inception(random_inception_state())
+    network = build_inception(random_inception_state()).to("meta")
+    image = torch.zeros(1, 3, 64, 64, dtype=torch.uint8, device="meta")
     with torch.no_grad():
-        return operations(lambda: network(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)))
+        return operations(lambda: network(image))
 
 
 def eeg_operations(config: EegTransformerConfig, n: int = 4) -> float:
     """Operations of training the EEG Transformer on one window: forward and backward."""
-    network = build_network(config, 64)
-    x = torch.randn(n, 64, config.window)
+    network = build_network(config, 64).to("meta")
+    x = torch.empty(n, 64, config.window, device="meta")
     return operations(lambda: network(x).sum().backward()) / n
 
 
 def contrast_operations(config: EegSimclrConfig, n: int = 8) -> float:
     """Operations of pre-training on one channel pair: two views, encoder and projector, forward and backward; the loss left out."""
-    encoder, projector = build_encoder(config), build_projector(config)
-    x = torch.randn(n, config.window)
-    # Without mkldnn's fused kernel recurrent layers are matrix products, which the counter sees.
-    with torch.backends.mkldnn.flags(enabled=False):
-        return 2 * operations(lambda: projector(encoder(x)).sum().backward()) / n
+    encoder, projector = build_encoder(config).to("meta"), build_projector(config).to("meta")
+    x = torch.empty(n, config.window, device="meta")
+    return 2 * operations(lambda: projector(encoder(x)).sum().backward()) / n
 
 
 def whole(
