@@ -2,7 +2,7 @@
 #   docker build -t wgan-eeg --build-arg GIT_COMMIT=$(git rev-parse HEAD) .         the trainers (the last stage: the default)
 #   docker build -t wgan-eeg-server --target server .                              the tracking server of compose.yaml
 # PyTorch: the package registry's build by default, with its CUDA libraries (the host needs only NVIDIA's driver; it runs on CPUs,
-# too). For the CPU build, a quarter of the size: --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# too). For the CPU build, much smaller: --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # docs/docker.md has the rest.
 ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm
 

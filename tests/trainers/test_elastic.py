@@ -8,12 +8,18 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 
 from tests.trainers.running import client, command, environment, history, run_trainer, runs
 from tests.trainers.test_wgan import TINY, _step_on_disk, assert_same_weights, checkpoint_of
+from tracking.run import SilentRun
+from trainers.processes import Processes
+from trainers.step_log import StepLog
 from trainers.wgan_loop import METRICS
 
-PAIR: dict[str, object] = {**TINY, "nproc": 2, "steps": 40}
+PAIR: dict[str, object] = {**TINY, "nproc": 2, "steps": 24}
 
 
 def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -31,7 +37,7 @@ def start(folder: Path, **parameters: object) -> subprocess.Popen[str]:
 
 def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
     """Until a checkpoint of a later step than `step` is on the disk."""
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 400
     while _step_on_disk(folder) <= step:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
@@ -39,6 +45,7 @@ def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_killed_worker_costs_nothing_but_the_steps_since_the_checkpoint(
     folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -54,7 +61,7 @@ def test_a_killed_worker_costs_nothing_but_the_steps_since_the_checkpoint(
         wait_for_step(folder, step, process)
         step = _step_on_disk(folder)
         os.kill(workers(process)[rank].pid, signal.SIGKILL)
-    output = process.communicate(timeout=250)[0]
+    output = process.communicate(timeout=600)[0]
     assert process.returncode == 0, output
     assert output.count("resumed at step") >= 2, output
 
@@ -68,14 +75,47 @@ def test_a_killed_worker_costs_nothing_but_the_steps_since_the_checkpoint(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_without_restarts_a_lost_worker_ends_the_run_and_it_can_be_resumed(folder: Path) -> None:
     process = start(folder, **PAIR)
     wait_for_step(folder, 0, process)
     os.kill(workers(process)[1].pid, signal.SIGKILL)
-    output = process.communicate(timeout=100)[0]
+    output = process.communicate(timeout=300)[0]
     assert process.returncode != 0, output
     [run] = runs(folder)
     assert run.info.status in ("FAILED", "KILLED")
     assert "resumed at step" in run_trainer(folder, "wgan", **PAIR, resume="latest")
     [run] = runs(folder)
     assert run.info.status == "FINISHED"
+
+
+def _points_of_one_of_two(rank: int, folder: str) -> None:
+    """Four steps with a point at the last: once without a stop, once with a checkpoint of rank 0 after two steps."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    processes = Processes(rank, 2, torch.device("cpu"))
+    rows = torch.rand(4, 1, generator=torch.Generator().manual_seed(rank))
+    points = []
+    for stopped in (False, True):
+        log = StepLog(SilentRun(), processes, ["loss"], log_every=4, batch_size=8)
+        for step, row in enumerate(rows, 1):
+            log.add(row, step)
+            if step == 2:
+                log.check(step)
+                state = processes.share(log.state_dict())
+                if stopped:
+                    log = StepLog(SilentRun(), processes, ["loss"], log_every=4, batch_size=8)
+                    log.load_state_dict(state)
+        points.append(log.column("loss"))
+    torch.save({"points": points, "rows": rows}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_a_checkpoint_holds_means_over_the_processes(tmp_path: Path) -> None:
+    """All processes go on from rank 0's checkpoint: what it holds of a point must be everybody's."""
+    mp.spawn(_points_of_one_of_two, args=(str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    mean = torch.stack([first["rows"], second["rows"]]).double().mean().item()
+    assert not torch.equal(first["rows"], second["rows"])
+    for left_alone, stopped in (first["points"], second["points"]):
+        assert stopped == left_alone
+        assert left_alone == pytest.approx([mean], abs=1e-7)
