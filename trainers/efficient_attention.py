@@ -174,18 +174,19 @@ def conclusion(
 ) -> str:  # fmt: skip
     """Which to choose when, in Markdown, from the figures alone."""
     longest = max(seconds[EXACT])
+    lengths = sorted({n for taken in seconds.values() for n in taken})
     text = [
         "", "## Over the length of the sequence", "",
         f"An encoder layer (d_model {D_MODEL}, {N_HEADS} heads), one sequence, inference, {device}. Speed against sdpa; above 1 is "
         "faster.",
         "",
-        "| mechanism | " + " | ".join(f"{n:,}" for n in sorted(seconds[EXACT]))
+        "| mechanism | " + " | ".join(f"{n:,}" for n in lengths)
         + " | faster from | time grows like N^ | memory grows like N^ | error when exchanged |",
-        "|---|" + "---|" * (len(seconds[EXACT]) + 4),
+        "|---|" + "---|" * (len(lengths) + 4),
     ]  # fmt: skip
     starts: dict[str, int | None] = {}
     for name, taken in seconds.items():
-        cells = [f"{seconds[EXACT][n] / taken[n]:.2f}" if n in taken else "" for n in sorted(seconds[EXACT])]
+        cells = [f"{seconds[EXACT][n] / taken[n]:.2f}" if n in taken and n in seconds[EXACT] else "" for n in lengths]
         starts[name] = crossover(taken, seconds[EXACT]) if name != EXACT else None
         begin = f"{starts[name]:,}" if starts[name] else ("" if name == EXACT else "never")
         grows, holds = growth_exponent(taken), growth_exponent(memory.get(name, {}))
@@ -193,11 +194,11 @@ def conclusion(
         text.append("| " + " | ".join([*row, f"{errors[name]:.3f}" if name in errors else ""]) + " |")
     text += [
         "", "The same in milliseconds; throughput at the greatest length measured; growth of peak memory in a fresh process.", "",
-        "| mechanism | " + " | ".join(f"{n:,}" for n in sorted(seconds[EXACT])) + " | tokens a second | megabytes |",
-        "|---|" + "---|" * (len(seconds[EXACT]) + 2),
+        "| mechanism | " + " | ".join(f"{n:,}" for n in lengths) + " | tokens a second | megabytes |",
+        "|---|" + "---|" * (len(lengths) + 2),
     ]  # fmt: skip
     for name, taken in seconds.items():
-        cells = [f"{1000 * taken[n]:.3g}" if n in taken else "" for n in sorted(seconds[EXACT])]
+        cells = [f"{1000 * taken[n]:.3g}" if n in taken else "" for n in lengths]
         held = memory.get(name, {})
         most = f"{held[max(held)]:.0f} at {max(held):,}" if held else ""
         text.append("| " + " | ".join([name, *cells, f"{max(taken) / taken[max(taken)]:,.0f}", most]) + " |")

@@ -71,6 +71,9 @@ def test_the_conclusion_follows_from_the_figures() -> None:
     assert "At 39 tokens the quickest approximation, linear, takes 2.00 times as long" in text
     assert "| linear | 2e+03 | 3e+03 | 1.2e+04 | 341 | 4 at 4,096 |" in text
     assert "| linear | 0.50 | 1.33 | 5.33 | 1,024 | 1.00 | 1.00 | 0.400 |" in text
+    endless = {**seconds, "linear": {**seconds["linear"], 10**6: 3000.0}}
+    assert "| linear | 0.50 | 1.33 | 5.33 |  | 1,024 |" in conclusion(results, endless, memory, {}, 39, "CPU")
+    assert "| linear | 2e+03 | 3e+03 | 1.2e+04 | 3e+06 | 333 |" in conclusion(results, endless, memory, {}, 39, "CPU")
     faster = {**seconds, "linear": {39: 0.5, 1024: 1.0, 4096: 2.0}}
     assert "linear are faster than exact attention" in conclusion(results, faster, memory, {"linear": 0.01}, 39, "CPU")
 
