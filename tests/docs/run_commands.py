@@ -1,0 +1,91 @@
+"""Really runs the commands of README.md and docs/ that need nothing but this project: `python -m tests.docs.run_commands`.
+
+Each distinct command runs once, in the order of the pages, in one scratch folder with a store of its own; one that fails is named
+at the end, status 1. `--list` prints which run and which do not, and why. CI checks every command against its parser on each change
+(tests/docs/test_commands.py); this takes as long as the trainings of the pages, and is for before a release.
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.conftest import ROOT
+from tests.docs.commands import PAGES, Command, commands_of
+from tests.trainers.running import environment
+
+NEEDS = (
+    (r"\b(docker|podman)\b", "docker"),
+    (r"preset[= ](celeba|physionet)|dataset[= ](celeba|physionet|folder)|/data/|eegmmi|cifar10|photos\.zip|\.pth", "data"),
+    (r"features=inception|weights=|benchmarks\.fid\b", "Inception's weights"),
+    (r"nnodes|nproc|max_restarts|CUDA|cuda", "GPUs, or several machines"),
+    (r"http|curl|serve|psql|MLFLOW_TRACKING_URI=|postgres|optuna-dashboard", "a server"),
+    (r"<|\.\.\.|\bNAME\b|\[|[0-9a-f]{32}|run_id|models:/[^ ]*/\d+", "a value of yours"),
+    (r"^make (test|test-all|lint|clean|setup|ui|stack-test|services|docker-verify)\b", "an environment of its own"),
+    (r"^(git|pip|apt-get|export|cd|cp|mkdir|\.) ", "a shell of yours"),
+    (r"-m pytest|mlflow ui|mlflow server|launch|resume=|python3? -c", "a process of its own"),
+)  # fmt: skip
+"""(what a command looks like, what it needs): beside what the pages say themselves."""
+
+
+def needs_of(command: Command) -> str:
+    """What keeps a command from being run here; empty if nothing does."""
+    if command.text.endswith(("--help", "--dry_run")):
+        return ""
+    return command.needs or next((what for pattern, what in NEEDS if re.search(pattern, command.text)), "")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--list", action="store_true", help="run nothing")
+    parser.add_argument("--only", default="", help="regular expression for the commands to run")
+    parser.add_argument("--timeout", type=float, default=3600, help="seconds of a command at most")
+    arguments = parser.parse_args()
+    distinct: dict[str, Command] = {}
+    for page in PAGES:
+        for command in commands_of(page):
+            if not command.in_text:
+                distinct.setdefault(command.text.replace(".venv/bin/", ""), command)
+    failed = []
+    with tempfile.TemporaryDirectory() as folder:
+        project = Path(folder) / "project"
+        shutil.copytree(
+            ROOT, project, ignore=shutil.ignore_patterns(".venv", "cache", "runs", "mlruns", ".git", "mlflow.db*")
+        )
+        variables = {**environment(project), "PATH": f"{Path(sys.executable).parent}:{environment(project)['PATH']}"}
+        for text, command in distinct.items():
+            needs = needs_of(command)
+            if needs or not re.search(arguments.only, text):
+                print(f"not run  {command}  ({'needs ' + needs if needs else 'not asked for'})")
+                continue
+            if arguments.list:
+                print(f"runs     {command}")
+                continue
+            # make would make an environment of its own; what it does behind that is `mlflow run`
+            text = re.sub(
+                r"^make (\w+)(?: ARGS=\"(.*)\")?$",
+                r"mlflow run . -e \1 --env-manager local --experiment-name wgan-eeg \2",
+                text,
+            )
+            began = time.monotonic()
+            done = subprocess.run(
+                text, shell=True, cwd=project, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                timeout=arguments.timeout,
+            )  # fmt: skip
+            print(
+                f"{'ok' if done.returncode == 0 else 'FAILED':8s} {command}  ({time.monotonic() - began:.0f} s)",
+                flush=True,
+            )
+            if done.returncode:
+                failed.append(f"{command}\n{done.stdout[-1500:]}")
+    if failed:
+        print("\n\n".join(["these failed:", *failed]))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
