@@ -1,13 +1,17 @@
 """The stack of compose.yaml for real, without containers: trainers against MLflow's server over PostgreSQL and S3."""
 
+import multiprocessing
 import subprocess
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 from mlflow import MlflowClient
 
+from benchmarks.tracking_limits import work
 from tests.stack.services import Stack
 from tests.trainers.running import command, environment
 from tests.trainers.test_wgan import TINY
@@ -87,3 +91,16 @@ def test_the_server_refuses_names_it_is_not_called_by(stack: Stack) -> None:
     with pytest.raises(urllib.error.HTTPError) as refusal:
         urllib.request.urlopen(request, timeout=20)
     assert refusal.value.code == 403
+
+
+def test_two_workers_share_a_study(stack: Stack) -> None:
+    """Every trial is asked for by one of them alone, and none is lost."""
+    address = stack.postgres.uri("studies")
+    optuna.create_study(study_name="pair", storage=address)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for future in [pool.submit(work, address, "pair", 6) for _ in range(2)]:
+            future.result(timeout=200)
+    trials = optuna.load_study(study_name="pair", storage=address).trials
+    assert [trial.number for trial in trials] == list(range(12))
+    assert all(trial.state == optuna.trial.TrialState.COMPLETE for trial in trials)
+    assert all(sorted(trial.intermediate_values) == list(range(8)) for trial in trials)
