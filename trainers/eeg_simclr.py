@@ -226,6 +226,7 @@ class Contrast:
         self.pool: ChannelPool | None = None
         self.state: Progressing | None = None
         self.features: dict[tuple[str, str], np.ndarray] = {}
+        self.looked_up: set[str] = set()
 
     def procedure(self) -> Procedure:
         return Procedure(self.train, self.also, self.epochs)
@@ -247,6 +248,10 @@ class Contrast:
     ) -> dict[str, Any]:
         """The finished pre-training for `fold`: weights and curves."""
         config, data = self.config, state.data
+        key = pretraining_key(fold) + (f"_tau_{tau:g}" if tau else "")
+        if key in self.looked_up:
+            return state.done[key]
+        self.looked_up.add(key)  # once through `finish`, which counts its epochs
         if self.pool is None:
             sources = [(data, windows)]
             if self.unlabelled is not None:
@@ -270,7 +275,6 @@ class Contrast:
                 picks=picks(config), pool_fingerprint="" if self.unlabelled is None else self.unlabelled.fingerprint,
             )  # fmt: skip
 
-        key = pretraining_key(fold) + (f"_tau_{tau:g}" if tau else "")
         return state.finish(key, make, config.pretrain_epochs, progress)
 
     def train(

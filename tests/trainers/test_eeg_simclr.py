@@ -1,6 +1,7 @@
 """The eeg_simclr entry point: what it records, that it resumes exactly, whom it pre-trains on, what it refuses, and its report."""
 
 import copy
+import re
 import shutil
 import signal
 import subprocess
@@ -86,6 +87,8 @@ def test_a_run_records_all_it_should(finished: tuple[Path, str, str]) -> None:
         "pretraining", "tau_sweep", "embeddings",
     )  # fmt: skip
     assert {"report.md", "label_fractions.json", *(f"figures/{name}.png" for name in figures)} <= found
+    done, total = re.findall(r"epoch (\d+)/(\d+)", text)[-1]
+    assert done == total
     for words in ("Did contrastive pre-training help?", "| 20 % | 100 % |", "Over the temperature", "simulated"):
         assert words in text
 
