@@ -90,13 +90,18 @@ def comparison_text(table: Table, taus: Mapping[float, Mapping[str, float]], con
             text.append(f"- with {percent(share)} % of the labels {mean:+.3f}{interval}: {verdict(low, high)}")
             if (ours, other) == QUESTIONS[0][:2] and low > 0:
                 helped.append(percent(share))
-    where = f"with {', '.join(helped)} % of the labels" if helped else "at no share of the labels"
-    text += ["", f"**Fine-tuning a pre-trained encoder was better than training from scratch {where}**, by an interval that "
-             "excludes zero. Four shares are four tests: one such interval alone is weak evidence."]  # fmt: skip
+    if not math.isfinite(table[1.0]["simclr"].interval[1]):
+        text += ["", "**One subject: no interval, so nothing is decided.**"]
+    else:
+        where = f"with {', '.join(helped)} % of the labels" if helped else "at no share of the labels"
+        text += [
+            "", f"**Fine-tuning a pre-trained encoder was better than training from scratch {where}**, by an interval that "
+            f"excludes zero. {len(shares)} shares are as many tests: one such interval alone is weak evidence.",
+        ]  # fmt: skip
     if taus:
         text += [
             "", "## Over the temperature", "",
-            "First fold, its validation people (no test person was used); alignment: 0 is perfect; uniformity: lower is more even.",
+            "First fold, its validation windows (no test ones); alignment: 0 is perfect; uniformity: lower is more even.",
             "", "| tau | alignment | uniformity | probe's accuracy per window |", "|---|---|---|---|",
         ]  # fmt: skip
         text += [

@@ -371,6 +371,11 @@ def test_the_report_says_where_pretraining_helped() -> None:
     text = comparison_text({1.0: {"simclr": bad, "scratch": good, **row}}, {}, tiny())
     assert "at no share of the labels" in text
     assert "it did harm" in text
+    one = result({1: 0.9})
+    text = comparison_text(
+        {1.0: dict.fromkeys(("simclr", "scratch", "frozen", "probe", "random_probe"), one)}, {}, tiny()
+    )
+    assert "nothing is decided" in text
 
 
 @pytest.mark.slow
