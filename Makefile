@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
-ENTRY_POINTS := wgan fid isir_fid eeg_simclr eeg_transformer efficient_attention theory report
+ENTRY_POINTS := wgan fid isir_fid eeg_simclr eeg_transformer efficient_attention theory report tune
 
 .PHONY: help setup $(ENTRY_POINTS) ui serve test test-all services stack-test docker-verify lint clean
 
@@ -23,6 +23,7 @@ help:
 	@echo "make eeg_simclr   pre-train an EEG encoder by contrast, and see if it helps to classify imagined fist movements"
 	@echo "make eeg_transformer   classify imagined fist movements with a Transformer"
 	@echo "make efficient_attention   its cheaper relatives: accuracy, time and memory over the length of the sequence"
+	@echo "make tune      search the parameters of a trainer: ARGS='-P target=wgan|eeg_simclr|eeg_transformer|efficient_attention'"
 	@echo "make theory    the exercise's theoretical part, its answers checked by computation"
 	@echo "make serve     answer HTTP requests by a registered model: MODEL=models:/wgan-generator@latest-good PORT=5001"
 	@echo "make report    all runs on one page, report.html"

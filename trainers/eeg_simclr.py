@@ -7,12 +7,13 @@ all EEG trainers share, trainers/simclr_pretraining.py the pre-training; docs/ee
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from sklearn.linear_model import LogisticRegression
@@ -173,6 +174,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+# What `tune` searches unless told otherwise, in the language of its parameter `space`.
+SPACE = {
+    "tau": "log:0.02..1.0", "n_augmentations": "1|2|3|4", "amplitude": "0.8,1.25|0.5,2|0.25,4", "time_shift": "10|20|40",
+    "zero_mask": "0,12|0,24|0,60", "noise": "0,0.1|0,0.2|0,0.5",
+}  # fmt: skip
+
 # --------------------------------------------------------------------------------------------------------- networks, from config
 
 
@@ -244,9 +251,10 @@ class Contrast:
         return sorted({*self.config.label_fractions, 1.0}, reverse=True)
 
     def encoder_weights(
-        self, state: Progressing, windows: Windows, fold: Fold, progress: Progress, tau: float | None = None
-    ) -> dict[str, Any]:
-        """The finished pre-training for `fold`: weights and curves."""
+        self, state: Progressing, windows: Windows, fold: Fold, progress: Progress, tau: float | None = None,
+        look: Callable[[Pretraining], None] | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """The finished pre-training for `fold`: weights and curves; look: called after every epoch."""
         config, data = self.config, state.data
         key = pretraining_key(fold) + (f"_tau_{tau:g}" if tau else "")
         if key in self.looked_up:
@@ -275,7 +283,31 @@ class Contrast:
                 picks=picks(config), pool_fingerprint="" if self.unlabelled is None else self.unlabelled.fingerprint,
             )  # fmt: skip
 
-        return state.finish(key, make, config.pretrain_epochs, progress)
+        return state.finish(key, make, config.pretrain_epochs, progress, look)
+
+    def search(
+        self, state: Progressing, windows: Windows, fold: Fold, label: np.ndarray, progress: Progress
+    ) -> dict[str, Any]:
+        """A study's trial: the pre-training alone, judged by a linear probe on the validation people now and then."""
+        every = max(1, self.config.pretrain_epochs // 4)
+
+        def look(pretraining: Pretraining) -> None:
+            if pretraining.epoch % every and not pretraining.finished:
+                return
+            network = build_network(self.config, "probe").to(state.processes.device)
+            network.encoder.load_state_dict(pretraining.result()["weights"])  # type: ignore[union-attr]
+            features = all_features(network, windows, self.config, state.processes.device)
+            fit_probe(network, features[fold.train], label[fold.train])
+            log_p = torch.from_numpy(predict(network, windows, fold.validation, state.processes.device))
+            y = torch.from_numpy(label[fold.validation])
+            figures = {
+                "log_loss": float(F.nll_loss(log_p, y)),
+                "accuracy": float((log_p.argmax(1) == y).float().mean()),
+            }
+            measured = state.study_trial.measure(network, windows.gather(fold.validation[:1]))
+            state.study_trial.report(state.run, {**figures, **measured}, pretraining.epoch)
+
+        return self.encoder_weights(state, windows, fold, progress, look=look)
 
     def train(
         self, state: Progressing, name: str, key: str, windows: Windows, fold: Fold, label: np.ndarray, progress: Progress,
@@ -283,6 +315,8 @@ class Contrast:
     ) -> dict[str, Any]:  # fmt: skip
         """The finished fit `key` of network `name` on a share of the fold's labels."""
         self.state = state
+        if state.study_trial.searching:
+            return self.search(state, windows, fold, label, progress)
         weights = None
         if name not in ("scratch", "random_probe"):
             weights = self.encoder_weights(state, windows, fold, progress)["weights"]

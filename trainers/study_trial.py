@@ -36,5 +36,5 @@ class StudyTrial:
     def report(self, run: AnyRun, values: Mapping[str, float], step: int) -> None:
         """Figures on validation data, so far the best or the last ones. Raises Pruned where the study gives the run up."""
 
-    def conclude(self, run: AnyRun, network: nn.Module) -> None:
+    def conclude(self, run: AnyRun, network: nn.Module, example: Tensor) -> None:
         """The network is final and about to be registered: the one moment to look at test data."""

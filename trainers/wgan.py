@@ -447,7 +447,7 @@ def run_wgan(config: WganConfig, study_trial: StudyTrial | None = None) -> int:
         if processes.is_first:
             figures = evaluate(training, images, held_out, processes.device, config.seed)
             models = record_results(run, config, training, log, figures, images, grid_codes)
-            study_trial.conclude(run, training.ema.model)
+            study_trial.conclude(run, training.ema.model, grid_codes)
             run.finish()
             report(run, config, figures, seconds, training.step - began_at, log, models)
     return 0

@@ -1,0 +1,443 @@
+"""Starts a study's workers, looks after it, and closes it: repetitions of the best few, the winner's last training, the report.
+
+Any number of launchers may serve one study, on one machine or many. One of them leads (`Lease`); if it dies another takes over.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from common.errors import InputError
+from tracking.checkpoint import StopRequest
+from tracking.children import alias_models, end_orphans, experiment_of, metrics_of
+from tracking.run import Run, start_run
+from trainers.config import as_params
+from trainers.space import inside, parse_space
+from trainers.study_report import Candidate, candidates_of, is_better, log_figures, ranked, report, trial_table
+from trainers.study_storage import Lease, fail_dead, open_storage, open_study, requeue, shown, this_host, used
+from trainers.study_targets import TARGETS, Target, measure_of, measure_test, prepare
+from trainers.study_worker import InStudy, reports_every
+from trainers.tune import TuneConfig
+
+ALIAS = "tuned"
+POLL_SECONDS = 1.0
+STOP_SECONDS = 60.0
+"""What a worker may take to write its checkpoint and end its run after SIGTERM; then it is killed."""
+
+
+class Workers:
+    """The worker processes of this machine."""
+
+    def __init__(self, config: TuneConfig) -> None:
+        self._config = config
+        self._log_folder = config.output_dir / "studies"
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._restarts = 0
+
+    def log_path(self, index: int) -> Path:
+        return self._log_folder / f"{self._config.study_name().replace('/', '-')}-worker{index}.log"
+
+    def start(self) -> None:
+        self._log_folder.mkdir(parents=True, exist_ok=True)
+        self._processes = [self._spawn(index) for index in range(self._config.n_workers)]
+
+    def _spawn(self, index: int) -> subprocess.Popen[bytes]:
+        environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_RUN_ID"}
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // self._config.n_workers)))
+        environment |= _gpu(index, self._config.device)
+        with open(self.log_path(index), "ab") as log:
+            # A session of its own: Ctrl-C reaches this process alone, which tells the workers once.
+            process = subprocess.Popen(
+                [sys.executable, "-m", "trainers.study_worker"], stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment,
+                start_new_session=True,
+            )  # fmt: skip
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(json.dumps({"config": as_params(self._config), "launcher": os.getpid()}).encode())
+            process.stdin.close()
+        return process
+
+    def check(self) -> None:
+        """Start anew what was killed; InputError with a worker's own words where one gave up."""
+        for index, process in enumerate(self._processes):
+            status = process.poll()
+            if status is None or status == 0:
+                continue
+            if (status < 0 or status in (130, 143)) and self._restarts < 3 * self._config.n_workers:
+                self._restarts += 1
+                print(f"worker {index} was killed by signal {abs(status) % 128}; starting another", file=sys.stderr)
+                self._processes[index] = self._spawn(index)
+                continue
+            lines = self.log_path(index).read_text(errors="replace").strip().splitlines()
+            said = next(
+                (line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "nothing"
+            )
+            raise InputError(
+                f"a worker ended with status {status}: {said.removeprefix('error: ')} (log: {self.log_path(index)})"
+            )
+
+    def alive(self) -> bool:
+        return any(process.poll() is None for process in self._processes)
+
+    def stop(self) -> None:
+        """SIGTERM to all, and wait until they have ended their runs."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS
+        for process in self._processes:
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _gpu(index: int, device: str) -> dict[str, str]:
+    """The workers take the machine's GPUs in turn."""
+    import torch
+
+    if device == "cpu" or not torch.cuda.is_available():
+        return {}
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    gpus = named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
+    return {"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]}
+
+
+# ----------------------------------------------------------------------------------------------------------------- the leader
+
+
+class Leader:
+    """What the leading launcher does: the study's run, lost trials, progress, repetitions, the last training."""
+
+    def __init__(
+        self, config: TuneConfig, target: Target, study: optuna.Study, repeats: optuna.Study, run: Run
+    ) -> None:
+        self.config, self.target, self.study, self.repeats, self.run = config, target, study, repeats, run
+        self.objectives = config.objectives(target)
+        self._told: set[tuple[str, int]] = {
+            (s.study_name, t.number)
+            for s in (study, repeats)
+            for t in s.get_trials(deepcopy=False)
+            if t.state.is_finished()
+        }
+
+    def look_after(self) -> None:
+        """Find what died, queue it again, say what finished."""
+        for study in (self.study, self.repeats):
+            fail_dead(study)
+            for trial in requeue(study):
+                what = "was stopped" if "stopped" in trial.user_attrs else "lost its process"
+                print(f"{study.study_name}: trial {trial.number} {what}; it is queued again", flush=True)
+            self.tell(study)
+
+    def tell(self, study: optuna.Study) -> None:
+        """One line, and a point of the study's curves, for each trial that finished since the last time."""
+        trials = study.get_trials(deepcopy=False)
+        new = [t for t in used(trials) if (study.study_name, t.number) not in self._told]
+        for t in sorted(new, key=lambda t: t.datetime_complete or t.number):
+            self._told.add((study.study_name, t.number))
+            if study is self.study:
+                wanted = self.config.n_trials_of(study)
+                print(f"trial {t.number} ({len(used(trials))} of {wanted}): {self.line(t)}", flush=True)
+                if t.state == TrialState.COMPLETE:
+                    self.run.log_metrics(dict(zip(self.objectives, t.values, strict=True)), t.number)
+                    best = ranked(study, [u for u in trials if u.number <= t.number])
+                    if best:
+                        self.run.log_metrics({f"best_{self.objectives[0]}": best[0].values[0]}, t.number)
+            elif t.state == TrialState.COMPLETE:
+                print(f"repeat of trial {t.params['candidate']}, seed {t.params['seed']}: {self.line(t)}", flush=True)
+
+    def line(self, t: FrozenTrial) -> str:
+        """`kernel_distance 0.123; gp_scale 4.2, n_dis 2`."""
+        params = ", ".join(
+            f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in t.params.items() if k != "candidate"
+        )
+        if t.state == TrialState.COMPLETE:
+            return "; ".join(
+                [", ".join(f"{n} {v:.4g}" for n, v in zip(self.objectives, t.values, strict=True)), params]
+            )
+        why = "given up"
+        if t.intermediate_values:
+            step = max(t.intermediate_values)
+            why += f" at step {step} with {self.objectives[0]} {t.intermediate_values[step]:.4g}"
+        for key in ("failure", "refused", "diverged"):
+            if key in t.user_attrs:
+                why = f"{key}: {t.user_attrs[key]}" if key != "diverged" else "diverged"
+        return f"{why}; {params}"
+
+    def default_trial(self) -> int | None:
+        """The number of the trial that has the trainer's own settings."""
+        values = self.study.user_attrs.get("defaults")
+        if values is None:
+            return None
+        return next(
+            (
+                t.number
+                for t in self.study.get_trials(deepcopy=False)
+                if t.params == values and t.state != TrialState.FAIL
+            ),
+            None,
+        )
+
+    def queue_repeats(self) -> list[int]:
+        """Queue the best few (and the defaults) for other seeds, once; returns their numbers."""
+        trials = self.study.get_trials(deepcopy=False)
+        best = ranked(self.study, trials)
+        if not best:
+            reasons = sorted(
+                {str(t.user_attrs[k]) for t in trials for k in ("failure", "refused") if k in t.user_attrs}
+            )
+            raise InputError(
+                f"study {self.study.study_name}: none of {len(used(trials))} trials was completed"
+                + (f" ({reasons[0][:200]})" if reasons else "; all diverged or were given up")
+                + f"; logs are in {self.config.output_dir / 'studies'}; correct the space, and give the study another name"
+            )
+        numbers = [t.number for t in best[: self.config.n_best]]
+        default = self.default_trial()
+        if default is not None and default not in numbers and any(t.number == default for t in best):
+            numbers.append(default)
+        seeds = [self.config.seed + 1 + i for i in range(self.config.n_seeds)]
+        wanted = {(number, seed) for number in numbers for seed in seeds}
+        there = {self._pair(t) for t in self.repeats.get_trials(deepcopy=False)}
+        for number, seed in sorted(wanted - there):
+            self.repeats.enqueue_trial({"candidate": number, "seed": seed})
+        there |= wanted
+        self.repeats.set_user_attr("enqueued", len(there - {None}))
+        return numbers
+
+    def _pair(self, t: FrozenTrial) -> tuple[int, int] | None:
+        params = t.params or t.system_attrs.get("fixed_params", {})
+        return (params["candidate"], params["seed"]) if "surplus" not in t.user_attrs and params else None
+
+    def choose(self, numbers: list[int]) -> tuple[list[Candidate], Candidate]:
+        """(all candidates, the one with the best mean over its repetitions)."""
+        candidates = candidates_of(self.study, self.repeats, numbers)
+        winner = None
+        for c in candidates:
+            if c.by_seed and (winner is None or is_better(self.study, c.mean(), winner.mean())):
+                winner = c
+        if winner is None:
+            raise InputError(
+                f"study {self.study.study_name}: no repetition was completed; logs are in {self.config.output_dir / 'studies'}"
+            )
+        return candidates, winner
+
+    def last_training(self, winner: Candidate) -> int:
+        """Train the winner with the best of its seeds, look at the test data, register; the trainer's exit status."""
+        best_first = sorted(winner.by_seed, key=lambda s: winner.by_seed[s][0])
+        seed = best_first[0] if self.study.directions[0] == optuna.study.StudyDirection.MINIMIZE else best_first[-1]
+        before = self.study.user_attrs.get("final") or {}
+        final: dict[str, Any] = {
+            "candidate": winner.number,
+            "seed": seed,
+            "settings": self.config.final_values(self.target),
+        }
+        same = all(before.get(key) == json.loads(json.dumps(value)) for key, value in final.items())
+        if same and before.get("done"):
+            return 0
+        resume = before.get("run_id") if same and before.get("host") == this_host() else None
+        config = self.target.build(
+            self.config.preset,
+            {
+                **self.config.fixed_values(), **winner.params, **final["settings"], **self.config.places(self.target), "seed": seed,
+                "run_name": f"{self.study.study_name}, winner", "resume": resume,
+            },
+        )  # fmt: skip
+        final["command"] = self.target.command(config)
+
+        def begun(run_id: str) -> None:
+            self.study.set_user_attr("final", {**final, "run_id": run_id, "host": this_host(), "done": False})
+
+        in_study = InStudy(
+            None, self.objectives, self.run.run_id, self.study.user_attrs["experiment"],
+            {"study": self.study.study_name, "part": "winner"},
+            measure_of(self.target, config, self.objectives, self.run, self.config.features),
+            reports_every(getattr(config, self.target.horizon)), on_begin=begun,
+            test=measure_test(self.target, config, self.objectives, self.run, self.config.features),
+        )  # fmt: skip
+        print("\nthe winner's last training", flush=True)
+        status = self.target.train(config, in_study)
+        if status == 0:
+            self.study.set_user_attr("final", {**self.study.user_attrs["final"], "done": True})
+        return status
+
+    def close(self, candidates: list[Candidate], winner: Candidate) -> None:
+        """Figures, tables, aliases, the report; the study's run is finished."""
+        final = self.study.user_attrs["final"]
+        models = alias_models(final["run_id"], ALIAS)
+        tested = {k: v for k, v in metrics_of(final["run_id"]).items() if _is_test_figure(k, self.target, winner)}
+        settings = ", ".join(f"{k}={v}" for k, v in final["settings"].items())
+        text = report(
+            self.study, self.objectives, self.config.space_of(self.target), candidates, winner, self.default_trial(), tested,
+            final["command"], [f"{uri} (alias {ALIAS})" for uri in models], f" ({settings})" if settings else "",
+        )  # fmt: skip
+        log_figures(self.run, self.study, self.objectives)
+        self.run.log_text(trial_table(self.study, self.objectives), "trials.csv")
+        self.run.log_text(trial_table(self.repeats, self.objectives), "repeats.csv")
+        self.run.log_text(text, "report.md")
+        self.run.log_dict(
+            {"params": dict(winner.params), "seed": final["seed"], "command": final["command"]}, "best.json"
+        )
+        step = max(t.number for t in self.study.get_trials(deepcopy=False))
+        self.run.log_metrics({f"winner_{n}": winner.mean(i) for i, n in enumerate(self.objectives)} | tested, step)
+        self.run.set_tags(
+            {f"best.{name}": value for name, value in winner.params.items()} | {"retrain": final["command"]}
+        )
+        end_orphans(self.run.run_id, [])
+        self.run.finish()
+        self.study.set_user_attr("closed", time.time())
+        print(f"\n{text}\nrun {self.run.run_id}\nopen it: {self.run.url()}")
+
+
+def _is_test_figure(name: str, target: Target, winner: Candidate) -> bool:
+    own = {"eeg_transformer": "transformer", "eeg_simclr": "simclr"}.get(
+        target.name, str(winner.params.get("mechanisms", ""))
+    )
+    return name.startswith("test_") or name in (f"{own}_subject_mean", f"{own}_trial_log_loss", f"{own}_trial_accuracy")
+
+
+def start_leading(config: TuneConfig, target: Target, study: optuna.Study, repeats: optuna.Study) -> Leader:
+    """Start or go on with the study's run, and make what all workers need."""
+    params = {**as_params(config), "storage": shown(config.storage or str(config.journal()))}
+    run = start_run(
+        "tune", params, tags={"study": study.study_name, "target": target.name}, output_dir=config.output_dir,
+        run_name=config.run_name or study.study_name, resume=study.user_attrs.get("run_id"),
+    )  # fmt: skip
+    assert isinstance(run, Run)
+    try:
+        if run.run_id.startswith("offline-"):
+            raise InputError(
+                "the tracking server does not answer; a study's runs stand below its own, so tune needs it to begin"
+            )
+        base = target.build(config.preset, {**target.searching, **config.fixed_values(), **config.places(target)})
+        prepare(target, base, run, config.features)
+        if "run_id" not in study.user_attrs:
+            defaults = inside(parse_space(config.space_of(target)), as_params(base))
+            if defaults is not None:
+                study.enqueue_trial(defaults, skip_if_exists=True)
+                study.set_user_attr("defaults", defaults)
+            study.set_user_attr("experiment", experiment_of(run.run_id))
+            study.set_user_attr("run_id", run.run_id)
+    except BaseException:
+        run.finish("FAILED")
+        raise
+    return Leader(config, target, study, repeats, run)
+
+
+@contextlib.contextmanager
+def renewed(lease: Lease) -> Iterator[None]:
+    """Keep the lead while this process is busy with a training."""
+    done = threading.Event()
+
+    def renew() -> None:
+        while not done.wait(10):
+            lease.hold()
+
+    thread = threading.Thread(target=renew, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+# ---------------------------------------------------------------------------------------------------------------------- main
+
+
+def run_tune(config: TuneConfig) -> int:
+    """Serve the study until it is closed; the exit status: 0, 1 where the last training failed, 128 + signal where one came."""
+    target = TARGETS[config.target]
+    config.check(target)
+    storage: BaseStorage = open_storage(config.storage, config.journal())
+    directions = [target.objectives[name] for name in config.objectives(target)]
+    where = shown(config.storage or str(config.journal()))
+    study = open_study(storage, config.study_name(), directions, config.spec(target), where)
+    study.set_user_attr("n_trials", config.n_trials_of(study))
+    repeats = open_study(storage, f"{config.study_name()}/repeats", directions, {"repeats": config.study_name()}, where)
+    counted = len(used(study.get_trials(deepcopy=False)))
+    print(
+        f"study {study.study_name} in {where}: {counted} of {config.n_trials_of(study)} "
+        f"trials done; {config.n_workers} workers"
+    )
+    lease, workers, leader = Lease(study), Workers(config), None
+    with StopRequest() as stop:
+        try:
+            while not stop.requested:
+                if leader is None and lease.hold():
+                    study.set_user_attr("closed", None)
+                    leader = start_leading(config, target, study, repeats)
+                    if not workers.alive():
+                        workers.start()
+                elif (
+                    leader is None
+                    and not workers.alive()
+                    and "run_id" in study.user_attrs
+                    and not study.user_attrs.get("closed")
+                ):
+                    workers.start()
+                if leader is None and study.user_attrs.get("closed"):
+                    return 0
+                if leader is not None:
+                    lease.hold()
+                    leader.look_after()
+                    if _is_done(study, config.n_trials_of(study)):
+                        numbers = leader.queue_repeats()
+                        if _is_done(repeats, repeats.user_attrs["enqueued"]):
+                            candidates, winner = leader.choose(numbers)
+                            with renewed(lease):
+                                status = leader.last_training(winner)
+                            if status >= 128:
+                                break
+                            if status:
+                                leader.run.finish("FAILED")
+                                return status
+                            leader.close(candidates, winner)
+                            return 0
+                workers.check()
+                time.sleep(POLL_SECONDS)
+            workers.stop()
+            if leader is not None:
+                leader.look_after()
+                end_orphans(leader.run.run_id, _running(study, repeats))
+                leader.run.finish("KILLED")
+            print("stopped; the same command goes on with the study", file=sys.stderr)
+            return stop.exit_code or 143
+        except BaseException as error:
+            workers.stop()
+            if leader is not None:
+                leader.run.set_tags({"error": str(error)})
+                with contextlib.suppress(Exception):
+                    end_orphans(leader.run.run_id, _running(study, repeats))
+                leader.run.finish("FAILED")
+            raise
+        finally:
+            workers.stop()
+            lease.release()
+
+
+def _is_done(study: optuna.Study, wanted: int) -> bool:
+    """Whether all trials wanted are decided, and none is under way or queued."""
+    trials = study.get_trials(deepcopy=False)
+    busy = any(t.state in (TrialState.RUNNING, TrialState.WAITING) for t in trials)
+    return len(used(trials)) >= wanted and not busy
+
+
+def _running(*studies: optuna.Study) -> list[str]:
+    """Ids of the runs whose trials are under way, on this machine or another."""
+    states = (TrialState.RUNNING,)
+    return [t.user_attrs.get("run_id", "") for s in studies for t in s.get_trials(deepcopy=False, states=states)]

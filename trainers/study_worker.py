@@ -1,0 +1,284 @@
+"""A worker of a study: a process that takes one trial after the other and has the trainer run it.
+
+    python -m trainers.study_worker < settings.json        # `tune` starts it so
+
+A trial is claimed from the study's storage, so workers share nothing else: on one machine, or on many with the same storage.
+"""
+
+import json
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
+from optuna.samplers import RandomSampler, TPESampler
+from optuna.trial import TrialState
+from torch import Tensor, nn
+
+from common.errors import InputError, run_main
+from tracking.checkpoint import StopRequest
+from tracking.children import end_killed
+from tracking.run import AnyRun, run_folder
+from trainers.config import build_config
+from trainers.space import parse_space, suggest
+from trainers.study_storage import open_storage, this_host, this_process, used
+from trainers.study_targets import NOWHERE, TARGETS, Measure, Target, measure_of
+from trainers.study_trial import Pruned, StudyTrial
+from trainers.tune import TuneConfig
+
+IDLE_SECONDS = 0.5
+
+
+class Failed(Exception):
+    """The trainer failed on this trial; the worker goes on with another."""
+
+
+class Surplus(Exception):
+    """Another worker was faster to take the last trial that was wanted."""
+
+
+class Stopped(Exception):
+    """SIGTERM or Ctrl-C came; the trial's run is ended and can be resumed."""
+
+
+def steps_of(trial: optuna.Trial) -> set[int]:
+    """Steps that a trial which is done again has reported before."""
+    return set(trial.study._storage.get_trial(trial._trial_id).intermediate_values)
+
+
+class InStudy(StudyTrial):
+    """A run inside a study: a child of the study's run, whose figures go to the pruner."""
+
+    def __init__(
+        self, trial: optuna.Trial | None, objectives: tuple[str, ...], parent: str, experiment: str, tags: Mapping[str, object],
+        measure: Measure, every: int, launcher: int | None = None, on_begin: Callable[[str], None] | None = None,
+        test: Measure | None = None,
+    ) -> None:  # fmt: skip
+        self.trial, self.objectives, self.experiment = trial, objectives, experiment
+        self.tags = {"mlflow.parentRunId": parent, "objective": ", ".join(objectives), **tags}
+        self.searching, self.every = trial is not None, every
+        self.pruned = False
+        self._measure, self._launcher, self._on_begin, self._test = measure, launcher, on_begin, test
+        self._reported = steps_of(trial) if trial is not None else set()
+        self.values: dict[str, float] = {}
+
+    def begin(self, run: AnyRun) -> None:
+        if self.trial is not None:
+            self.trial.set_user_attr("run_id", run.run_id)
+            self.trial.set_user_attr("run_host", this_host())
+        if self._on_begin is not None:
+            self._on_begin(run.run_id)
+
+    def measure(self, network: nn.Module, example: Tensor) -> Mapping[str, float]:
+        return self._measure(network, example)
+
+    def report(self, run: AnyRun, values: Mapping[str, float], step: int) -> None:
+        run.log_metrics({f"validation_{name}": value for name, value in values.items()}, step)
+        self.values = dict(values)
+        if self.trial is None:
+            return
+        if self._launcher is not None and os.getppid() != self._launcher:
+            os.kill(os.getpid(), signal.SIGTERM)  # the launcher was killed: stop as if it had said so
+        self.trial.set_user_attr("values", self.values)
+        if not all(math.isfinite(values[name]) for name in self.objectives):
+            self._give_up(f"not finite at step {step}")
+        if len(self.objectives) == 1 and step not in self._reported:
+            self._reported.add(step)
+            self.trial.report(values[self.objectives[0]], step)
+            if self.trial.should_prune():
+                self._give_up(f"at step {step}")
+
+    def _give_up(self, why: str) -> None:
+        self.pruned = True
+        raise Pruned(why)
+
+    def conclude(self, run: AnyRun, network: nn.Module, example: Tensor) -> None:
+        if self._test is not None:
+            values = self._test(network, example)
+            run.log_metrics({f"test_{name}": value for name, value in values.items()}, 0)
+
+
+# -------------------------------------------------------------------------------------------------------------------- a trial
+
+
+def reports_every(horizon: int) -> int:
+    """Steps between two measurements: eight in a training."""
+    return max(1, horizon // 8)
+
+
+class TrialRunner:
+    """Has the trainer run the trials of one study: of the search, or of the repetitions of its best few."""
+
+    def __init__(self, config: TuneConfig, target: Target, facts: Mapping[str, Any], launcher: int | None) -> None:
+        self.config, self.target, self.facts, self.launcher = config, target, facts, launcher
+        self.objectives = config.objectives(target)
+        self.space = parse_space(config.space_of(target))
+        self._measure: Measure | None = None
+
+    def search(self, trial: optuna.Trial) -> float | tuple[float, ...]:
+        """One trial of the search: new values, its own seed."""
+        self.claim(trial, self.config.n_trials_of(trial.study))
+        # Every trial draws from a seed of its own: what it tries depends on what is known, not on who asks.
+        trial.study.sampler = sampler(self.config, trial.number)
+        values = suggest(trial, self.space)
+        seed = trial.user_attrs.get("seed", self.config.seed + 1000 + trial.number)
+        return self.train(trial, values, seed, f"trial {trial.number}")
+
+    def repeat(self, trial: optuna.Trial) -> float | tuple[float, ...]:
+        """One repetition of a configuration of the search, with another seed."""
+        queued = trial.study._storage.get_trial(trial._trial_id).system_attrs
+        if "fixed_params" not in queued and "retry_history" not in queued:
+            trial.set_user_attr("surplus", True)
+            raise Surplus
+        number = trial.suggest_int("candidate", 0, 10**9)
+        seed = trial.suggest_int("seed", 0, 2**31 - 1)
+        candidate = next(t for t in self.facts["study"].get_trials(deepcopy=False) if t.number == number)
+        return self.train(trial, candidate.params, seed, f"repeat of {number}, seed {seed}")
+
+    def claim(self, trial: optuna.Trial, budget: int) -> None:
+        """Raise Surplus where enough trials before this one are done or under way."""
+        trials = trial.study.get_trials(deepcopy=False)
+        under_way = [t.number for t in trials if t.state == TrialState.RUNNING]
+        before = [n for n in [*(t.number for t in used(trials)), *under_way] if n < trial.number]
+        if len(before) >= budget:
+            trial.set_user_attr("surplus", True)
+            raise Surplus
+
+    def train(self, trial: optuna.Trial, values: Mapping[str, Any], seed: int, name: str) -> float | tuple[float, ...]:
+        """Run the trainer on one configuration; its objectives on validation data."""
+        trial.set_user_attr("owner", this_process())
+        trial.set_user_attr("seed", seed)
+        before = trial.user_attrs.get("run_id")
+        if before and trial.user_attrs.get("run_host") != this_host():
+            end_killed(before)  # its checkpoint is on another machine: begin anew
+            before = None
+        try:
+            config = self.target.build(
+                self.config.preset,
+                {
+                    **self.target.searching, **self.config.fixed_values(), **values, **self.config.places(self.target),
+                    "seed": seed, "run_name": f"{self.config.study_name()}, {name}", "resume": before,
+                },
+            )  # fmt: skip
+        except InputError as fault:  # values that do not go together, as n_heads=8 with d_model=12
+            trial.set_user_attr("refused", str(fault))
+            raise TrialPruned(str(fault)) from None
+        if self._measure is None:
+            self._measure = measure_of(self.target, config, self.objectives, NOWHERE, self.config.features)
+        in_study = InStudy(
+            trial, self.objectives, self.facts["run_id"], self.facts["experiment"],
+            {"study": self.config.study_name(), "trial": trial.number, "part": name.split()[0]}, self._measure,
+            reports_every(getattr(config, self.target.horizon)), self.launcher,
+        )  # fmt: skip
+        try:
+            status = self.target.train(config, in_study)
+        except UpdateFinishedTrialError:
+            raise  # taken for dead meanwhile (no heartbeat got through) and given to another worker
+        except InputError as fault:
+            trial.set_user_attr("failure", str(fault))
+            raise
+        except Exception as fault:
+            trial.set_user_attr("failure", f"{type(fault).__name__}: {fault}")
+            traceback.print_exc()
+            raise Failed from fault
+        if status >= 128:
+            trial.set_user_attr("stopped", True)
+            raise Stopped
+        discard_checkpoint(trial, config.output_dir)
+        if in_study.pruned:
+            raise TrialPruned
+        if status:
+            trial.set_user_attr("diverged", True)
+            raise TrialPruned
+        found = in_study.values or trial.user_attrs["values"]  # none new, if it was resumed at its last step
+        if len(self.objectives) == 1:
+            return float(found[self.objectives[0]])
+        return tuple(float(found[objective]) for objective in self.objectives)
+
+
+def discard_checkpoint(trial: optuna.Trial, output_dir: Path) -> None:
+    """A trial that is decided needs none; fifty of them would fill a disk."""
+    folder = run_folder(output_dir, trial.study._storage.get_trial(trial._trial_id).user_attrs["run_id"])
+    for path in folder.glob("checkpoint.pt*"):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(folder / "files" / "checkpoint", ignore_errors=True)
+
+
+def sampler(config: TuneConfig, number: int) -> optuna.samplers.BaseSampler:
+    """Optuna's tree-structured Parzen estimator; workers keep away from what others are trying (constant liar)."""
+    startup = min(10, max(3, config.n_trials // 3))
+    return TPESampler(seed=config.seed * 100_003 + number, n_startup_trials=startup, constant_liar=True)
+
+
+# -------------------------------------------------------------------------------------------------------------------- a worker
+
+
+def serve(
+    study: optuna.Study, budget: Callable[[], int | None], objective: Callable[[optuna.Trial], Any], waiting_only: bool,
+    stop: StopRequest, alive: Callable[[], bool],
+) -> bool:  # fmt: skip
+    """Take trials until `budget()` of them are used; False if a stop came first. A budget of None is not known yet."""
+    while not stop.requested and alive():
+        limit = budget()
+        trials = study.get_trials(deepcopy=False)
+        if limit is not None and len(used(trials)) >= limit:
+            return True
+        waiting = any(t.state == TrialState.WAITING for t in trials)
+        under_way = sum(t.state == TrialState.RUNNING for t in trials)
+        if limit is None or not (waiting or (not waiting_only and len(used(trials)) + under_way < limit)):
+            time.sleep(IDLE_SECONDS)
+            continue
+        try:
+            study.optimize(objective, n_trials=1, catch=(Failed, Surplus))
+        except Stopped:
+            return False
+        except UpdateFinishedTrialError:
+            continue
+    return False
+
+
+def work(config: TuneConfig, launcher: int) -> int:
+    """Serve the search, then the repetitions; the exit status."""
+    target = TARGETS[config.target]
+
+    def alive() -> bool:
+        return os.getppid() == launcher
+
+    with StopRequest() as stop:
+        storage = open_storage(config.storage, config.journal())
+        name = config.study_name()
+        study = optuna.load_study(
+            study_name=name, storage=storage, sampler=sampler(config, 0), pruner=config.build_pruner(target)
+        )
+        while "run_id" not in (facts := study.user_attrs):  # the leader is still making the study's run
+            if stop.requested or not alive():
+                return 143
+            time.sleep(IDLE_SECONDS)
+        repeats = optuna.load_study(
+            study_name=f"{name}/repeats", storage=storage, sampler=RandomSampler(seed=config.seed)
+        )
+        runner = TrialRunner(
+            config, target, {"run_id": facts["run_id"], "experiment": facts["experiment"], "study": study}, launcher
+        )
+        if not serve(study, lambda: config.n_trials_of(study), runner.search, False, stop, alive):
+            return 143
+        if not serve(repeats, lambda: repeats.user_attrs.get("enqueued"), runner.repeat, True, stop, alive):
+            return 143
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    settings = json.load(sys.stdin)
+    return work(build_config(TuneConfig, settings["config"]), settings["launcher"])
+
+
+if __name__ == "__main__":
+    run_main(main)
