@@ -82,7 +82,8 @@ SECTIONS: dict[str, Section] = {
         "WGAN-GP: training",
         params=("preset", "dataset", "image_size", "ngf", "ndf", "steps", "batch_size", "n_dis", "gp_scale", "seed"),
         metrics=(
-            r"wasserstein_(train|held_out|gap)", r"critic_loss", r"generator_loss", r"gradient_penalty", r"images_per_second",
+            "wasserstein_train", "wasserstein_held_out", "wasserstein_gap", "critic_loss", "generator_loss",
+            "gradient_penalty", "images_per_second",
         ),
         panels=(
             Panel("Losses", r"(?P<line>critic|generator)_loss"),
@@ -100,7 +101,7 @@ SECTIONS: dict[str, Section] = {
     ),
     "fid": Section(
         "Image quality: distances to real images",
-        params=("resolved_model_uri", "model_uri", "features", "n_images", "n_reference", "dataset", "seed"),
+        params=("resolved_model_uri", "features", "n_images", "n_reference", "dataset", "seed"),
         metrics=(
             r"fid|fd_.*(?<!_by_n)", r"fid_infinity", r"kid|kd_.*", r"kid_se", r"inception_score.*", r"precision", r"recall",
             r"images_per_second",
@@ -110,8 +111,10 @@ SECTIONS: dict[str, Section] = {
     ),
     "isir_fid": Section(
         "I-SIR: correction of the latent distribution",
-        params=("resolved_model_uri", "model_uri", "features", "n_images", "n_iterations", "n_particles", "beta", "seed"),
-        metrics=(r"(plain|importance|density|ex2mcmc|mala)_(fid|fd_\w+?(?<!_infinity))",),
+        params=("resolved_model_uri", "features", "n_images", "n_iterations", "n_particles", "beta", "seed"),
+        metrics=tuple(
+            rf"{name}_(fid|fd_\w+?(?<!_infinity))" for name in ("plain", "importance", "density", "ex2mcmc", "mala")
+        ),
         scores=Scores(
             "sampler",
             (
@@ -144,7 +147,7 @@ SECTIONS: dict[str, Section] = {
     "eeg_transformer": Section(
         "EEG: Transformer",
         params=(*EEG_PARAMS, "attention"),
-        metrics=(r"transformer_(subject_mean|subject_low|subject_high)", r"leakage_check_accuracy"),
+        metrics=("transformer_subject_mean", "transformer_subject_low", "transformer_subject_high", r"leakage_check_accuracy"),
         scores=EEG_SCORES,
         panels=(
             Panel("Loss of the Transformer", r"transformer_(?P<line>fold\d+_(train|validation))_loss", "epoch"),
