@@ -24,7 +24,7 @@ STEPS_SHOWN = 4
 """Time-stepped images shown of a run."""
 
 MOST_COLUMNS = 14
-"""Metrics in the table of runs of an entry point that has no list of its own."""
+"""Metrics in the table of runs at most; all of them are on the run's page."""
 
 Columns = dict[str, Any]
 
@@ -149,7 +149,7 @@ def table_of_runs(section: Section, runs: Sequence[RecordedRun]) -> Table:
     params += sorted(name for name in differing if name not in params and _short(name, resolved))
     recorded = sorted({name for run in runs for name in run.metrics})
     metrics = list(dict.fromkeys(n for pattern in section.metrics for n in recorded if re.fullmatch(pattern, n)))
-    metrics = metrics if section is not GENERAL else metrics[:MOST_COLUMNS]
+    metrics = metrics[:MOST_COLUMNS]
     rows = [
         [
             run.name, run.status.lower(), *(number(run.metrics[name]) if name in run.metrics else "" for name in metrics),

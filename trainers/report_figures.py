@@ -80,7 +80,7 @@ def as_png(figure: Figure) -> bytes:
     return _palette_png(Image.open(buffer))
 
 
-def small_picture(data: bytes, widest: int = 1200) -> bytes | None:
+def small_picture(data: bytes, widest: int = 900) -> bytes | None:
     """A picture of any format as a PNG of at most 256 colours and `widest` pixels, or None if it is none.
 
     It is decoded and encoded anew: nothing of the original file but its pixels gets into the report.

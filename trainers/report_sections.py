@@ -77,7 +77,13 @@ EEG_PARAMS = ("preset", "dataset", "subjects", "split", "n_folds", "seed")
 GENERAL = Section("", pictures=(Pictures("Confusion matrices", r"figures/.*confusion_[^/]*"), FIGURES))
 
 SECTIONS: dict[str, Section] = {
-    "theory": Section("Theory: distances between parallel segments", params=("preset", "seed"), pictures=(FIGURES,)),
+    "theory": Section(
+        "Theory: distances between parallel segments",
+        params=("preset", "theta_star", "gp_scale", "seed"),
+        metrics=(r"error_.*",),
+        panels=(Panel("theta by gradient descent under each distance", r"theta_(?P<line>.+)"),),
+        pictures=(FIGURES,),
+    ),
     "wgan": Section(
         "WGAN-GP: training",
         params=("preset", "dataset", "image_size", "ngf", "ndf", "steps", "batch_size", "n_dis", "gp_scale", "seed"),
@@ -159,8 +165,14 @@ SECTIONS: dict[str, Section] = {
     "eeg_simclr": Section(
         "EEG: contrastive learning (SimCLR)",
         params=EEG_PARAMS,
+        metrics=("simclr_subject_mean", "scratch_subject_mean", "frozen_subject_mean", "leakage_check_accuracy"),
         scores=EEG_SCORES,
+        panels=(
+            Panel("Contrastive loss of pre-training", r"pretrain_(?P<line>fold_\d+_(train|validation))_loss", "epoch"),
+            Panel("Loss of fine-tuning", r"simclr_(?P<line>fold\d+_(train|validation))_loss", "epoch"),
+        ),
         pictures=EEG_PICTURES,
+        drawn_anew=("figures/loss_curves.png",),
     ),
     "efficient_attention": Section(
         "Efficient attention",
