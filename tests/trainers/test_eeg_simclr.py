@@ -118,6 +118,7 @@ def test_registered_models_need_nothing_of_the_project(
     assert np.allclose(ours(torch.from_numpy(channels)).detach().numpy(), features, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_killed_in_pretraining_and_resumed_ends_with_the_same_weights(
     finished: tuple[Path, str, str], folder: Path
 ) -> None:
