@@ -75,7 +75,7 @@ def test_two_trainers_at_once_and_a_server_that_dies_in_the_middle(
         generator = mlflow.pyfunc.load_model("models:/wgan-generator@latest-good")
     finally:
         mlflow.set_tracking_uri(None)
-    images = generator.predict(np.zeros((3, 8), dtype=np.float32))
+    images = generator.predict({"codes": np.zeros((3, 8), dtype=np.float32)}, params={"output": "float"})
     assert images.shape == (3, 3, 32, 32)
     assert np.isfinite(images).all()
 
