@@ -151,12 +151,21 @@ def backend(name: str, length: int, n_heads: int, d_head: int, device: torch.dev
     return f"SDPA {torch.nn.attention.SDPBackend(torch._fused_sdp_choice(q, q, q)).name}"
 
 
-def crossover(own: Mapping[int, float], exact: Mapping[int, float]) -> int | None:
-    """The shortest measured length from which on the mechanism is faster than the exact layer; None if it never is."""
+def crossover(own: Mapping[int, float], exact: Mapping[int, float]) -> float | None:
+    """The length in tokens from which on the mechanism is faster than the exact layer; None if it is slower at the longest.
+
+    Between the two measured lengths around it the logarithm of the ratio is taken to be linear in the logarithm of the length.
+    Where it is faster at all of them, the shortest one: how much earlier it would be was not measured.
+    """
     common = sorted(own.keys() & exact.keys())
     slower = [n for n in common if own[n] >= exact[n]]
-    faster = [n for n in common if not slower or n > slower[-1]]
-    return faster[0] if faster else None
+    if not common or (slower and slower[-1] == common[-1]):
+        return None
+    if not slower:
+        return common[0]
+    before, after = slower[-1], common[common.index(slower[-1]) + 1]
+    costs = [math.log(own[n] / exact[n]) for n in (before, after)]
+    return float(before * (after / before) ** (costs[0] / (costs[0] - costs[1])))
 
 
 def growth_exponent(values: Mapping[int, float], from_length: int = 1024) -> float:

@@ -9,19 +9,27 @@ import torch
 from common.errors import InputError
 from tests.trainers.running import client, run_trainer, runs
 from tests.trainers.test_eeg_transformer import TINY, result
+from trainers.attention_report import conclusion
 from trainers.attention_scaling import build_layer, crossover, fits, growth_exponent, measure_memory, measure_times
 from trainers.config import parse_config
-from trainers.efficient_attention import PRESETS, EfficientAttentionConfig, conclusion
+from trainers.efficient_attention import PRESETS, EfficientAttentionConfig
 
 CPU = torch.device("cpu")
 
 
 def test_crossover_is_where_it_stays_faster() -> None:
     exact = {8: 1.0, 16: 2.0, 32: 4.0, 64: 16.0}
-    assert crossover({8: 2.0, 16: 3.0, 32: 3.0, 64: 5.0}, exact) == 32
-    assert crossover({8: 0.5, 16: 3.0, 32: 3.0, 64: 5.0}, exact) == 32  # a lucky short one does not count
+    # Half as fast at 16, twice as fast at 64: level at the geometric mean of the two.
+    assert crossover({8: 2.0, 16: 4.0, 64: 8.0}, exact) == pytest.approx(32)
+    # 1.5 times and 0.75 times as long: log(1.5) / log(2) of the way, in logarithms.
+    assert crossover({8: 2.0, 16: 3.0, 32: 3.0, 64: 5.0}, exact) == pytest.approx(
+        16 * 2 ** (math.log(1.5) / math.log(2))
+    )
+    assert crossover({8: 0.5, 16: 4.0, 32: 2.0, 64: 5.0}, exact) == pytest.approx(16 * 2**0.5)  # a lucky short one
     assert crossover({8: 0.5, 16: 1.0, 32: 3.0, 64: 5.0}, exact) == 8
+    assert crossover({8: 1.0, 16: 1.0}, exact) == 8  # level at 8, faster at 16
     assert crossover({8: 2.0, 16: 3.0, 32: 5.0, 64: 20.0}, exact) is None
+    assert crossover({8: 0.5, 16: 1.0, 32: 3.0, 64: 16.0}, exact) is None
     assert crossover({128: 1.0}, exact) is None
 
 
@@ -65,16 +73,17 @@ def test_the_conclusion_follows_from_the_figures() -> None:
     memory = {"linear": {1024: 1.0, 4096: 4.0}}
     text = conclusion(results, seconds, memory, {"linear": 0.4, "none": 0.9}, 39, "CPU")
     assert "At the 39 tokens of this EEG model nothing is gained" in text
-    assert "linear from 1,024" in text
+    assert "linear from 393 tokens" in text  # 39 (1024 / 39)^(log 2 / log (8 / 3))
     assert "At 4,096 tokens the fastest is linear, 5.3 times sdpa" in text
     assert "no mechanism stays within 5 %" in text
     assert "At 39 tokens the quickest approximation, linear, takes 2.00 times as long" in text
     assert "| linear | 2e+03 | 3e+03 | 1.2e+04 | 341 | 4 at 4,096 |" in text
-    assert "| linear | 0.50 | 1.33 | 5.33 | 1,024 | 1.00 | 1.00 | 0.400 |" in text
+    assert "| linear | 0.50 | 1.33 | 5.33 | 393 | 1.00 | 1.00 | 0.400 |" in text
     endless = {**seconds, "linear": {**seconds["linear"], 10**6: 3000.0}}
-    assert "| linear | 0.50 | 1.33 | 5.33 |  | 1,024 |" in conclusion(results, endless, memory, {}, 39, "CPU")
+    assert "| linear | 0.50 | 1.33 | 5.33 |  | 393 |" in conclusion(results, endless, memory, {}, 39, "CPU")
     assert "| linear | 2e+03 | 3e+03 | 1.2e+04 | 3e+06 | 333 |" in conclusion(results, endless, memory, {}, 39, "CPU")
     faster = {**seconds, "linear": {39: 0.5, 1024: 1.0, 4096: 2.0}}
+    assert "linear from 39 or fewer tokens" in conclusion(results, faster, memory, {}, 39, "CPU")
     assert "linear are faster than exact attention" in conclusion(results, faster, memory, {"linear": 0.01}, 39, "CPU")
 
 
