@@ -193,7 +193,7 @@ def main() -> None:
     ratios: list[float] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        postgres = Postgres(folder / "postgres", programs)
+        postgres = Postgres(programs)
         postgres.start()
         server = Server(folder, postgres.uri("mlflow"))
         try:

@@ -1,7 +1,5 @@
 """What stands in the report: gathers it from the store into plain data, from which trainers/report_page.py makes the pages."""
 
-import json
-import math
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,10 +10,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from common.errors import InputError
 from tracking.reading import Reader, RecordedRun, resolved_params
-from trainers.report_figures import INFINITE, Points, chart, small_picture
+from trainers.report_figures import Points, chart, small_picture
 from trainers.report_sections import GENERAL, SECTIONS, Panel, Pictures, Scores, Section
+from trainers.report_tables import Table, benchmark_tables, csv_table, number, settings_table, sweep_tables
 
 OVERLAID = 4
 """Runs whose lines share a chart."""
@@ -27,16 +25,6 @@ MOST_COLUMNS = 14
 """Metrics in the table of runs at most; all of them are on the run's page."""
 
 Columns = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of text. `runs`: the run of each row, where a row is a run's."""
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    runs: Sequence[RecordedRun] = ()
-    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,15 +87,6 @@ class Contents:
 
 
 # --------------------------------------------------------------------------------------------------------------------- words
-
-
-def number(value: float) -> str:
-    """Four digits; NaN and infinity by name."""
-    if math.isnan(value):
-        return "NaN"
-    if abs(value) >= INFINITE:
-        return "inf" if value > 0 else "-inf"
-    return f"{value:.4g}"
 
 
 def duration(seconds: float | None) -> str:
@@ -283,23 +262,6 @@ def _add_picture(
         found.append(Picture(re.sub(r"[^A-Za-z0-9_]", "_", name), caption, picture, run))
 
 
-def sweep_tables(text: str | None) -> list[Table]:
-    """The tables under `sweeps` of a JSON artifact: {what is swept: [{column: number}]}; none if it has another shape."""
-    try:
-        sweeps = json.loads(text or "{}").get("sweeps", {})
-        tables = []
-        for name, rows in sweeps.items():
-            if not rows:
-                continue
-            columns = list(dict.fromkeys([name, *(column for row in rows for column in row)]))
-            ordered = sorted(rows, key=lambda row: float(row[name]))
-            cells = [[number(float(row[c])) if c in row else "" for c in columns] for row in ordered]
-            tables.append(Table([c.replace("_", " ") for c in columns], cells, title=f"Sweep over {name}"))
-        return tables
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
-        return []
-
-
 def detail_of(reader: Reader, section: Section, entry_point: str, run: RecordedRun) -> Detail:
     """One run in full, without its charts."""
     detail = Detail(run, dict(sorted(resolved_params(run).items())))
@@ -316,6 +278,12 @@ def detail_of(reader: Reader, section: Section, entry_point: str, run: RecordedR
         detail.tables.append(table)
     if section.sweeps in paths:
         detail.tables += sweep_tables(reader.text(run.run_id, str(section.sweeps)))
+    if section.settings in paths:
+        best = settings_table(reader.text(run.run_id, str(section.settings)), "Best configuration")
+        detail.tables += [best] if best else []
+    for path, title in section.tables:
+        if path in paths and (table := csv_table(reader.text(run.run_id, path), title, ("run_id",))):
+            detail.tables.append(table)
     if run.children:
         detail.notes.append(f"{run.children} runs belong to this one; the tracking UI shows them under it.")
     detail.pictures, notes = pictures_of(reader, section, entry_point, run, paths)
@@ -342,52 +310,6 @@ def chapter_of(
         detail.charts = own if i == 0 else draw_panels(reader, f"{entry_point or 'other'}{i + 1}", panels, [run])[0]
         chapter.details.append(detail)
     return chapter
-
-
-# ----------------------------------------------------------------------------------------------------------------- benchmarks
-
-
-def benchmark_tables(folder: Path) -> list[Table]:
-    """A table for each benchmark result in a folder: a JSON file, or a benchmark's output, whose last line is the JSON.
-
-    Raises InputError for a folder that is not there or holds none.
-    """
-    if not folder.is_dir():
-        raise InputError(
-            f"benchmarks: {folder} is not a folder; give one that holds the output of `python -m benchmarks.NAME`"
-        )
-    tables = [
-        table
-        for path in sorted(folder.iterdir())
-        if path.is_file() and (table := benchmark_table(path.read_text(errors="replace")))
-    ]
-    if not tables:
-        raise InputError(
-            f"benchmarks: no file in {folder} ends with a benchmark's line of JSON; make one with "
-            f"`python -m benchmarks.isir | tee {folder}/isir.txt`"
-        )
-    return tables
-
-
-def benchmark_table(text: str) -> Table | None:
-    """The table of one benchmark's output; None if its last line (or the whole) is not a benchmark's JSON."""
-    lines = text.strip().splitlines()
-    for candidate in (text, lines[-1] if lines else ""):
-        try:
-            result = json.loads(candidate)
-            ratios, spread = result["ratios"], result.get("spread", {})
-            rows = []
-            for label, ratio in ratios.items():
-                low, high = spread.get(label, [math.nan, math.nan])
-                around = f"{number(float(low))} to {number(float(high))}" if math.isfinite(float(low)) else ""
-                rows.append([str(label), number(float(ratio)), around])
-            conditions = ", ".join(f"{name} {value}" for name, value in result.get("conditions", {}).items())
-            return Table(
-                ["beside", "ratio (median)", "lowest to highest"], rows, title=f"{result['name']} ({conditions})"
-            )
-        except (ValueError, KeyError, TypeError, AttributeError):
-            continue
-    return None
 
 
 # ----------------------------------------------------------------------------------------------------------------- everything

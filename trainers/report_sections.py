@@ -46,7 +46,8 @@ class Section:
 
     params: always in the table of runs, beside those that differ between its runs. metrics: regular expressions for whole names,
     in the order of columns. steps: regular expression of the time-stepped images. texts: what the run wrote about itself.
-    sweeps: the JSON artifact whose key `sweeps` has tables.
+    sweeps: the JSON artifact whose key `sweeps` has tables. tables: CSV artifacts and their
+    titles. settings: the JSON artifact with the best configuration, {"params": {name: value}, "command": ...}.
     """
 
     title: str
@@ -58,6 +59,8 @@ class Section:
     steps: str = r".*"
     texts: tuple[str, ...] = (r"[^/]*\.md",)
     sweeps: str | None = None
+    tables: tuple[tuple[str, str], ...] = ()
+    settings: str | None = None
     drawn_anew: tuple[str, ...] = ()
     """Figures of the run that the report draws from the metrics instead."""
 
@@ -186,5 +189,21 @@ SECTIONS: dict[str, Section] = {
         pictures=EEG_PICTURES,
         drawn_anew=("figures/seconds.png", "figures/memory.png", "figures/loss_curves.png"),
     ),
-    "tune": Section("Tuning", params=("preset", "seed"), pictures=(FIGURES,)),
+    "tune": Section(
+        "Tuning: searches of parameters",
+        params=("target", "preset", "n_trials", "pruner", "seed"),
+        metrics=(r"winner_.*", r"test_.*", r"\w+_subject_mean", r"best_.*"),
+        panels=(Panel("Best validation figure so far", r"best_(?P<line>.+)", "trial"),),
+        pictures=(
+            Pictures("History of the search", r"figures/(history|intermediate_values).*"),
+            Pictures("What mattered", r"figures/(importances|slices).*"),
+            Pictures("Accuracy against cost", r"figures/pareto_front.*"),
+            FIGURES,
+        ),
+        tables=(
+            ("trials.csv", "All trials, one seed each, on validation data"),
+            ("repeats.csv", "The best few, repeated with other seeds"),
+        ),
+        settings="best.json",
+    ),
 }  # fmt: skip

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,18 +35,17 @@ def postgres_folder() -> Path | None:
 
 
 class Postgres:
-    """A private cluster in `folder`. PostgreSQL refuses to run as root: root's one runs as Debian's user `postgres`."""
+    """A private cluster. PostgreSQL refuses to run as root: root's one runs as Debian's user `postgres`.
 
-    def __init__(self, folder: Path, programs: Path) -> None:
-        self.folder, self.programs, self.port = folder, programs, free_port()
-        self.data = folder / "data"
+    It has a folder of its own right below /tmp: pytest takes those of all its runs away from other users whenever one starts.
+    """
+
+    def __init__(self, programs: Path) -> None:
+        self.folder, self.programs, self.port = Path(tempfile.mkdtemp(prefix="postgres-")), programs, free_port()
+        self.data, self.log = self.folder / "data", self.folder / "log"
         self.user = "postgres" if os.geteuid() == 0 else None
-        folder.mkdir()
         if self.user:
-            shutil.chown(folder, self.user)
-            for parent in folder.parents:  # pytest's folders are private
-                if parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o001:
-                    parent.chmod(parent.stat().st_mode | 0o011)
+            shutil.chown(self.folder, self.user)
 
     def uri(self, database: str) -> str:
         """The address of a database, as SQLAlchemy wants it. `postgresql://` alone would mean another driver."""
@@ -57,9 +57,9 @@ class Postgres:
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(self.programs / program), "-D", str(self.data), *arguments]
         # To a file: pg_ctl's server would keep a pipe open, and reading it would wait for ever.
-        with open(self.folder.parent / "postgres.log", "ab") as log:
+        with open(self.log, "ab") as log:
             done = subprocess.run(command, user=self.user, stdout=log, stderr=log, cwd=self.folder, timeout=120)
-        assert done.returncode == 0, (self.folder.parent / "postgres.log").read_text()[-3000:]
+        assert done.returncode == 0, self.log.read_text()[-3000:]
 
     def start(self) -> None:
         password = self.folder / "password"
@@ -78,6 +78,7 @@ class Postgres:
     def stop(self) -> None:
         if (self.data / "postmaster.pid").exists():
             self._run("pg_ctl", "-m", "immediate", "-w", "stop")
+        shutil.rmtree(self.folder)
 
 
 class Store:
@@ -117,7 +118,7 @@ class Stack:
 
     def __init__(self, folder: Path, programs: Path) -> None:
         self.folder = folder
-        self.postgres = Postgres(folder / "postgres", programs)
+        self.postgres = Postgres(programs)
         self.postgres.start()
         self.store = Store(folder)
         self.server = Server(

@@ -26,9 +26,9 @@ from tests.trainers.running import client, environment, runs
 from tracking.reading import Reader
 from trainers.config import parse_config
 from trainers.report import PRESETS, ReportConfig, run_report
-from trainers.report_contents import benchmark_table, benchmark_tables, number, sweep_tables
 from trainers.report_figures import small_picture, thinned
 from trainers.report_page import demoted, rendered
+from trainers.report_tables import benchmark_table, benchmark_tables, csv_table, number, settings_table, sweep_tables
 
 EVIL = """<script>document.title='owned'</script><img src=x onerror="document.title='owned'">"""
 
@@ -481,6 +481,65 @@ def test_sweeps_of_another_shape_are_no_table() -> None:
         '{"sweeps": {"beta": [{"other": 1}]}}',
     ):
         assert sweep_tables(text) == []
+
+
+TRIALS = """trial,state,repeats_trial,kernel_distance,gp_scale,n_dis,seed,steps_reported,run_id,note
+0,COMPLETE,,0.123456,10.0,1,1000,8,abc,
+1,PRUNED,,,0.25,2,1001,3,def,
+"""
+
+
+def test_a_study_is_shown_with_trials_winner_and_figures_in_their_order(store: MlflowClient) -> None:
+    best = {"params": {"gp_scale": 12.3456, "n_dis": 2}, "seed": 7, "command": "python -m trainers.wgan"}
+    study = make_run(
+        store, "tune", "wgan-quick", params={"target": "wgan", "n_trials": "2"},
+        metrics={"winner_kernel_distance": [0.0625], "best_kernel_distance": [0.5, 0.25]},
+        files={
+            "trials.csv": TRIALS.encode(), "repeats.csv": b"trial,state\n0,COMPLETE\n", "best.json": json.dumps(best).encode(),
+            "report.md": b"# Study\n\nThe defaults lost.\n",
+            **{f"figures/{name}.png": png() for name in ("slices", "history", "importances", "pareto_front")},
+        },
+    )  # fmt: skip
+    make_run(store, "wgan", "trial 0", tags={"mlflow.parentRunId": study}, metrics={"critic_loss": [1.0]})
+    page, text = report()
+    read = Reading(page)
+    for shown in (read.text, text):
+        words = ["0.0625", "12.35", "0.1235", "PRUNED", "The defaults lost.", "1 runs belong to this one"]
+        assert all(word in shown for word in words), [word for word in words if word not in shown]
+        order = [
+            "Best configuration", "All trials, one seed each", "The best few, repeated", "History of the search", "What mattered",
+            "Accuracy against cost",
+        ]  # fmt: skip
+        places = [shown.index(heading) for heading in order]
+        assert places == sorted(places), order
+        assert "trial 0" not in shown
+    assert len(read.fetched) == 5  # a chart of the best figure so far, and the four pictures
+    assert re.search(r"<th[^>]*>steps_reported</th>", page)
+    assert '<th scope="col">run_id</th>' not in page
+
+
+def test_tables_of_another_shape_are_left_out() -> None:
+    table = csv_table(TRIALS, "all", ("run_id",))
+    assert table is not None
+    head = [
+        "trial",
+        "state",
+        "kernel_distance",
+        "gp_scale",
+        "n_dis",
+        "seed",
+        "steps_reported",
+    ]  # without what is empty in all
+    assert list(table.head) == head
+    assert list(table.rows[0]) == ["0", "COMPLETE", "0.1235", "10", "1", "1000", "8"]
+    long = csv_table("n\n" + "1\n" * 1000, "many")
+    assert long is not None
+    assert len(long.rows) == 200
+    assert long.title == "many; the first 200 of 1000"
+    for text in (None, "", "trial,state\n", "a,b\n1\n"):
+        assert csv_table(text, "x") is None
+    for text in (None, "", "[]", "{}", '{"params": 3, "seed": 1}', '{"params": {}}'):
+        assert settings_table(text, "x") is None
 
 
 def test_benchmarks_are_read_from_their_output(tmp_path: Path, store: MlflowClient) -> None:

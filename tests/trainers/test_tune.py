@@ -345,11 +345,11 @@ def test_a_launcher_is_stopped_or_killed_and_the_same_command_goes_on(folder: Pa
 
 
 @pytest.fixture
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def postgres() -> Iterator[Postgres]:
     programs = postgres_folder()
     if programs is None:
         pytest.skip("PostgreSQL is not installed (Debian: make services, or apt-get install postgresql)")
-    cluster = Postgres(tmp_path_factory.mktemp("database") / "postgres", programs)
+    cluster = Postgres(programs)
     cluster.start()
     try:
         yield cluster
