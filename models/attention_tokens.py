@@ -7,8 +7,9 @@ With keys k_j = W_k x_j + b_k and so on, phi the feature map and z = sum_j phi(k
 
 Both save work where a head has no more features than numbers (phi = elu + 1); with more, values and heads are formed. Everything
 is kept in columns [features, time], so that heads are rows and nothing is transposed. Without autograd the tokens come some hundred
-at a time: maps and features of a chunk never leave the cache, and nothing but the output is ever as long as the sequence.
-tests/models/test_attention.py holds the results equal to map, mechanism and map, one after the other.
+at a time: maps and features of a chunk never leave the cache, and nothing but the output is ever as long as the sequence. For
+training with phi = elu + 1, the gradient is written out, too (`train_tokens`). tests/models/test_attention.py holds results and
+gradients equal to map, mechanism and map, one after the other.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.attention_linear import SMALLEST_DENOMINATOR, LinearAttention, LinearState
+from models.attention_linear import SMALLEST_DENOMINATOR, EluFeatures, LinearAttention, LinearState, elu_plus_one
 
 SHORTEST = 128  # tokens
 SAMPLE_NUMBERS = 1 << 15
@@ -26,9 +27,22 @@ SAMPLE_NUMBERS = 1 << 15
 
 def takes_samples(x: Tensor) -> bool:
     """Whether `attend_tokens` pays for x [B, N, d_model]: in full precision, if a sample is large enough to be taken alone."""
-    full = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type)
     batch, length, d_model = x.shape
-    return full and length >= SHORTEST and (batch == 1 or length * d_model >= SAMPLE_NUMBERS)
+    return _full_precision(x) and length >= SHORTEST and (batch == 1 or length * d_model >= SAMPLE_NUMBERS)
+
+
+def takes_written_gradient(mechanism: LinearAttention, query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether `train_tokens` holds and pays: self-attention with elu + 1 in training, in full precision.
+
+    Its products of d_model x d_model numbers a sample are more than those of maps to values and heads if tokens are few.
+    """
+    batch, length, d_model = query.shape
+    own = isinstance(mechanism.features, EluFeatures) and query is key and key is value
+    return own and torch.is_grad_enabled() and _full_precision(query) and (batch == 1 or length >= d_model)
+
+
+def _full_precision(x: Tensor) -> bool:
+    return x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type)
 
 
 @dataclass(frozen=True)
@@ -141,31 +155,9 @@ def _read(
     return maps.out(y.flatten(0, 2), maps.out_weight.t())
 
 
-class _Normalised(torch.autograd.Function):
-    """phi [1, h, m, n] / (z . phi), z [1, h, m, 1]; the gradient takes fewer passes than those of product, maximum and division."""
-
-    @staticmethod
-    def forward(ctx: Any, phi: Tensor, z: Tensor) -> Tensor:
-        denominator = z.transpose(-2, -1) @ phi
-        y = phi / denominator.clamp(min=SMALLEST_DENOMINATOR)
-        ctx.save_for_backward(y, denominator, z)
-        return y
-
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator,unused-ignore]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        y, denominator, z = ctx.saved_tensors
-        # y . grad is what a larger denominator would cost; nothing where the smallest one stands instead.
-        cost = (grad * y).sum(-2, keepdim=True).masked_fill_(denominator < SMALLEST_DENOMINATOR, 0)
-        less = torch.baddbmm(grad.flatten(0, 1), z.flatten(0, 1), cost.flatten(0, 1), alpha=-1).view_as(grad)
-        return less.div_(denominator.clamp(min=SMALLEST_DENOMINATOR)), -(y @ cost.transpose(-2, -1))
-
-
 def _over_its_denominators(phi: Tensor, z: Tensor) -> Tensor:
-    if torch.is_grad_enabled():
-        y: Tensor = _Normalised.apply(phi, z)
-        return y
-    return phi.div_((z.transpose(-2, -1) @ phi).clamp_(min=SMALLEST_DENOMINATOR))
+    denominator = (z.transpose(-2, -1) @ phi).clamp(min=SMALLEST_DENOMINATOR)
+    return phi / denominator if torch.is_grad_enabled() else phi.div_(denominator)
 
 
 def _chunk(mechanism: LinearAttention, maps: Maps, x: Tensor) -> int:
@@ -173,3 +165,107 @@ def _chunk(mechanism: LinearAttention, maps: Maps, x: Tensor) -> int:
     if torch.is_grad_enabled() or x.is_cuda:
         return max(1, len(x))
     return mechanism.chunk_length(maps.n_heads * mechanism.features.n_features(x.shape[1] // maps.n_heads))
+
+
+def train_tokens(
+    x: Tensor, in_weight: Tensor, in_bias: Tensor | None, out_weight: Tensor, out_bias: Tensor | None,
+    key_padding_mask: Tensor | None, n_heads: int,
+) -> Tensor:  # fmt: skip
+    """What MultiHeadAttentionBlock with elu + 1 computes of its own tokens x [B, N, d_model], gradient included.
+
+    in_weight, in_bias: of the maps to q, k and v, [3 d_model, d_model] and [3 d_model].
+    """
+    y: Tensor = _TrainedTokens.apply(x, in_weight, in_bias, out_weight, out_bias, key_padding_mask, n_heads)
+    return y
+
+
+class _TrainedTokens(torch.autograd.Function):
+    """The equations at the top of this file, and their gradient with fewer passes over the tokens than autograd's.
+
+    A sample's features, heads one below the other, are [d, N]; sums and maps of single heads are [h, B m, .], d = h m, so that one
+    product a head takes all samples. torch.bmm: at a few tokens, what `@` does around it shows.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, in_weight: Tensor, in_bias: Tensor | None, out_weight: Tensor, out_bias: Tensor | None,
+        padding: Tensor | None, n_heads: int,
+    ) -> Tensor:  # fmt: skip
+        batch, length, d = x.shape
+        h, m = n_heads, d // n_heads
+        to_qk, columns = in_weight[: 2 * d].expand(batch, -1, -1), x.transpose(1, 2)
+        maps = torch.bmm(to_qk, columns) if in_bias is None else torch.baddbmm(in_bias[: 2 * d, None], to_qk, columns)
+        phi = elu_plus_one(maps)
+        q, k = phi[:, :d], phi[:, d:]
+        if padding is not None:
+            k.masked_fill_(padding[:, None], 0)
+        z = k.sum(2, keepdim=True)
+        kx = _by_head(torch.bmm(k, x), h)
+        to_v = in_weight[2 * d :].view(h, m, d).transpose(1, 2)
+        kv = torch.bmm(kx, to_v)
+        if in_bias is not None:
+            kv += _by_head(z, h) * in_bias[2 * d :].view(h, 1, m)
+        read = _by_sample(torch.bmm(kv, out_weight.t().view(h, m, d)), batch)
+        q = q.reshape(batch * h, m, length)
+        denominator = torch.bmm(z.view(batch * h, 1, m), q)
+        y = (q / denominator.clamp(min=SMALLEST_DENOMINATOR)).view(batch, d, length)
+        ctx.save_for_backward(x, in_weight, in_bias, out_weight, phi, z, kx, kv, read, denominator, y)
+        ctx.n_heads, ctx.has_out_bias = n_heads, out_bias is not None
+        rows = y.transpose(1, 2)
+        return torch.bmm(rows, read) if out_bias is None else torch.baddbmm(out_bias, rows, read)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator,unused-ignore]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, in_weight, in_bias, out_weight, phi, z, kx, kv, read, denominator, y = ctx.saved_tensors
+        batch, length, d = x.shape
+        h, m = ctx.n_heads, d // ctx.n_heads
+        d_in_weight = torch.empty_like(in_weight)
+        d_in_bias = None if in_bias is None else torch.empty_like(in_bias)
+
+        # From the output back to the sums over keys, and through them to the map to values.
+        d_read = _by_head(torch.bmm(y, grad), h)
+        d_out_weight = torch.bmm(kv.transpose(1, 2), d_read).view(d, d).t()
+        d_kv = torch.bmm(d_read, out_weight.view(d, h, m).transpose(0, 1))
+        torch.bmm(d_kv.transpose(1, 2), kx, out=d_in_weight[2 * d :].view(h, m, d))
+        d_kx = _by_sample(torch.bmm(d_kv, in_weight[2 * d :].view(h, m, d)), batch)
+
+        # To the queries. y . grad is what a larger denominator would cost; nothing where the smallest one stands instead.
+        d_y = torch.bmm(read, grad.transpose(1, 2)).view(batch * h, m, length)
+        y = y.view_as(d_y)
+        cost = (d_y * y).sum(1, keepdim=True).masked_fill_(denominator < SMALLEST_DENOMINATOR, 0)
+        d_q = torch.baddbmm(d_y, z.view(batch * h, m, 1), cost, alpha=-1)
+        d_q = d_q.div_(denominator.clamp(min=SMALLEST_DENOMINATOR)).view(batch, d, length)
+        d_z = -torch.bmm(y, cost.transpose(1, 2)).view(batch, d, 1)
+        if in_bias is not None and d_in_bias is not None:
+            d_z += _by_sample(torch.bmm(d_kv, in_bias[2 * d :].view(h, m, 1)), batch)
+            torch.bmm(d_kv.transpose(1, 2), _by_head(z, h), out=d_in_bias[2 * d :].view(h, m, 1))
+
+        # The derivative of elu + 1 is min(elu + 1, 1): 0 at padding, where the features are.
+        d_maps = phi.clamp(max=1)
+        d_maps[:, :d].mul_(d_q)
+        d_maps[:, d:].mul_(torch.baddbmm(d_z, d_kx, x.transpose(1, 2)))
+        flat = d_maps.transpose(0, 1).reshape(2 * d, batch * length)
+        torch.mm(flat, x.reshape(batch * length, d), out=d_in_weight[: 2 * d])
+        if d_in_bias is not None:
+            torch.sum(flat, 1, out=d_in_bias[: 2 * d])
+        d_out_bias = grad.sum((0, 1)) if ctx.has_out_bias else None
+        d_x = torch.bmm(phi[:, d:].transpose(1, 2), d_kx)
+        d_x = torch.baddbmm(d_x, d_maps.transpose(1, 2), in_weight[: 2 * d].expand(batch, -1, -1))
+        return d_x, d_in_weight, d_in_bias, d_out_weight, d_out_bias, None, None
+
+
+def _by_head(x: Tensor, n_heads: int) -> Tensor:
+    """[B, h m, c] -> [h, B m, c]."""
+    batch, d, c = x.shape
+    if batch == 1:
+        return x.view(n_heads, d // n_heads, c)
+    return x.view(batch, n_heads, -1, c).transpose(0, 1).reshape(n_heads, batch * d // n_heads, c)
+
+
+def _by_sample(x: Tensor, batch: int) -> Tensor:
+    """[h, B m, c] -> [B, h m, c]."""
+    n_heads, rows, c = x.shape
+    if batch == 1:
+        return x.view(1, n_heads * rows, c)
+    return x.view(n_heads, batch, -1, c).transpose(0, 1).reshape(batch, n_heads * rows // batch, c)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models.attention import AttentionBlock, AttentionSpec, LinearAttention, LinearState, Linformer, build_attention
 from models.attention_exact import check_call
-from models.attention_tokens import Maps, attend_tokens, takes_samples
+from models.attention_tokens import Maps, attend_tokens, takes_samples, takes_written_gradient, train_tokens
 
 
 class MultiHeadAttentionBlock(nn.Module):
@@ -78,12 +78,15 @@ class MultiHeadAttentionBlock(nn.Module):
             return self.merge(heads), weights
         if isinstance(mechanism, Linformer) and attn_mask is None and not causal:
             return self._linformer(mechanism, query, key, value, key_padding_mask), None
-        if isinstance(mechanism, LinearAttention) and attn_mask is None and not causal and takes_samples(query):
-            check_call(mechanism.name, query[:, None], key[:, None], key_padding_mask)
-            biases = None if self.in_proj_bias is None else self.in_proj_bias.view(3, -1).unbind(0)
-            matrices = self.in_proj_weight.view(3, self.d_model, self.d_model).unbind(0)
-            maps = Maps(matrices, biases, self.out_proj.weight, self.out_proj.bias, self.n_heads)
-            return attend_tokens(mechanism, maps, query, key, value, key_padding_mask), None
+        if isinstance(mechanism, LinearAttention) and attn_mask is None and not causal:
+            if takes_written_gradient(mechanism, query, key, value):
+                if key_padding_mask is not None:
+                    check_call(mechanism.name, query[:, None], key[:, None], key_padding_mask)
+                into, out = (self.in_proj_weight, self.in_proj_bias), (self.out_proj.weight, self.out_proj.bias)
+                return train_tokens(query, *into, *out, key_padding_mask, self.n_heads), None
+            if takes_samples(query):
+                check_call(mechanism.name, query[:, None], key[:, None], key_padding_mask)
+                return attend_tokens(mechanism, self._all_maps(), query, key, value, key_padding_mask), None
         q, k, v = self.project(query, key, value)
         return self.merge(mechanism(q, k, v, key_padding_mask, attn_mask, causal)), None
 
@@ -115,6 +118,11 @@ class MultiHeadAttentionBlock(nn.Module):
     def merge(self, heads: Tensor) -> Tensor:
         """Heads [B, h, N, d_head] side by side, through the last linear map: [B, N, d_model]."""
         return self.out_proj(heads.transpose(1, 2).flatten(2))
+
+    def _all_maps(self) -> Maps:
+        biases = None if self.in_proj_bias is None else self.in_proj_bias.view(3, -1).unbind(0)
+        matrices = self.in_proj_weight.view(3, self.d_model, self.d_model).unbind(0)
+        return Maps(matrices, biases, self.out_proj.weight, self.out_proj.bias, self.n_heads)
 
     def _maps(self, x: Tensor, first: int, last: int) -> list[Tensor]:
         """Linear maps number first ... last - 1 (of q, k, v) of x, split into heads."""

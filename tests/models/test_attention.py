@@ -48,6 +48,7 @@ from models.attention import (
 )
 from models.attention_efficient import pseudo_inverse, segment_means
 from models.attention_linear import EluFeatures, elu_plus_one, orthogonal_gaussian
+from models.attention_tokens import takes_written_gradient
 from models.transformer import EncoderLayer, MultiHeadAttentionBlock
 
 B, H, N, DH = 2, 3, 24, 5
@@ -292,6 +293,45 @@ def test_the_shorter_ways_of_a_block_have_the_gradients_of_its_mechanism(name, m
         strict=True,
     ):
         torch.testing.assert_close(got, wanted, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("batch", "n"), [(1, 1), (1, 5), (1, 140), (3, 140)])
+def test_the_written_gradient_of_linear_attention(batch, n, masked, bias):
+    """Output and all gradients against autograd's through map, mechanism and map; the last of several samples is padding alone."""
+    block = MultiHeadAttentionBlock(H * DH, H, "linear", bias)
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x, weight = torch.randn(batch, n, H * DH, requires_grad=True), torch.randn(H * DH, batch, n).permute(1, 2, 0)
+    seen = torch.tensor([n - n // 3, n, 0][:batch])
+    mask = torch.arange(n)[None] >= seen[:, None] if masked else None
+    assert takes_written_gradient(block.mechanism, x, x, x)
+    leaves = [x, *block.parameters()]
+    expected = block.merge(block.mechanism(*block.project(x, x, x), mask))
+    out = block(x, key_padding_mask=mask)[0]
+    torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-10)
+    for got, wanted in zip(
+        torch.autograd.grad((out * weight).sum(), leaves),
+        torch.autograd.grad((expected * weight).sum(), leaves),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, wanted, rtol=1e-8, atol=1e-10)
+
+
+def test_the_written_gradient_is_taken_for_what_it_is_written_for():
+    elu, relu = build_attention("linear", DH), build_attention("cosformer", DH)
+    x, y = torch.randn(1, 5, 32), torch.randn(1, 5, 32)
+    assert takes_written_gradient(elu, x, x, x)
+    assert not takes_written_gradient(relu, x, x, x)
+    assert not takes_written_gradient(elu, x, y, y)
+    assert not takes_written_gradient(elu, x.bfloat16(), x, x)
+    assert takes_written_gradient(elu, batch := torch.randn(2, 32, 32), batch, batch)
+    assert not takes_written_gradient(elu, batch := torch.randn(2, 31, 32), batch, batch)
+    with torch.no_grad():
+        assert not takes_written_gradient(elu, x, x, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not takes_written_gradient(elu, x, x, x)
 
 
 @pytest.mark.parametrize("name", LINEAR)
