@@ -22,12 +22,13 @@ from models.losses import loss_G
 from models.wgan import Critic, Generator
 from models.wgan_step import critic_step_gradients
 from trainers.config import build_config
-from trainers.eeg_simclr import PRESETS as SIMCLR_PRESETS
-from trainers.eeg_simclr import EegSimclrConfig, build_encoder, build_projector
+from trainers.eeg_simclr import build_encoder, build_projector
 from trainers.eeg_transformer import PRESETS as EEG_PRESETS
 from trainers.eeg_transformer import EegTransformerConfig, build_network
 from trainers.isir_fid import PRESETS as ISIR_PRESETS
 from trainers.isir_fid import IsirConfig
+from trainers.simclr_config import PRESETS as SIMCLR_PRESETS
+from trainers.simclr_config import EegSimclrConfig
 from trainers.wgan import PRESETS as WGAN_PRESETS
 from trainers.wgan import WganConfig
 

@@ -43,5 +43,15 @@ class AlignedWindows:
 
 def normalise(x: torch.Tensor) -> torch.Tensor:
     """Windows [n, n_chans, window], each by its own mean and deviation over all channels; a flat one becomes zeros."""
-    sd, mean = torch.std_mean(x, (1, 2), keepdim=True, correction=0)
-    return (x - mean) / torch.where(sd > 0, sd, 1.0)
+    return centred_over(x, slice(None))
+
+
+def centred_over(x: torch.Tensor, part: slice) -> torch.Tensor:
+    """[n, n_chans, T] by the mean and deviation over all channels and the samples `part` of time; where those are flat, unscaled.
+
+    In two passes: torch.std_mean over two dimensions takes three times as long on a CPU.
+    """
+    mean = x[..., part].mean((1, 2), keepdim=True)
+    x = x - mean
+    sd = x[..., part].square().mean((1, 2), keepdim=True).sqrt()
+    return x / torch.where(sd > 1e-6 * mean.abs(), sd, 1.0)  # a flat window's mean is rounded

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from data.eeg import EegData
-from data.eeg_align import AlignedWindows
+from data.eeg_align import AlignedWindows, centred_over
 from data.eeg_windows import Windows
 from data.splits import Fold, LeakageError
 
@@ -66,8 +66,7 @@ class ChannelPool:
             of = np.flatnonzero(self.source[chosen] == number)
             if matrices is not None and len(of):
                 batch[of] = matrices[self.group[chosen[of]]] @ batch[of]
-        sd, mean = torch.std_mean(batch[..., middle], (1, 2), keepdim=True, correction=0)
-        return (batch - mean) / torch.where(sd > 0, sd, 1.0)
+        return centred_over(batch, middle)
 
 
 def mirrored(index: np.ndarray, n: int) -> np.ndarray:

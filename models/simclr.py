@@ -44,7 +44,10 @@ class RecurrentEncoder(nn.Module):
 
 
 class SameConv(nn.Module):
-    """A convolution along time that keeps the length, its input mirrored at the ends: [M, c_in, T] -> [M, c_out, T]."""
+    """A convolution along time that keeps the length, its input mirrored at the ends: [M, T, c_in] -> [M, T, c_out].
+
+    Channels come last in memory: with the few channels of a narrow encoder, a step of training takes half as long on a CPU.
+    """
 
     def __init__(self, c_in: int, c_out: int, kernel: int) -> None:
         super().__init__()
@@ -52,9 +55,13 @@ class SameConv(nn.Module):
         self.conv = nn.Conv1d(c_in, c_out, kernel)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-1] <= self.kernel // 2:
-            raise ValueError(f"a kernel of {self.kernel} samples cannot mirror a signal of {x.shape[-1]}")
-        return self.conv(F.pad(x, ((self.kernel - 1) // 2, self.kernel // 2), mode="reflect"))
+        before, behind = (self.kernel - 1) // 2, self.kernel // 2
+        if x.shape[1] <= behind:
+            raise ValueError(f"a kernel of {self.kernel} samples cannot mirror a signal of {x.shape[1]}")
+        padded = torch.cat([x[:, 1 : before + 1].flip(1), x, x[:, x.shape[1] - behind - 1 : -1].flip(1)], 1)
+        # As an image one pixel high: of 1-D convolutions PyTorch has none with channels last.
+        weight = self.conv.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+        return F.conv2d(padded.transpose(1, 2).unsqueeze(2), weight, self.conv.bias).squeeze(2).transpose(1, 2)
 
 
 class ConvolutionalEncoder(nn.Module):
@@ -79,11 +86,16 @@ class ConvolutionalEncoder(nn.Module):
         self.out = SameConv(d, n_features, kernels[3])
 
     def forward(self, x: Tensor) -> Tensor:
-        h = torch.cat([branch(x.unsqueeze(1)) for branch in self.branches], 1)
+        h = torch.cat([branch(x.unsqueeze(2)) for branch in self.branches], 2)  # [M, T, d]
         for dense, norm, conv in zip(self.dense, self.norms, self.convs, strict=False):
-            r = F.relu(dense(h.transpose(1, 2))).transpose(1, 2)
-            h = h + conv(norm(r))  # the skip starts before the dense layer
-        return self.out(self.norms[4](F.relu(h)))
+            h = h + conv(over_last(norm, F.relu(dense(h))))  # the skip starts before the dense layer
+        return self.out(over_last(self.norms[4], F.relu(h))).transpose(1, 2)
+
+
+def over_last(norm: nn.Module, x: Tensor) -> Tensor:
+    """A batch norm of the last dimension of x [M, T, d]."""
+    normed: Tensor = norm(x.flatten(0, 1))
+    return normed.view(x.shape)
 
 
 class Projector(nn.Module):
@@ -194,8 +206,19 @@ class ChannelClassifier(nn.Module):
             self.encoder.eval()  # else its batch norms would go on learning
         return self
 
+    def classify(self, features: Tensor) -> Tensor:
+        """Features of all channels [N, C n_features, T'] -> log-probabilities [N, n_classes]."""
+        return self.head(features).log_softmax(-1)
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(encode_channels(self.encoder, self.choose(x))).log_softmax(-1)
+        return self.classify(encode_channels(self.encoder, self.choose(x)))
+
+
+class FeatureClassifier(ChannelClassifier):
+    """A ChannelClassifier that is given its frozen encoder's features in the place of windows: these need computing only once."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(x)
 
 
 def pooled_features(encoder: nn.Module, x: Tensor) -> Tensor:
@@ -227,5 +250,9 @@ class LinearProbe(nn.Module):
         """[N, n_chans, T] -> [N, 2 C n_features]."""
         return pooled_features(self.encoder, self.choose(x))
 
+    def classify(self, features: Tensor) -> Tensor:
+        """[N, 2 C n_features] -> log-probabilities [N, n_classes]."""
+        return self.linear((features - self.mean) / self.scale).log_softmax(-1)
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear((self.features(x) - self.mean) / self.scale).log_softmax(-1)
+        return self.classify(self.features(x))

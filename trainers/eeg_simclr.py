@@ -3,21 +3,18 @@
 Config -> trials, windows, folds -> for each fold: an encoder pre-trained on channels of the training people without labels, then
 fine-tuned, frozen, probed, and the same network trained from scratch, over shares of the labels -> baselines on the same folds ->
 figures over subjects, does pre-training help? -> encoder and classifier for the registry -> report. trainers/eeg_run.py has what
-all EEG trainers share, trainers/simclr_pretraining.py the pre-training; docs/eeg_simclr.md explains.
+all EEG trainers share, simclr_config.py the parameters, simclr_pretraining.py the pre-training; docs/eeg_simclr.md explains.
 """
 
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import model_validator
-from pydantic.dataclasses import dataclass
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from common.errors import run_main
@@ -28,167 +25,40 @@ from data.eeg_recording import CHANNELS
 from data.eeg_windows import Windows
 from data.splits import Fold
 from evaluation.classification import CLASSES
-from models.eeg_augment import NAMES, AugmentRanges
 from models.simclr import (
     ChannelClassifier,
     ChannelEncoder,
+    FeatureClassifier,
     LinearProbe,
     Projector,
     scaled,
 )
 from tracking.models import ModelInfo, log_model
 from tracking.run import Run, SilentRun
-from trainers.config import (
-    CONFIG,
-    Floats,
-    Integers,
-    OptionalStr,
-    Strings,
-    as_params,
-    launch_processes,
-    option,
-    parse_config,
-)
-from trainers.eeg import PHYSIONET, EegConfig, align, autocast, predict
+from trainers.config import as_params, launch_processes, parse_config
+from trainers.eeg import align
 from trainers.eeg_registry import facts_of, register_classifier
 from trainers.eeg_run import Outcome, Procedure, Progressing, run_eeg
+from trainers.processes import Processes
+from trainers.simclr_config import PRESETS, SFREQ, SPACE, EegSimclrConfig, augment_ranges
+from trainers.simclr_frozen import EncodedWindows, all_features, encode_windows, fit_probe
 from trainers.simclr_pretraining import Pretraining
 from trainers.simclr_report import percent, record_comparison
 from trainers.study_trial import StudyTrial
+
+__all__ = ["PRESETS", "SPACE", "EegSimclrConfig", "run_eeg_simclr"]  # what `tune` looks for
 
 OWN = "simclr"
 RIVALS = ("scratch", "frozen", "probe", "random_probe")
 """Not pre-trained; the head alone on the frozen encoder; a linear probe of it; and of an untrained encoder."""
 
-DEFAULT = tuple(name for name in NAMES if name != "amplitude")
-"""Views that differ in amplitude teach that power does not matter, but power is what is classified; see the docs for figures."""
-
-SFREQ = 160.0
-"""EEGMMI's sampling rate; recordings of others are refused when they are read."""
+ENCODED_AT_MOST = 2**31
+"""Bytes of a frozen encoder's features that are kept, of all folds."""
 
 N_MOTOR = 21
 """The first channels of CHANNELS: the rows FC, C and CP, over the sensorimotor strip."""
 
-
-@dataclass(frozen=True, config=CONFIG)
-class EegSimclrConfig(EegConfig):
-    """Pre-train a channel encoder by contrast, without labels, and see if that helps to classify imagined fist movement."""
-
-    preset: Literal["quick", "physionet", "drawn"] = option(  # type: ignore[assignment]
-        "quick",
-        "quick: simulated subjects, minutes on two CPU cores; physionet: 99 people of EEGMMI, downloaded; drawn: the same with the "
-        "networks and settings of Mohsenvand et al. in full size",
-    )
-    # Networks
-    channels: Literal["all", "motor"] = option("motor", "channels looked at: all 64, or the 21 of rows FC, C and CP")
-    encoder: Literal["recurrent", "convolutional"] = option("convolutional", "encoder (A) or (B) of Mohsenvand et al.")
-    width: float = option(0.03, "scale of the drawn encoder's widths; 1: as drawn", gt=0)
-    kernels: Integers = option((16, 8, 4, 8), "of encoder=convolutional: three branches, blocks (drawn: 128,64,16,64)")
-    n_features: int = option(4, "features of a channel (drawn: 4)", ge=1)
-    decimate: int = option(2, "the encoder reads every so many samples; exact while the band stays below", ge=1)
-    head_width: float = option(0.06, "scale of the drawn projector's and classifier's widths; 1: as drawn", gt=0)
-    projection_dim: int = option(32, "numbers that a channel is projected to for the contrast (drawn: 32)", ge=2)
-    # Pre-training
-    pretrain_epochs: int = option(6, "passes of the pre-training over the training windows", ge=1)
-    pretrain_batch: int = option(128, "channel pairs in a batch of the pre-training, over all processes", ge=2)
-    channels_per_window: int = option(2, "recombined channels drawn from each window", ge=1)
-    pretrain_lr: float = option(0.003, "AdamW's learning rate in pre-training, after warm-up", gt=0)
-    pretrain_weight_decay: float = option(0.0001, "AdamW's weight decay in pre-training", ge=0)
-    tau: float = option(0.05, "temperature of NT-Xent", gt=0)
-    mask_same_trial: bool = option(True, "channels of the same trial are no negatives of each other")
-    unlabelled_runs: OptionalStr = option(None, "runs to pre-train on beside the labelled trials, such as 1-14")
-    # Augmentations
-    augmentations: Strings = option(DEFAULT, f"what views are made by: some of {', '.join(NAMES)}")
-    n_augmentations: int = option(2, "augmentations drawn for each view of each channel", ge=1)
-    amplitude: Floats = option((0.5, 2.0), "factor, from and to")
-    time_shift: int = option(40, "samples, at most, to either side", ge=0)
-    dc_shift: float = option(0.5, "standard deviations, at most, up or down", ge=0)
-    zero_mask: Integers = option((0, 24), "samples masked, from and to")
-    noise: Floats = option((0.0, 0.2), "standard deviation of Gaussian noise, from and to")
-    band_stop: Floats = option((9.5, 27.5), "centre of the stopped band in Hz, from and to")
-    band_width: float = option(5.0, "width of the stopped band in Hz", gt=0)
-    # What it is compared over
-    label_fractions: Floats = option((0.01, 0.1, 0.5, 1.0), "shares of the labelled trials to train on")
-    tau_sweep: Floats = option((0.05, 0.2, 0.5), "temperatures to pre-train the first fold with, or none")
-    # Other defaults than of all EEG trainers
-    align: Literal["none", "euclidean"] = option(
-        "euclidean",
-        "euclidean: whiten everyone's windows by their own mean covariance, without labels, for all networks",
-    )
-    epochs: int = option(3, "passes over the training windows at most", ge=1)
-    patience: int = option(3, "epochs without a better validation accuracy before training stops", ge=1)
-    batch_size: int = option(32, "windows per update, over all processes", ge=1)
-    updates_per_epoch: int = option(
-        25, "updates of an epoch at least: where training windows are few, it passes over them more than once", ge=1
-    )
-    lr: float = option(0.003, "AdamW's learning rate after warm-up", gt=0)
-
-    @model_validator(mode="after")
-    def _values_agree(self) -> "EegSimclrConfig":
-        for name in ("amplitude", "zero_mask", "noise", "band_stop"):
-            if len(getattr(self, name)) != 2:
-                raise ValueError(f"{name}: two numbers, from and to, are needed, such as 0,1")
-        if len(self.kernels) != 4 or min(self.kernels) < 1:
-            raise ValueError(f"kernels={self.kernels}: four numbers of at least 1 are needed")
-        unknown = [name for name in self.augmentations if name not in NAMES]
-        if unknown or not 1 <= self.n_augmentations <= len(self.augmentations):
-            raise ValueError(
-                f"augmentations: {', '.join(unknown) or 'n_augmentations=' + str(self.n_augmentations)}; allowed are "
-                f"{', '.join(NAMES)}, and at least as many as n_augmentations"
-            )
-        augment_ranges(self, SFREQ)
-        lower = SFREQ / self.decimate
-        if lower / 2 <= self.h_freq:
-            raise ValueError(
-                f"decimate={self.decimate}: sampled at {lower:g} Hz, nothing from {lower / 2:g} Hz on is told apart, but "
-                f"h_freq={self.h_freq:g}"
-            )
-        if self.pretrain_batch // self.channels_per_window < 2:
-            raise ValueError(
-                f"pretrain_batch={self.pretrain_batch}: of channels_per_window={self.channels_per_window} channels each, two "
-                "windows or more must fit in"
-            )
-        if not all(0 < share <= 1 for share in self.label_fractions):
-            raise ValueError(f"label_fractions={self.label_fractions}: shares above 0, up to 1")
-        if not all(tau > 0 for tau in self.tau_sweep):
-            raise ValueError(f"tau_sweep={self.tau_sweep}: temperatures must be above 0")
-        shortest = -(-self.window // self.decimate)
-        if self.encoder == "convolutional" and max(self.kernels) // 2 >= shortest:
-            raise ValueError(
-                f"kernels: {max(self.kernels)} samples cannot mirror a window of {shortest} (window / decimate)"
-            )
-        return self
-
-
-LARGE = {
-    **PHYSIONET, "channels": "all", "decimate": 1, "pretrain_epochs": 100, "pretrain_batch": 1024, "batch_size": 64, "lr": 0.001,
-    "pretrain_lr": 0.001, "tau_sweep": (0.05, 0.1, 0.5), "unlabelled_runs": "1-14",
-}  # fmt: skip
-PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {},
-    "physionet": {**LARGE, "width": 0.25, "kernels": (64, 32, 16, 32), "head_width": 0.25},
-    "drawn": {
-        **LARGE, "width": 1.0, "kernels": (128, 64, 16, 64), "head_width": 1.0, "pretrain_epochs": 300, "pretrain_batch": 1000,
-        "augmentations": NAMES,
-    },
-}  # fmt: skip
-
-
-# What `tune` searches unless told otherwise, in the language of its parameter `space`.
-SPACE = {
-    "tau": "log:0.02..1.0", "n_augmentations": "1|2|3|4", "amplitude": "0.8,1.25|0.5,2|0.25,4", "time_shift": "10|20|40",
-    "zero_mask": "0,12|0,24|0,60", "noise": "0,0.1|0,0.2|0,0.5",
-}  # fmt: skip
-
 # --------------------------------------------------------------------------------------------------------- networks, from config
-
-
-def augment_ranges(config: EegSimclrConfig, sfreq: float) -> AugmentRanges:
-    low_mask, high_mask = config.zero_mask
-    amplitude, noise, band_stop = ((low, high) for low, high in (config.amplitude, config.noise, config.band_stop))
-    return AugmentRanges(
-        amplitude, config.time_shift, config.dc_shift, (low_mask, high_mask), noise, band_stop, config.band_width, sfreq
-    )
 
 
 def picks(config: EegSimclrConfig) -> list[int] | None:
@@ -208,18 +78,36 @@ def build_projector(config: EegSimclrConfig) -> Projector:
     return Projector(config.n_features, config.projection_dim, widths, d)
 
 
-def build_network(config: EegSimclrConfig, name: str) -> nn.Module:
-    """The network called `name`: simclr and scratch are alike but for the encoder's first weights."""
+def build_network(config: EegSimclrConfig, name: str, encoded: bool = False) -> nn.Module:
+    """The network called `name`: simclr and scratch are alike but for the encoder's first weights. encoded: it is given the
+    encoder's features in the place of windows.
+    """
     encoder = build_encoder(config)
     if name.endswith("probe"):
         return LinearProbe(encoder, len(CHANNELS), config.n_features, len(CLASSES), picks(config))
-    frozen = name == "frozen"
-    return ChannelClassifier(
-        encoder, len(CHANNELS), config.n_features, len(CLASSES), config.head_width, picks(config), frozen
+    kind = FeatureClassifier if encoded else ChannelClassifier
+    return kind(
+        encoder, len(CHANNELS), config.n_features, len(CLASSES), config.head_width, picks(config), name == "frozen"
     )
 
 
 # ------------------------------------------------------------------------------------------------- training, in several stages
+
+
+def begin_pretraining(
+    config: EegSimclrConfig, pool: ChannelPool, rows: np.ndarray, validation: np.ndarray, processes: Processes,
+    pool_fingerprint: str = "",
+) -> Pretraining:  # fmt: skip
+    """The pre-training that `config` asks for, on the rows of a pool, its networks drawn from the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        encoder, projector = build_encoder(config), build_projector(config)
+    return Pretraining(
+        config, encoder, projector, pool, rows, validation, augment_ranges(config, SFREQ), config.augmentations,
+        config.n_augmentations, processes, tau=config.tau, epochs=config.pretrain_epochs, pairs=config.pretrain_batch,
+        channels_per_window=config.channels_per_window, lr=config.pretrain_lr, weight_decay=config.pretrain_weight_decay,
+        mask_same_trial=config.mask_same_trial, picks=picks(config), pool_fingerprint=pool_fingerprint,
+    )  # fmt: skip
 
 
 class Contrast:
@@ -232,7 +120,8 @@ class Contrast:
         self.config, self.unlabelled = config, unlabelled
         self.pool: ChannelPool | None = None
         self.state: Progressing | None = None
-        self.features: dict[tuple[str, str], np.ndarray] = {}
+        self.features: dict[str, np.ndarray] = {}  # of all windows, by the fold whose encoder made them
+        self.encoded: dict[str, EncodedWindows] = {}  # likewise
         self.looked_up: set[str] = set()
 
     def procedure(self) -> Procedure:
@@ -272,15 +161,9 @@ class Contrast:
         check_pretraining(pool, rows, windows, fold, config.split)
 
         def make() -> Pretraining:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(config.seed)
-                encoder, projector = build_encoder(config), build_projector(config)
-            return Pretraining(
-                config, encoder, projector, pool, rows, fold.validation, augment_ranges(config, data.sfreq),
-                config.augmentations, config.n_augmentations, state.processes, tau=tau or config.tau,
-                epochs=config.pretrain_epochs, pairs=config.pretrain_batch, channels_per_window=config.channels_per_window,
-                lr=config.pretrain_lr, weight_decay=config.pretrain_weight_decay, mask_same_trial=config.mask_same_trial,
-                picks=picks(config), pool_fingerprint="" if self.unlabelled is None else self.unlabelled.fingerprint,
+            return begin_pretraining(
+                config if tau is None else replace(config, tau=tau), pool, rows, fold.validation, state.processes,
+                "" if self.unlabelled is None else self.unlabelled.fingerprint,
             )  # fmt: skip
 
         return state.finish(key, make, config.pretrain_epochs, progress, look)
@@ -297,8 +180,7 @@ class Contrast:
             network = build_network(self.config, "probe").to(state.processes.device)
             network.encoder.load_state_dict(pretraining.result()["weights"])  # type: ignore[union-attr]
             features = all_features(network, windows, self.config, state.processes.device)
-            fit_probe(network, features[fold.train], label[fold.train])
-            log_p = torch.from_numpy(predict(network, windows, fold.validation, state.processes.device))
+            log_p = fit_probe(network, features, label, fold.train, fold.validation)
             y = torch.from_numpy(label[fold.validation])
             figures = {
                 "log_loss": float(F.nll_loss(log_p, y)),
@@ -322,15 +204,27 @@ class Contrast:
             weights = self.encoder_weights(state, windows, fold, progress)["weights"]
         used = labelled_share(fold, windows, share, self.config.seed)
 
-        def build() -> nn.Module:
-            network = build_network(self.config, name)
+        def build(encoded: bool = False) -> nn.Module:
+            network = build_network(self.config, name, encoded)
             if weights is not None:
                 network.encoder.load_state_dict(weights)  # type: ignore[union-attr]
             return network
 
         if name.endswith("probe"):
             return self.probe(state, name, key, build, windows, used, label)
+        if name == "frozen" and self.may_encode(windows):
+            if fold.name not in self.encoded:
+                network = build().to(state.processes.device)
+                assert isinstance(network, ChannelClassifier)
+                self.encoded[fold.name] = encode_windows(network, windows, self.config, state.processes.device)
+            return state.fit(key, partial(build, True), self.encoded[fold.name], used, label, progress)
         return state.fit(key, build, windows, used, label, progress)
+
+    def may_encode(self, windows: Windows) -> bool:
+        """Whether a frozen encoder's features of all windows are kept: they differ in no epoch, but must fit in the memory."""
+        used = N_MOTOR if self.config.channels == "motor" else len(CHANNELS)
+        a_fold = 4 * len(windows) * used * self.config.n_features * self.config.window // self.config.decimate
+        return not self.config.augment and (len(self.encoded) + 1) * a_fold < ENCODED_AT_MOST
 
     def probe(
         self, state: Progressing, name: str, key: str, build: Any, windows: Windows, fold: Fold, label: np.ndarray
@@ -341,13 +235,12 @@ class Contrast:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             network = build().to(state.processes.device)
-        if (name, fold.name) not in self.features:
-            self.features[name, fold.name] = all_features(network, windows, self.config, state.processes.device)
-        features = self.features[name, fold.name]
-        fit_probe(network, features[fold.train], label[fold.train])
-        test = fold.test
+        encoder = "untrained" if name == "random_probe" else fold.name
+        if encoder not in self.features:
+            self.features[encoder] = all_features(network, windows, self.config, state.processes.device)
+        log_p = fit_probe(network, self.features[encoder], label, fold.train, fold.test)
         state.done[key] = {
-            "log_p": torch.from_numpy(predict(network, windows, test, state.processes.device)) if len(test) else None,
+            "log_p": log_p if len(fold.test) else None,
             "weights": {k: value.detach().cpu() for k, value in network.state_dict().items()}, "curve": [],
         }  # fmt: skip
         state.save(None)
@@ -370,42 +263,13 @@ class Contrast:
             network = build_network(self.config, "probe").to(state.processes.device)
             network.encoder.load_state_dict(pretrained["weights"])  # type: ignore[union-attr]
             features = all_features(network, windows, self.config, state.processes.device)
-            fit_probe(network, features[fold.train], windows.label[fold.train])
-            log_p = predict(network, windows, fold.validation, state.processes.device)
-            state.done[key] = {"log_p": torch.from_numpy(log_p), "weights": None, "curve": pretrained["curve"]}
+            log_p = fit_probe(network, features, windows.label, fold.train, fold.validation)
+            state.done[key] = {"log_p": log_p, "weights": None, "curve": pretrained["curve"]}
             state.save(None)
 
 
 def pretraining_key(fold: Fold) -> str:
     return f"pretrain_{fold.name.replace(' ', '_')}"
-
-
-@torch.no_grad()
-def all_features(network: nn.Module, windows: Windows, config: EegSimclrConfig, device: torch.device) -> np.ndarray:
-    """The probe's pooled features of every window, float32 [n_windows, n]."""
-    assert isinstance(network, LinearProbe)
-    network.eval()
-    parts = []
-    for i in range(0, len(windows), 256):
-        x = windows.gather(np.arange(i, min(i + 256, len(windows)))).to(device)
-        with autocast(config, device):
-            parts.append(network.features(x).float().cpu())
-    return torch.cat(parts).numpy()
-
-
-def fit_probe(network: nn.Module, features: np.ndarray, label: np.ndarray) -> None:
-    """Write a logistic regression of `label` on standardised `features` [n, d] into the probe."""
-    assert isinstance(network, LinearProbe)
-    scaler = StandardScaler().fit(features)
-    model = LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000)
-    model.fit(scaler.transform(features), label)
-    with torch.no_grad():
-        network.mean.copy_(torch.from_numpy(scaler.mean_))
-        network.scale.copy_(torch.from_numpy(scaler.scale_))
-        half = torch.from_numpy(model.coef_[0] / 2)  # softmax of (-s / 2, s / 2) is the sigmoid of s
-        network.linear.weight.copy_(torch.stack([-half, half]))
-        bias = float(model.intercept_[0]) / 2
-        network.linear.bias.copy_(torch.tensor([-bias, bias]))
 
 
 # ---------------------------------------------------------------------------------------------------------------------- records

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from models.simclr import (
@@ -48,8 +49,9 @@ def test_blocks_are_residual() -> None:
         nn.init.zeros_(conv.conv.weight)  # type: ignore[union-attr,arg-type]
         nn.init.zeros_(conv.conv.bias)  # type: ignore[union-attr,arg-type]
     x = torch.randn(2, 160)
-    h = torch.cat([branch(x.unsqueeze(1)) for branch in net.branches], 1)
-    assert torch.allclose(net(x), net.out(net.norms[4](h.relu())), atol=1e-6)
+    h = torch.cat([branch(x.unsqueeze(2)) for branch in net.branches], 2)
+    normed = net.norms[4](h.relu().transpose(1, 2)).transpose(1, 2)
+    assert torch.allclose(net(x), net.out(normed).transpose(1, 2), atol=1e-6)
 
 
 def test_the_residual_gru_sees_normalised_input_and_there_are_two() -> None:
@@ -70,9 +72,17 @@ def test_same_convolution_and_halving() -> None:
     with torch.no_grad():
         conv.conv.weight.copy_(torch.tensor([[[0.0, 1, 0, 0]]]))
         conv.conv.bias.zero_()  # type: ignore[union-attr]
-    x = torch.arange(6.0).view(1, 1, 6)
+    x = torch.arange(6.0).view(1, 6, 1)
     assert torch.equal(conv(x), x)
     assert halve(torch.tensor([[[1.0, 3, 5, 7, 9]]])).tolist() == [[[2, 6, 9]]]
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 5, 8])
+def test_same_convolution_is_torchs_of_a_mirrored_signal(kernel: int) -> None:
+    conv = SameConv(3, 4, kernel).double()
+    x = torch.randn(2, 9, 3, dtype=torch.float64)
+    mirrored = F.pad(x.transpose(1, 2), ((kernel - 1) // 2, kernel // 2), mode="reflect")
+    assert torch.allclose(conv(x).transpose(1, 2), conv.conv(mirrored), atol=1e-12)
 
 
 def test_classifier_gives_log_probabilities_and_keeps_windows_apart() -> None:

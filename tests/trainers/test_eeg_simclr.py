@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -25,24 +26,16 @@ from data.eeg_pool import ChannelPool, pretraining_rows
 from data.eeg_simulated import simulate_recording, write_edf
 from data.splits import Fold, make_folds
 from models.nt_xent import nt_xent
-from models.simclr import LinearProbe
+from models.simclr import ChannelClassifier, LinearProbe
 from tests.trainers.running import client, command, environment, history, run_trainer, runs
 from tests.trainers.test_eeg_transformer import result
 from tracking.models import load_weights
 from trainers.config import parse_config
-from trainers.eeg_simclr import (
-    NAMES,
-    PRESETS,
-    RIVALS,
-    EegSimclrConfig,
-    augment_ranges,
-    build_encoder,
-    build_network,
-    build_projector,
-    fit_probe,
-    main,
-)
+from trainers.eeg import predict
+from trainers.eeg_simclr import RIVALS, build_encoder, build_network, build_projector, main
 from trainers.processes import Processes, average_gradients
+from trainers.simclr_config import NAMES, PRESETS, EegSimclrConfig, augment_ranges
+from trainers.simclr_frozen import encode_windows, fit_probe
 from trainers.simclr_pretraining import Pretraining, gathered_nt_xent
 from trainers.simclr_report import comparison_text
 
@@ -93,25 +86,41 @@ def test_a_run_records_all_it_should(finished: tuple[Path, str, str]) -> None:
         assert words in text
 
 
-def test_registered_models_need_nothing_of_the_project(
-    finished: tuple[Path, str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+ELSEWHERE = """
+import importlib.util, sys
+import mlflow, numpy as np
+for name in ("common", "models", "tracking", "trainers"):
+    assert importlib.util.find_spec(name) is None, name
+given = dict(np.load("given.npz"))
+for name, x in given.items():
+    uri = f"models:/{name}/1"
+    answers = mlflow.pyfunc.load_model(uri).predict(x)
+    folder = mlflow.artifacts.download_artifacts(uri, dst_path=f"downloaded-{name}")
+    assert np.array_equal(mlflow.pyfunc.load_model(folder).predict(x), answers)
+    np.save(f"{name}.npy", answers)
+"""
+"""Both models by name and by downloaded folder, in a process that cannot import this project."""
+
+
+def test_registered_models_need_nothing_of_the_project(finished: tuple[Path, str, str], tmp_path: Path) -> None:
     folder, _, _ = finished
-    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    rng = np.random.default_rng(0)
+    epochs = rng.normal(0, 2e-5, (3, 64, 801)).astype(np.float32)
+    channels = rng.normal(0, 1, (5, 160)).astype(np.float32)
+    np.savez(tmp_path / "given.npz", **{"eeg-simclr": epochs, "eeg-simclr-encoder": channels})
+    kept = {**environment(folder), "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    del kept["PYTHONPATH"]
+    subprocess.run([sys.executable, "-c", ELSEWHERE], cwd=tmp_path, env=kept, check=True)
+    probabilities, features = np.load(tmp_path / "eeg-simclr.npy"), np.load(tmp_path / "eeg-simclr-encoder.npy")
+    assert probabilities.shape == (3, 2)
+    assert np.allclose(probabilities.sum(1), 1, atol=1e-5)
+    assert features.shape == (5, 4, 80)
+    # And back into the project's own encoder.
     mlflow.set_tracking_uri(environment(folder)["MLFLOW_TRACKING_URI"])
     try:
-        classifier = mlflow.pyfunc.load_model("models:/eeg-simclr/1")
-        encoder = mlflow.pyfunc.load_model("models:/eeg-simclr-encoder/1")
         tensors, config = load_weights("models:/eeg-simclr-encoder/1")
     finally:
         mlflow.set_tracking_uri(None)
-    rng = np.random.default_rng(0)
-    probabilities = classifier.predict(rng.normal(0, 2e-5, (3, 64, 801)).astype(np.float32))
-    assert probabilities.shape == (3, 2)
-    assert np.allclose(probabilities.sum(1), 1, atol=1e-5)
-    channels = rng.normal(0, 1, (5, 160)).astype(np.float32)
-    features = encoder.predict(channels)
-    assert features.shape == (5, 4, 80)
     assert config["class"] == "eeg-channel-encoder"
     ours = build_encoder(tiny()).eval()
     ours.load_state_dict(tensors)
@@ -268,6 +277,18 @@ def test_the_frozen_encoder_keeps_weights_and_statistics(data: EegData) -> None:
     assert all(g is not None for g in head)
 
 
+def test_features_computed_once_give_what_the_frozen_network_gives(data: EegData) -> None:
+    windows = data.windows(160, 80)
+    plain, encoded = (build_network(tiny(), "frozen", encoded) for encoded in (False, True))
+    encoded.load_state_dict(plain.state_dict())
+    assert isinstance(plain, ChannelClassifier)
+    features = encode_windows(plain, windows, tiny(), torch.device("cpu"))
+    chosen = np.array([200, 3, 77, len(windows) - 1])
+    expected = predict(plain, windows, chosen, torch.device("cpu"))
+    assert np.allclose(predict(encoded, features, chosen, torch.device("cpu")), expected, atol=1e-5)
+    assert not np.allclose(expected[0], expected[1], atol=1e-5)
+
+
 def test_the_probe_computes_what_scikit_learn_fitted() -> None:
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
@@ -277,7 +298,8 @@ def test_the_probe_computes_what_scikit_learn_fitted() -> None:
     x, label = torch.randn(20, 64, 160), np.tile([0, 1], 10)
     with torch.no_grad():
         features = net.features(x).numpy()
-        fit_probe(net, features, label)
+        log_p = fit_probe(net, features, label, np.arange(20), np.arange(5, 9))
+        assert torch.allclose(log_p.float(), net(x[5:9]), atol=1e-5)
         scaler = StandardScaler().fit(features)
         model = LogisticRegression(C=0.01, class_weight="balanced").fit(scaler.transform(features), label)
         assert np.allclose(net(x).exp().numpy(), model.predict_proba(scaler.transform(features)), atol=1e-3)
