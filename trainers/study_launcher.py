@@ -5,14 +5,10 @@ Any number of launchers may serve one study, on one machine or many. One of them
 
 import contextlib
 import json
-import os
-import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -22,99 +18,30 @@ from optuna.trial import FrozenTrial, TrialState
 from common.errors import InputError
 from tracking.checkpoint import StopRequest
 from tracking.children import alias_models, end_orphans, experiment_of, metrics_of
+from tracking.reading import Reader
 from tracking.run import Run, start_run
 from trainers.config import as_params
 from trainers.space import inside, parse_space
+from trainers.study_processes import Workers
 from trainers.study_report import Candidate, candidates_of, is_better, log_figures, ranked, report, trial_table
-from trainers.study_storage import Lease, fail_dead, open_storage, open_study, requeue, shown, this_host, used
+from trainers.study_storage import (
+    Lease,
+    fail_dead,
+    is_decided,
+    open_storage,
+    open_study,
+    repeats_queued,
+    requeue,
+    shown,
+    this_host,
+    used,
+)
 from trainers.study_targets import TARGETS, Target, measure_of, measure_test, prepare
 from trainers.study_worker import InStudy, reports_every
 from trainers.tune import TuneConfig
 
 ALIAS = "tuned"
 POLL_SECONDS = 1.0
-STOP_SECONDS = 60.0
-"""What a worker may take to write its checkpoint and end its run after SIGTERM; then it is killed."""
-
-
-class Workers:
-    """The worker processes of this machine."""
-
-    def __init__(self, config: TuneConfig) -> None:
-        self._config = config
-        self._log_folder = config.output_dir / "studies"
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._restarts = 0
-
-    def log_path(self, index: int) -> Path:
-        return self._log_folder / f"{self._config.study_name().replace('/', '-')}-worker{index}.log"
-
-    def start(self) -> None:
-        self._log_folder.mkdir(parents=True, exist_ok=True)
-        self._processes = [self._spawn(index) for index in range(self._config.n_workers)]
-
-    def _spawn(self, index: int) -> subprocess.Popen[bytes]:
-        environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_RUN_ID"}
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // self._config.n_workers)))
-        environment |= _gpu(index, self._config.device)
-        with open(self.log_path(index), "ab") as log:
-            # A session of its own: Ctrl-C reaches this process alone, which tells the workers once.
-            process = subprocess.Popen(
-                [sys.executable, "-m", "trainers.study_worker"], stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment,
-                start_new_session=True,
-            )  # fmt: skip
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(json.dumps({"config": as_params(self._config), "launcher": os.getpid()}).encode())
-            process.stdin.close()
-        return process
-
-    def check(self) -> None:
-        """Start anew what was killed; InputError with a worker's own words where one gave up."""
-        for index, process in enumerate(self._processes):
-            status = process.poll()
-            if status is None or status == 0:
-                continue
-            if (status < 0 or status in (130, 143)) and self._restarts < 3 * self._config.n_workers:
-                self._restarts += 1
-                print(f"worker {index} was killed by signal {abs(status) % 128}; starting another", file=sys.stderr)
-                self._processes[index] = self._spawn(index)
-                continue
-            lines = self.log_path(index).read_text(errors="replace").strip().splitlines()
-            said = next(
-                (line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "nothing"
-            )
-            raise InputError(
-                f"a worker ended with status {status}: {said.removeprefix('error: ')} (log: {self.log_path(index)})"
-            )
-
-    def alive(self) -> bool:
-        return any(process.poll() is None for process in self._processes)
-
-    def stop(self) -> None:
-        """SIGTERM to all, and wait until they have ended their runs."""
-        for process in self._processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + STOP_SECONDS
-        for process in self._processes:
-            try:
-                process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _gpu(index: int, device: str) -> dict[str, str]:
-    """The workers take the machine's GPUs in turn."""
-    import torch
-
-    if device == "cpu" or not torch.cuda.is_available():
-        return {}
-    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    gpus = named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
-    return {"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]}
 
 
 # ----------------------------------------------------------------------------------------------------------------- the leader
@@ -164,12 +91,13 @@ class Leader:
     def line(self, t: FrozenTrial) -> str:
         """`kernel_distance 0.123; gp_scale 4.2, n_dis 2`."""
         params = ", ".join(
-            f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in t.params.items() if k != "candidate"
+            f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}"
+            for k, v in t.params.items()
+            if k not in ("candidate", "seed")
         )
         if t.state == TrialState.COMPLETE:
-            return "; ".join(
-                [", ".join(f"{n} {v:.4g}" for n, v in zip(self.objectives, t.values, strict=True)), params]
-            )
+            values = ", ".join(f"{n} {v:.4g}" for n, v in zip(self.objectives, t.values, strict=True))
+            return f"{values}; {params}" if params else values
         why = "given up"
         if t.intermediate_values:
             step = max(t.intermediate_values)
@@ -215,8 +143,9 @@ class Leader:
         there = {self._pair(t) for t in self.repeats.get_trials(deepcopy=False)}
         for number, seed in sorted(wanted - there):
             self.repeats.enqueue_trial({"candidate": number, "seed": seed})
-        there |= wanted
-        self.repeats.set_user_attr("enqueued", len(there - {None}))
+        queued = {"after": self.config.n_trials_of(self.study), "repeats": len((there | wanted) - {None})}
+        if self.repeats.user_attrs.get("queued") != queued:
+            self.repeats.set_user_attr("queued", queued)
         return numbers
 
     def _pair(self, t: FrozenTrial) -> tuple[int, int] | None:
@@ -227,8 +156,9 @@ class Leader:
         """(all candidates, the one with the best mean over its repetitions)."""
         candidates = candidates_of(self.study, self.repeats, numbers)
         winner = None
-        for c in candidates:
-            if c.by_seed and (winner is None or is_better(self.study, c.mean(), winner.mean())):
+        most = max(len(c.by_seed) for c in candidates)
+        for c in candidates:  # one that diverged with some seed is no winner where another came through with all
+            if len(c.by_seed) == most > 0 and (winner is None or is_better(self.study, c.mean(), winner.mean())):
                 winner = c
         if winner is None:
             raise InputError(
@@ -325,6 +255,7 @@ def start_leading(config: TuneConfig, target: Target, study: optuna.Study, repea
             )
         base = target.build(config.preset, {**target.searching, **config.fixed_values(), **config.places(target)})
         prepare(target, base, run, config.features)
+        repeats.set_user_attr("queued", None)  # n_best and n_seeds may be others than the last time
         if "run_id" not in study.user_attrs:
             defaults = inside(parse_space(config.space_of(target)), as_params(base))
             if defaults is not None:
@@ -364,6 +295,7 @@ def run_tune(config: TuneConfig) -> int:
     target = TARGETS[config.target]
     config.check(target)
     storage: BaseStorage = open_storage(config.storage, config.journal())
+    Reader().experiments()  # InputError where the tracking store does not answer: runs stand below the study's own
     directions = [target.objectives[name] for name in config.objectives(target)]
     where = shown(config.storage or str(config.journal()))
     study = open_study(storage, config.study_name(), directions, config.spec(target), where)
@@ -395,9 +327,9 @@ def run_tune(config: TuneConfig) -> int:
                 if leader is not None:
                     lease.hold()
                     leader.look_after()
-                    if _is_done(study, config.n_trials_of(study)):
+                    if is_decided(study, config.n_trials_of(study)):
                         numbers = leader.queue_repeats()
-                        if _is_done(repeats, repeats.user_attrs["enqueued"]):
+                        if is_decided(repeats, repeats_queued(repeats, config.n_trials_of(study))):
                             candidates, winner = leader.choose(numbers)
                             with renewed(lease):
                                 status = leader.last_training(winner)
@@ -428,13 +360,6 @@ def run_tune(config: TuneConfig) -> int:
         finally:
             workers.stop()
             lease.release()
-
-
-def _is_done(study: optuna.Study, wanted: int) -> bool:
-    """Whether all trials wanted are decided, and none is under way or queued."""
-    trials = study.get_trials(deepcopy=False)
-    busy = any(t.state in (TrialState.RUNNING, TrialState.WAITING) for t in trials)
-    return len(used(trials)) >= wanted and not busy
 
 
 def _running(*studies: optuna.Study) -> list[str]:

@@ -60,7 +60,7 @@ def candidates_of(study: optuna.Study, repeats: optuna.Study, numbers: Sequence[
 def trial_table(study: optuna.Study, objectives: Sequence[str]) -> str:
     """All trials as CSV."""
     trials = study.get_trials(deepcopy=False)
-    names = sorted({name for t in trials for name in t.params})
+    names = sorted({name for t in trials for name in t.params} - {"seed"})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
@@ -76,7 +76,8 @@ def trial_table(study: optuna.Study, objectives: Sequence[str]) -> str:
         history = retry_history(t)
         values = t.values if t.values and len(t.values) == len(objectives) else [""] * len(objectives)
         row = [t.number, t.state.name, history[-1] if history else "", *values]
-        row += [*(t.params.get(name, "") for name in names), t.user_attrs.get("seed", ""), len(t.intermediate_values)]
+        seed = t.params.get("seed", t.user_attrs.get("seed", ""))
+        row += [*(t.params.get(name, "") for name in names), seed, len(t.intermediate_values)]
         writer.writerow([*row, t.user_attrs.get("run_id", ""), note])
     return text.getvalue()
 
@@ -118,7 +119,10 @@ def figures(study: optuna.Study, objectives: Sequence[str]) -> dict[str, Figure]
                 except (RuntimeError, ValueError):  # all values alike: nothing is important
                     plt.close("all")
             if complete and varied:
-                add(f"slices{suffix}", draw.plot_slice(study, params=sorted(varied), **one))
+                slices = draw.plot_slice(study, params=sorted(varied), **one)
+                for axis in getattr(slices, "flat", [slices]):  # a logarithmic axis has many labels
+                    axis.tick_params(axis="x", which="both", labelrotation=60, labelsize=7)
+                add(f"slices{suffix}", slices)
         if any(t.intermediate_values for t in study.get_trials(deepcopy=False)):
             axes = draw.plot_intermediate_values(study)
             axes.set_ylabel(objectives[0])
@@ -200,6 +204,7 @@ def report(
         text.append(
             f"- Against the trainer's defaults, on the same seeds: {objectives[0]} {statistics.fmean(differences):+.4g} on "
             f"average, better in {better} of {len(shared)}."
+            + ("" if better == len(shared) else " **That it is better, these seeds do not show.**")
         )
     found = importances(study)
     if found:

@@ -225,6 +225,25 @@ def used(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     ]
 
 
+def under_way(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Trials that run, and those that were lost and are not queued again yet: neither leaves room for another."""
+    again = retried(trials)
+    return [t for t in trials if t.state == TrialState.RUNNING or (t.number not in again and is_lost(t, trials))]
+
+
+def is_decided(study: optuna.Study, wanted: int | None) -> bool:
+    """Whether all trials wanted are decided and none is under way or queued; False where `wanted` is not known yet."""
+    trials = study.get_trials(deepcopy=False)
+    waiting = any(t.state == TrialState.WAITING for t in trials)
+    return wanted is not None and len(used(trials)) >= wanted and not waiting and not under_way(trials)
+
+
+def repeats_queued(repeats: optuna.Study, n_trials: int) -> int | None:
+    """How many repetitions the leader has queued after a search of n_trials; None: it has not."""
+    queued = repeats.user_attrs.get("queued") or {}
+    return queued["repeats"] if queued.get("after") == n_trials else None
+
+
 def fail_dead(study: optuna.Study) -> None:
     """Mark as failed what dead processes left running."""
     optuna.storages.fail_stale_trials(study)

@@ -5,6 +5,7 @@
 A trial is claimed from the study's storage, so workers share nothing else: on one machine, or on many with the same storage.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -29,7 +30,7 @@ from tracking.children import end_killed
 from tracking.run import AnyRun, run_folder
 from trainers.config import build_config
 from trainers.space import parse_space, suggest
-from trainers.study_storage import open_storage, this_host, this_process, used
+from trainers.study_storage import is_decided, open_storage, repeats_queued, this_host, this_process, under_way, used
 from trainers.study_targets import NOWHERE, TARGETS, Measure, Target, measure_of
 from trainers.study_trial import Pruned, StudyTrial
 from trainers.tune import TuneConfig
@@ -146,8 +147,7 @@ class TrialRunner:
     def claim(self, trial: optuna.Trial, budget: int) -> None:
         """Raise Surplus where enough trials before this one are done or under way."""
         trials = trial.study.get_trials(deepcopy=False)
-        under_way = [t.number for t in trials if t.state == TrialState.RUNNING]
-        before = [n for n in [*(t.number for t in used(trials)), *under_way] if n < trial.number]
+        before = {t.number for t in [*used(trials), *under_way(trials)] if t.number < trial.number}
         if len(before) >= budget:
             trial.set_user_attr("surplus", True)
             raise Surplus
@@ -221,58 +221,47 @@ def sampler(config: TuneConfig, number: int) -> optuna.samplers.BaseSampler:
 # -------------------------------------------------------------------------------------------------------------------- a worker
 
 
-def serve(
-    study: optuna.Study, budget: Callable[[], int | None], objective: Callable[[optuna.Trial], Any], waiting_only: bool,
-    stop: StopRequest, alive: Callable[[], bool],
-) -> bool:  # fmt: skip
-    """Take trials until `budget()` of them are used; False if a stop came first. A budget of None is not known yet."""
-    while not stop.requested and alive():
-        limit = budget()
-        trials = study.get_trials(deepcopy=False)
-        if limit is not None and len(used(trials)) >= limit:
-            return True
-        waiting = any(t.state == TrialState.WAITING for t in trials)
-        under_way = sum(t.state == TrialState.RUNNING for t in trials)
-        if limit is None or not (waiting or (not waiting_only and len(used(trials)) + under_way < limit)):
-            time.sleep(IDLE_SECONDS)
-            continue
-        try:
-            study.optimize(objective, n_trials=1, catch=(Failed, Surplus))
-        except Stopped:
-            return False
-        except UpdateFinishedTrialError:
-            continue
-    return False
+def take(study: optuna.Study, limit: int | None, objective: Callable[[optuna.Trial], Any], new: bool) -> bool:
+    """Do one trial if one is to be had: one that waits, or, where `new`, one more until `limit` are used; whether one was done."""
+    trials = study.get_trials(deepcopy=False)
+    waiting = any(t.state == TrialState.WAITING for t in trials)
+    if limit is None or not (waiting or (new and len(used(trials)) + len(under_way(trials)) < limit)):
+        return False
+    with contextlib.suppress(UpdateFinishedTrialError):
+        study.optimize(objective, n_trials=1, catch=(Failed, Surplus))
+    return True
 
 
 def work(config: TuneConfig, launcher: int) -> int:
-    """Serve the search, then the repetitions; the exit status."""
+    """Serve the search and the repetitions until both are done; the exit status."""
     target = TARGETS[config.target]
-
-    def alive() -> bool:
-        return os.getppid() == launcher
-
     with StopRequest() as stop:
         storage = open_storage(config.storage, config.journal())
         name = config.study_name()
         study = optuna.load_study(
             study_name=name, storage=storage, sampler=sampler(config, 0), pruner=config.build_pruner(target)
         )
-        while "run_id" not in (facts := study.user_attrs):  # the leader is still making the study's run
-            if stop.requested or not alive():
-                return 143
-            time.sleep(IDLE_SECONDS)
         repeats = optuna.load_study(
             study_name=f"{name}/repeats", storage=storage, sampler=RandomSampler(seed=config.seed)
         )
-        runner = TrialRunner(
-            config, target, {"run_id": facts["run_id"], "experiment": facts["experiment"], "study": study}, launcher
-        )
-        if not serve(study, lambda: config.n_trials_of(study), runner.search, False, stop, alive):
-            return 143
-        if not serve(repeats, lambda: repeats.user_attrs.get("enqueued"), runner.repeat, True, stop, alive):
-            return 143
-    return 0
+        runner: TrialRunner | None = None
+        while not stop.requested and os.getppid() == launcher:
+            facts = study.user_attrs
+            if "run_id" in facts and runner is None:  # else the leader is still making the study's run
+                run = {"run_id": facts["run_id"], "experiment": facts["experiment"], "study": study}
+                runner = TrialRunner(config, target, run, launcher)
+            wanted = config.n_trials_of(study)
+            queued = repeats_queued(repeats, wanted)
+            if is_decided(study, wanted) and is_decided(repeats, queued):
+                return 0
+            try:
+                if runner is None or not (
+                    take(study, wanted, runner.search, True) or take(repeats, queued, runner.repeat, False)
+                ):
+                    time.sleep(IDLE_SECONDS)
+            except Stopped:
+                return 143
+    return 143
 
 
 def main(argv: list[str] | None = None) -> int:

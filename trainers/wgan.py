@@ -255,7 +255,7 @@ def record_results(
     facts = {
         "dataset": config.dataset, "split": config.split, "data_fingerprint": images.fingerprint,
         "preprocessing_hash": images.preprocessing_hash, "image_size": config.image_size, "step": training.step,
-        "commit": git_state()["git.commit"],
+        "commit": git_state().get("git.commit", "unknown"),
     }  # fmt: skip
     # What measures the generator later must prepare its reference images in the same way: the facts go with the weights.
     trained_on = {**facts, "data_dir": as_params(config)["data_dir"]}

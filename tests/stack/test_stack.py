@@ -1,9 +1,7 @@
 """The stack of compose.yaml for real, without containers: trainers against MLflow's server over PostgreSQL and S3."""
 
-import multiprocessing
 import subprocess
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +9,11 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
-from benchmarks.tracking_limits import work
-from tests.stack.services import Stack
+from tests.stack.services import PASSWORD, Stack
 from tests.trainers.running import command, environment
+from tests.trainers.test_tune import TINY as STUDY
 from tests.trainers.test_wgan import TINY
+from trainers.study_storage import used
 from trainers.wgan_loop import METRICS
 
 pytestmark = pytest.mark.slow
@@ -93,14 +92,34 @@ def test_the_server_refuses_names_it_is_not_called_by(stack: Stack) -> None:
     assert refusal.value.code == 403
 
 
-def test_two_workers_share_a_study(stack: Stack) -> None:
-    """Every trial is asked for by one of them alone, and none is lost."""
-    address = stack.postgres.uri("studies")
-    optuna.create_study(study_name="pair", storage=address)
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for future in [pool.submit(work, address, "pair", 6) for _ in range(2)]:
-            future.result(timeout=200)
-    trials = optuna.load_study(study_name="pair", storage=address).trials
-    assert [trial.number for trial in trials] == list(range(12))
-    assert all(trial.state == optuna.trial.TrialState.COMPLETE for trial in trials)
-    assert all(sorted(trial.intermediate_values) == list(range(8)) for trial in trials)
+def test_two_workers_share_a_study(stack: Stack, tmp_path: Path) -> None:
+    """`tune`, its study in PostgreSQL, its runs on the server: no trial is made twice, none is lost, the winner is registered."""
+    address = stack.postgres.uri("studies").replace(PASSWORD, "$DATABASE_PASSWORD")
+    settings = {**STUDY, "fixed": f"{STUDY['fixed']}, n_dis=2", "study": "pair", "storage": address}
+    done = subprocess.run(
+        command("tune", **settings), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=250,
+        env={**environment(tmp_path), "MLFLOW_TRACKING_URI": stack.server.uri, "DATABASE_PASSWORD": PASSWORD},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    study, repeats = (
+        optuna.load_study(study_name=name, storage=stack.postgres.uri("studies")) for name in ("pair", "pair/repeats")
+    )
+    counted = used(study.trials)
+    assert len(counted) == 4
+    assert all(trial.state == optuna.trial.TrialState.COMPLETE for trial in counted)
+    assert len({trial.user_attrs["owner"]["pid"] for trial in counted}) == 2
+    client = MlflowClient(tracking_uri=stack.server.uri)
+    experiment = client.get_experiment_by_name("wgan-eeg").experiment_id
+    parent = client.get_run(study.user_attrs["run_id"])
+    children = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
+    winner = study.user_attrs["final"]["run_id"]
+    made = [trial.user_attrs["run_id"] for trial in (*counted, *used(repeats.trials))]
+    assert sorted(run.info.run_id for run in children) == sorted([*made, winner])
+    assert all(run.info.status == "FINISHED" for run in (parent, *children))
+    for trial in counted:
+        assert client.get_run(trial.user_attrs["run_id"]).data.metrics["validation_kernel_distance"] == trial.value
+    assert client.get_model_version_by_alias("wgan-generator", "tuned").run_id == winner
+    objects = stack.store.keys()
+    for artifact in ("report.md", "trials.csv", "figures/history.png"):
+        assert any(parent.info.run_id in key and key.endswith(artifact) for key in objects), artifact
+    assert PASSWORD not in done.stdout + str(parent.data.to_dictionary())

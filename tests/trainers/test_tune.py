@@ -125,6 +125,17 @@ def test_refusals(argv: str, words: list[str], tmp_path: Path, monkeypatch: pyte
     assert not list(tmp_path.rglob("mlflow.db"))
 
 
+def test_an_unreachable_tracking_server_is_one_line_and_status_2(folder: Path) -> None:
+    variables = {**environment(folder), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    done = subprocess.run(command("tune"), cwd=folder, env=variables, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    [line] = done.stderr.strip().splitlines()
+    assert line.startswith("error: tracking store http://127.0.0.1:9: ")
+    assert "start it, or correct MLFLOW_TRACKING_URI" in line
+    assert not done.stdout
+    assert not list(folder.rglob("offline-*"))
+
+
 def test_a_study_of_another_shape_is_refused(tmp_path: Path) -> None:
     storage = open_storage(None, tmp_path / "j")
     spec = {"target": "wgan", "space": {"a": "1..2"}}
@@ -243,14 +254,16 @@ def test_the_best_come_first_and_the_front_before_all_others() -> None:
 
 
 def study_of(folder: Path, name: str = "wgan-quick", storage: str | None = None) -> optuna.Study:
-    journal = folder / "runs" / "studies" / f"{name}.journal"
+    journal = folder / "runs" / "studies" / "wgan-quick.journal"
     return optuna.load_study(study_name=name, storage=open_storage(storage, journal))
 
 
 def start(folder: Path, log: str = "log", **parameters: object) -> subprocess.Popen[bytes]:
+    """`tune` on code without git, as it is where somebody has unpacked an archive."""
+    variables = {**environment(folder), "GIT_DIR": "/dev/null"}
     with open(folder / log, "ab") as file:
         return subprocess.Popen(
-            command("tune", **{**TINY, **parameters}), cwd=folder, env=environment(folder), stdout=file, stderr=file
+            command("tune", **{**TINY, **parameters}), cwd=folder, env=variables, stdout=file, stderr=file
         )
 
 
@@ -302,7 +315,9 @@ def assert_complete(folder: Path, n_trials: int, storage: str | None = None) -> 
     assert final.data.metrics["test_kernel_distance"] == parent.data.metrics["test_kernel_distance"]
     version = client(folder).get_model_version_by_alias("wgan-generator", "tuned")
     assert version.run_id == final.info.run_id
-    assert {v.run_id for v in client(folder).search_model_versions("name = 'wgan-generator'")} == {final.info.run_id}
+    tests = [run.info.run_id for run in every.values() if "test_kernel_distance" in run.data.metrics]
+    trained = {run_id for run_id in tests if run_id != parent.info.run_id}
+    assert {v.run_id for v in client(folder).search_model_versions("name = 'wgan-generator'")} == trained
     names = {file.path for file in client(folder).list_artifacts(parent.info.run_id)}
     assert {"report.md", "trials.csv", "best.json", "figures"} <= names
     drawn = {file.path for file in client(folder).list_artifacts(parent.info.run_id, "figures")}
@@ -320,7 +335,19 @@ def test_a_worker_is_killed_and_the_study_ends_complete(folder: Path) -> None:
     again = next(t for t in study.trials if trial.number in t.system_attrs.get("retry_history", []))
     assert again.params == trial.params
     assert again.user_attrs["run_id"] == trial.user_attrs["run_id"]  # resumed, not made anew
+    assert len(client(folder).search_model_versions("name = 'wgan-generator'")) == 1
     assert "was killed by signal 9" in (folder / "log").read_text()
+
+
+@pytest.mark.slow
+def test_a_closed_study_is_gone_on_with(folder: Path) -> None:
+    """More trials, and a repetition where one of them is among the best: workers do not take the old ones for the end."""
+    for n_trials in (2, 3):
+        process = start(folder, n_trials=n_trials, n_workers=1, n_best=n_trials)
+        assert process.wait(140) == 0, (folder / "log").read_text()
+        assert_complete(folder, n_trials)
+    repeats = study_of(folder, "wgan-quick/repeats")
+    assert sorted(t.params["candidate"] for t in used(repeats.trials)) == [0, 1, 2]
 
 
 @pytest.mark.slow
