@@ -340,11 +340,12 @@ def test_a_worker_is_killed_and_the_study_ends_complete(folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_closed_study_is_gone_on_with(folder: Path) -> None:
     """More trials, and a repetition where one of them is among the best: workers do not take the old ones for the end."""
     for n_trials in (2, 3):
         process = start(folder, n_trials=n_trials, n_workers=1, n_best=n_trials)
-        assert process.wait(140) == 0, (folder / "log").read_text()
+        assert process.wait(400) == 0, (folder / "log").read_text()
         assert_complete(folder, n_trials)
     repeats = study_of(folder, "wgan-quick/repeats")
     assert sorted(t.params["candidate"] for t in used(repeats.trials)) == [0, 1, 2]
