@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from benchmarks.fid import distance_without_roots
 from evaluation.frechet import (
     Gaussian,
     Moments,
@@ -115,6 +116,16 @@ def test_nearly_singular_covariances_give_numbers() -> None:
     x[:, 10:] = x[:, :10] * (1 + 1e-9) + 1e-12 * draw(200, 10, 5)
     y = x + 0.5
     assert frechet_of(y, Gaussian.of(Moments.of(x))) == pytest.approx(20 * 0.25, abs=1e-6)
+
+
+@pytest.mark.parametrize("n", [20, 61, 300])
+def test_fewer_images_than_dimensions_and_eigenvalues_of_rounding(n: int) -> None:
+    """Against the nuclear norm of the features' products, at eigenvalues over sixteen decades, most of them rounding at small n."""
+    scale = torch.logspace(0, -8, 60, dtype=torch.float64)
+    q, _ = torch.linalg.qr(draw(60, 60, 3))
+    x, y = draw(n, 60, 1) * scale @ q, draw(n, 60, 2) * scale.flip(0).roll(5) @ q + 0.01
+    distance = frechet_distance(Gaussian.of(Moments.of(x)), Gaussian.of(Moments.of(y)))
+    assert distance == pytest.approx(distance_without_roots([x, y]), rel=1e-8)
 
 
 def test_extrapolation_finds_the_intercept() -> None:
