@@ -56,7 +56,7 @@ ui: $(VENV)/.ready
 # docs/serving.md. Nothing is unpickled; no line per request.
 serve: $(VENV)/.ready
 	MLFLOW_TRACKING_URI=$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false \
-	MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false UVICORN_LOG_LEVEL=warning \
+	MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD=false UVICORN_LOG_LEVEL=warning \
 	mlflow models serve -m $(MODEL) --env-manager local --host 127.0.0.1 --port $(PORT) $(ARGS)
 
 test: $(VENV)/.ready-dev

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.rendezvous import rendezvous
 
 from common.errors import InputError
 
@@ -87,9 +88,23 @@ def join_processes(device: str) -> Processes:
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
     if world_size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if on_gpu else "gloo")
+        _init_process_group("nccl" if on_gpu else "gloo")
     chosen = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     return Processes(int(os.environ.get("RANK", "0")), world_size, chosen)
+
+
+def _init_process_group(backend: str) -> None:
+    """Meet the other processes, under a name of this attempt's own where torchrun lends them its store.
+
+    That store outlives a restart (torch 2.15), and in it the addresses of the dead: gloo connects to those, is refused, and the
+    restart fails or hangs.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        dist.init_process_group(backend)
+        return
+    store, rank, world_size = next(rendezvous("env://"))
+    store = dist.PrefixStore(f"attempt_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
 
 
 def average_gradients(module: nn.Module) -> None:

@@ -6,7 +6,8 @@ tiny=(--image_size 32 --ngf 16 --ndf 16 --nz 8 --batch_size 8 --steps 20 --n_sam
 answers() { python -c "import sys, urllib.request; urllib.request.urlopen(sys.argv[1] + '/health', timeout=5)" $server 2> /dev/null; }
 wait_for_server() { for _ in $(seq 120); do answers && return; sleep 1; done; podman-compose logs mlflow 2>&1 | tail -30; fail "the server does not answer"; }
 code() { curl -s -o /dev/null -w '%{http_code}' "$@"; }
-server_up() { podman-compose "$@" up -d --no-build database store bucket mlflow > "$dir/up.log" 2>&1 || { tail -20 "$dir/up.log"; fail "podman-compose up"; }; wait_for_server; }
+# --no-deps: podman 4.3 refuses a container whose dependency has a dependency of its own; all four are named, and each waits itself
+server_up() { podman-compose "$@" up -d --no-build --no-deps database store bucket mlflow > "$dir/up.log" 2>&1 || { tail -20 "$dir/up.log"; fail "podman-compose up"; }; wait_for_server; }
 
 check_image() {
     say "the trainer's image"

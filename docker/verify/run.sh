@@ -48,6 +48,8 @@ export POSTGRES_IMAGE=wgan-eeg-verify-postgres STORE_IMAGE=wgan-eeg-verify-store
 export POSTGRES_PASSWORD=verify1 S3_ACCESS_KEY=verify2 S3_SECRET_KEY=verify3
 export MLFLOW_ADMIN_PASSWORD=verify-admin-password MLFLOW_SECRET_KEY=verify4 MLFLOW_DISABLE_TELEMETRY=true
 export BUILDAH_FORMAT=${BUILDAH_FORMAT:-docker}  # the OCI format has no health checks
+# What docs/docker.md tells the stack's users: files come through the server, not from the store, whose name only the stack knows.
+export MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD=false
 unset MLFLOW_TRACKING_URI MLFLOW_RUN_ID
 server=http://127.0.0.1:$MLFLOW_PORT
 service=

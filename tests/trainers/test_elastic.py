@@ -1,8 +1,11 @@
 """A lost worker: torchrun starts the processes again and the run goes on from its checkpoint, under its own id."""
 
 import os
+import re
 import signal
+import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -55,7 +58,7 @@ def test_a_killed_worker_costs_nothing_but_the_steps_since_the_checkpoint(
     run_trainer(reference, "wgan", **PAIR)
     [left_alone] = runs(reference)
 
-    process = start(folder, **PAIR, max_restarts=6)  # more than kills: gloo may fail to connect
+    process = start(folder, **PAIR, max_restarts=2)
     step = 0
     for rank in (1, 0):
         wait_for_step(folder, step, process)
@@ -87,6 +90,66 @@ def test_without_restarts_a_lost_worker_ends_the_run_and_it_can_be_resumed(folde
     assert "resumed at step" in run_trainer(folder, "wgan", **PAIR, resume="latest")
     [run] = runs(folder)
     assert run.info.status == "FINISHED"
+
+
+def start_machine(folder: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
+    """One of one or two machines, as docs/cluster.md has it: torchrun with one worker, in a process group of its own."""
+    torchrun = [
+        sys.executable, "-m", "torch.distributed.run", "--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=3",
+        "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=shrinking",
+    ]  # fmt: skip
+    trainer = command("wgan", **{**TINY, "steps": 3000, "checkpoint_every": 20, "sample_every": 3000})[1:]
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [*torchrun, *trainer], cwd=folder, stdout=output, stderr=output, start_new_session=True,
+            env={**environment(folder), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+        )  # fmt: skip
+
+
+def kill_machine(machine: subprocess.Popen[bytes]) -> None:
+    """The agent and its workers at once, as when the power fails (workers have sessions of their own)."""
+    for process in [*psutil.Process(machine.pid).children(recursive=True), psutil.Process(machine.pid)]:
+        process.kill()
+    machine.wait()
+
+
+def wait_for_text(log: Path, pattern: str, machine: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 300
+    while not re.search(pattern, log.read_text()):
+        assert machine.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_job_goes_on_with_one_machine_and_takes_the_other_in_again(folder: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log, other_log = folder / "first.log", folder / "second.log"
+    first = start_machine(folder, port, log)
+    second = start_machine(folder, port, other_log)
+    try:
+        wait_for_text(log, "from step 0", first)
+        while _step_on_disk(folder) <= 0:
+            assert first.poll() is None, log.read_text()
+            time.sleep(0.2)
+        kill_machine(second)
+        wait_for_text(log, r"resumed at step \d+", first)
+        [run] = runs(folder)
+        second = start_machine(folder, port, other_log)
+        wait_for_text(log, r"(?s)resumed at step.*resumed at step", first)
+        assert first.wait(400) == 0, log.read_text()
+        assert second.wait(60) == 0, other_log.read_text()
+    finally:
+        for machine in (first, second):
+            if machine.poll() is None:
+                kill_machine(machine)
+    [run] = runs(folder)
+    assert run.info.status == "FINISHED"
+    steps = [step for step, _ in history(folder, run.info.run_id, METRICS[0])]
+    assert steps == list(range(5, 3001, 5))  # no point lost, none doubled
 
 
 def _points_of_one_of_two(rank: int, folder: str) -> None:
