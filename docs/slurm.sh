@@ -13,6 +13,7 @@
 set -euo pipefail
 
 export MLFLOW_TRACKING_URI=${MLFLOW_TRACKING_URI:?the address of the tracking server}
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # see cluster.md
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 
 # The job's number names the torchrun job. It stays the same when Slurm requeues the job, so a requeued one goes on with its run.

@@ -88,7 +88,7 @@ assert run.info.status == 'FINISHED' and run.data.params['steps'] == '20'
 assert run.info.artifact_uri.startswith('mlflow-artifacts:'), run.info.artifact_uri
 assert any(f.path == 'checkpoints/checkpoint.pt' for f in client.list_artifacts(run.info.run_id, 'checkpoints'))
 import mlflow, numpy
-images = mlflow.pyfunc.load_model('models:/wgan-generator@latest-good').predict(numpy.zeros((2, 8), dtype='float32'))
+images = mlflow.pyfunc.load_model('models:/wgan-generator@latest-good').predict({'codes': numpy.zeros((2, 8), dtype='float32')}, params={'output': 'float'})
 assert images.shape == (2, 3, 32, 32)
 " || fail "run, artifacts or model of the stack"
     ok "the trainer records in the server: PostgreSQL, artifacts in the S3 store, a model that loads"
