@@ -26,7 +26,7 @@ from trainers.eeg_simclr import build_encoder, build_projector
 from trainers.eeg_transformer import PRESETS as EEG_PRESETS
 from trainers.eeg_transformer import EegTransformerConfig, build_network
 from trainers.isir_fid import PRESETS as ISIR_PRESETS
-from trainers.isir_fid import IsirConfig
+from trainers.isir_fid import IsirFidConfig
 from trainers.simclr_config import PRESETS as SIMCLR_PRESETS
 from trainers.simclr_config import EegSimclrConfig
 from trainers.wgan import PRESETS as WGAN_PRESETS
@@ -86,7 +86,7 @@ def contrast_operations(config: EegSimclrConfig, n: int = 8) -> float:
 
 
 def whole(
-    wgan: WganConfig, isir: IsirConfig, eeg: EegTransformerConfig, contrast: dict[str, EegSimclrConfig]
+    wgan: WganConfig, isir: IsirFidConfig, eeg: EegTransformerConfig, contrast: dict[str, EegSimclrConfig]
 ) -> dict[str, tuple[float, str]]:
     """{part of the exercise: (operations in all, how they come about)}."""
     parts, inception = wgan_operations(wgan), inception_operations()
@@ -146,7 +146,7 @@ def main() -> None:
 
     found = whole(
         build_config(WganConfig, {**WGAN_PRESETS["celeba"], "preset": "celeba"}),
-        build_config(IsirConfig, {**ISIR_PRESETS["celeba"], "preset": "celeba"}),
+        build_config(IsirFidConfig, {**ISIR_PRESETS["celeba"], "preset": "celeba"}),
         build_config(EegTransformerConfig, {**EEG_PRESETS["physionet"], "preset": "physionet"}),
         {
             preset: build_config(EegSimclrConfig, {**SIMCLR_PRESETS[preset], "preset": preset})

@@ -45,7 +45,7 @@ SAMPLERS = ("importance", "density", "ex2mcmc", "mala")
 
 
 @dataclass(frozen=True, config=CONFIG)
-class IsirConfig(MeasureConfig):
+class IsirFidConfig(MeasureConfig):
     """Sample a generator with its latent distribution corrected by its critic (I-SIR), and measure the gain over plain sampling."""
 
     critic_uri: OptionalStr = option(None, "critic; not given: the one that the generator's run registered")
@@ -65,7 +65,7 @@ class IsirConfig(MeasureConfig):
     chunk_images: int = option(256, "images in memory at once while sampling; the results do not depend on it", ge=16)
 
     @model_validator(mode="after")
-    def _fields_agree(self) -> "IsirConfig":
+    def _fields_agree(self) -> "IsirFidConfig":
         unknown = [name for name in self.samplers if name not in SAMPLERS]
         if unknown or not self.samplers:
             raise ValueError(f"samplers: {', '.join(unknown) or 'none given'}; allowed are {', '.join(SAMPLERS)}")
@@ -100,7 +100,7 @@ class Laboratory:
     """Generator, critic, features and reference of one run: samples with given settings and measures what comes out."""
 
     def __init__(
-        self, config: IsirConfig, generator: StoredNetwork, critic: StoredNetwork, extractor: Extractor, reference: Reference,
+        self, config: IsirFidConfig, generator: StoredNetwork, critic: StoredNetwork, extractor: Extractor, reference: Reference,
         device: torch.device,
     ) -> None:  # fmt: skip
         self.config, self.generator, self.critic = config, generator, critic
@@ -186,7 +186,7 @@ def verdict(low: float, high: float) -> str:
 
 
 def comment(
-    config: IsirConfig,
+    config: IsirFidConfig,
     score: str,
     kernel_score: str,
     reference: str,
@@ -315,7 +315,7 @@ def record(
 # --------------------------------------------------------------------------------------------------------------------- main
 
 
-def run_isir_fid(config: IsirConfig) -> int:
+def run_isir_fid(config: IsirFidConfig) -> int:
     """Sample, measure, record, print; the exit status."""
     processes = join_processes(config.device)
     device = processes.device
@@ -391,7 +391,7 @@ def run_isir_fid(config: IsirConfig) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return run_isir_fid(parse_config(IsirConfig, PRESETS, sys.argv[1:] if argv is None else argv, "isir_fid"))
+    return run_isir_fid(parse_config(IsirFidConfig, PRESETS, sys.argv[1:] if argv is None else argv, "isir_fid"))
 
 
 if __name__ == "__main__":

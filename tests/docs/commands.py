@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -250,15 +251,19 @@ def _check(command: Command) -> None:
         raise Wrong(f"{head!r} is of no form that tests/docs/commands.py knows; teach it")
 
 
+def config_class_of(module: ModuleType) -> Any:
+    """The config of an entry point, named after it: trainers.eeg_simclr has EegSimclrConfig. None: not an entry point."""
+    words = module.__name__.rsplit(".", 1)[1].split("_")
+    return getattr(module, "".join(word.capitalize() for word in words) + "Config", None)
+
+
 def check_trainer(entry_point: str, argv: Sequence[str]) -> None:
     """The trainer's own parser takes the words."""
     try:
         module = importlib.import_module(f"trainers.{entry_point}")
     except ModuleNotFoundError:
         raise Wrong(f"there is no trainers/{entry_point}.py") from None
-    config_class = next(
-        (v for name, v in vars(module).items() if name.endswith("Config") and v.__module__ == module.__name__), None
-    )
+    config_class = config_class_of(module)
     if config_class is None:  # a tool beside the entry points
         check_argparse(module.__name__, argv)
         return

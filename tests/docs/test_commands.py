@@ -71,9 +71,7 @@ def test_every_entry_point_has_page_row_and_target(entry_point: str) -> None:
     assert row, f"README's table of entry points has no row for {entry_point}"
     assert f"](docs/{entry_point}.md)" in row[3]
     module = importlib.import_module(f"trainers.{entry_point}")
-    config_class = next(
-        v for name, v in vars(module).items() if name.endswith("Config") and v.__module__ == module.__name__
-    )
+    config_class = commands.config_class_of(module)
     named = re.findall(r"`(\w+)`", row[2])
     assert named
     assert set(named) <= set(config_class.__pydantic_fields__), f"{entry_point}: README names parameters it has not"

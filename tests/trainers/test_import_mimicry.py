@@ -100,7 +100,7 @@ def test_an_import_is_measured_corrected_served_like_any_generator(
         "--samplers",
         "importance",
     ]
-    config = isir_fid.parse_config(isir_fid.IsirConfig, isir_fid.PRESETS, argv, "isir_fid")
+    config = isir_fid.parse_config(isir_fid.IsirFidConfig, isir_fid.PRESETS, argv, "isir_fid")
     stored = load_generator(config.model_uri, CPU)
     assert torch.allclose(load_critic(config.critic_uri, stored, CPU).network(images), values, atol=1e-5)
 

@@ -7,7 +7,7 @@ from common.errors import InputError
 from evaluation.features import Features
 from models.isir import Chains
 from trainers.config import parse_config
-from trainers.isir_fid import PRESETS, IsirConfig, Sampled, comment, verdict
+from trainers.isir_fid import PRESETS, IsirFidConfig, Sampled, comment, verdict
 
 
 def sampled(fd: float, squared_norm: float = 6.0, ess: float = 5.0) -> Sampled:
@@ -19,7 +19,7 @@ def sampled(fd: float, squared_norm: float = 6.0, ess: float = 5.0) -> Sampled:
 
 def write(differences: dict[str, tuple[float, float, float]], **samplers: Sampled) -> str:
     return comment(
-        IsirConfig(), "fd_digits", "kd_digits", "digits, split train", sampled(8.0), samplers, differences,
+        IsirFidConfig(), "fd_digits", "kd_digits", "digits, split train", sampled(8.0), samplers, differences,
         {"beta": [{"beta": 0.1, "fd_digits": 7.5}, {"beta": 1.0, "fd_digits": 6.5}]}, 0.77,
     )  # fmt: skip
 
@@ -57,7 +57,7 @@ def test_verdicts() -> None:
 
 def test_lists_on_the_command_line() -> None:
     config = parse_config(
-        IsirConfig,
+        IsirFidConfig,
         PRESETS,
         ["--samplers", "importance, mala", "--sweep_beta", "none", "--sweep_particles", "2"],
         "isir_fid",
@@ -69,4 +69,4 @@ def test_lists_on_the_command_line() -> None:
         (["--sweep_particles", "0"], "a number of particles below 1"),
     ):
         with pytest.raises(InputError, match=words):
-            parse_config(IsirConfig, PRESETS, argv, "isir_fid")
+            parse_config(IsirFidConfig, PRESETS, argv, "isir_fid")
