@@ -193,7 +193,7 @@ SECTIONS: dict[str, Section] = {
         "Tuning: searches of parameters",
         params=("target", "preset", "n_trials", "pruner", "seed"),
         metrics=(r"winner_.*", r"test_.*", r"\w+_subject_mean", r"best_.*"),
-        panels=(Panel("Best validation figure so far", r"best_(?P<line>.+)", "trial"),),
+        panels=(Panel("Best validation figure so far", r"best_(?P<line>.+)", "trials done"),),
         pictures=(
             Pictures("History of the search", r"figures/(history|intermediate_values).*"),
             Pictures("What mattered", r"figures/(importances|slices).*"),

@@ -23,7 +23,16 @@ from tracking.run import Run, start_run
 from trainers.config import as_params
 from trainers.space import inside, parse_space
 from trainers.study_processes import Workers
-from trainers.study_report import Candidate, candidates_of, is_better, log_figures, ranked, report, trial_table
+from trainers.study_report import (
+    Candidate,
+    best_value,
+    candidates_of,
+    is_better,
+    log_figures,
+    ranked,
+    report,
+    trial_table,
+)
 from trainers.study_storage import (
     Lease,
     fail_dead,
@@ -82,9 +91,10 @@ class Leader:
                 print(f"trial {t.number} ({len(used(trials))} of {wanted}): {self.line(t)}", flush=True)
                 if t.state == TrialState.COMPLETE:
                     self.run.log_metrics(dict(zip(self.objectives, t.values, strict=True)), t.number)
-                    best = ranked(study, [u for u in trials if u.number <= t.number])
-                    if best:
-                        self.run.log_metrics({f"best_{self.objectives[0]}": best[0].values[0]}, t.number)
+                    # Against the trials done, not the trial's number: they do not end in that order.
+                    done = [u for u in used(trials) if (study.study_name, u.number) in self._told]
+                    best = best_value(study, done)
+                    self.run.log_metrics({f"best_{self.objectives[0]}": best} if best is not None else {}, len(done))
             elif t.state == TrialState.COMPLETE:
                 print(f"repeat of trial {t.params['candidate']}, seed {t.params['seed']}: {self.line(t)}", flush=True)
 

@@ -47,6 +47,13 @@ def ranked(study: optuna.Study, trials: Sequence[FrozenTrial]) -> list[FrozenTri
     return sorted(complete, key=lambda t: (t.number not in front, sign * t.values[0], t.values[1:]))
 
 
+def best_value(study: optuna.Study, trials: Sequence[FrozenTrial]) -> float | None:
+    """The best first objective of the finished trials, None without any."""
+    values = [t.values[0] for t in trials if t.state == TrialState.COMPLETE and math.isfinite(t.values[0])]
+    choose = min if study.directions[0] == StudyDirection.MINIMIZE else max
+    return choose(values, default=None)
+
+
 def candidates_of(study: optuna.Study, repeats: optuna.Study, numbers: Sequence[int]) -> list[Candidate]:
     """The repeated configurations `numbers` with what their repetitions gave."""
     by_number = {t.number: t for t in study.get_trials(deepcopy=False)}
@@ -88,6 +95,7 @@ def figures(study: optuna.Study, objectives: Sequence[str]) -> dict[str, Figure]
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
     from optuna.visualization import matplotlib as draw
 
     complete = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
@@ -97,6 +105,8 @@ def figures(study: optuna.Study, objectives: Sequence[str]) -> dict[str, Figure]
     def add(name: str, axes: Any) -> None:
         figure = axes.flat[0].figure if hasattr(axes, "flat") else axes.figure
         if not hasattr(axes, "flat"):
+            if not name.startswith(("importances", "pareto_front", "slices")):  # their x are trials and steps
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_title("", loc="left")
             axes.set_title(f"{study.study_name}: {name.replace('_', ' ')}", fontsize=10)
         made[name] = figure

@@ -120,11 +120,12 @@ TARGETS = {
     # By accuracy, as its training chooses weights: a network that knows nothing has a lower log-loss than one that is too sure.
     "eeg_transformer": Target(
         "eeg_transformer", "EegTransformerConfig", "run_eeg_transformer", EEG_OBJECTIVES, ("accuracy",), "epochs", EEG_TRIAL,
-        EEG_ALWAYS, {}, {},
+        EEG_ALWAYS, {}, {"baselines": False},
     ),
     "eeg_simclr": Target(
         "eeg_simclr", "EegSimclrConfig", "run_eeg_simclr", EEG_OBJECTIVES, ("log_loss",), "pretrain_epochs", EEG_TRIAL,
-        {**EEG_ALWAYS, "tau_sweep": (), "label_fractions": (1.0,)}, {"pretrain_epochs": 4}, {"pretrain_epochs": 8},
+        {**EEG_ALWAYS, "tau_sweep": (), "label_fractions": (1.0,)}, {"pretrain_epochs": 4},
+        {"pretrain_epochs": 8, "baselines": False},
     ),
     "efficient_attention": Target(
         "efficient_attention", "EfficientAttentionConfig", "run_efficient_attention", EEG_OBJECTIVES, ("accuracy", "latency_ms"),

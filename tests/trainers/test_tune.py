@@ -18,11 +18,11 @@ from optuna.trial import TrialState
 
 from common.errors import InputError
 from tests.stack.services import PASSWORD, Postgres, postgres_folder
-from tests.trainers.running import client, command, environment, runs
+from tests.trainers.running import client, command, environment, history, runs
 from trainers import study_storage
 from trainers.config import as_params, parse_config
 from trainers.space import inside, parse_space, split_settings
-from trainers.study_report import Candidate, ranked
+from trainers.study_report import Candidate, best_value, ranked
 from trainers.study_storage import (
     MAX_RETRIES,
     Lease,
@@ -243,6 +243,8 @@ def test_the_best_come_first_and_the_front_before_all_others() -> None:
     for value in (0.1, 0.9, float("inf"), 0.5):
         one.add_trial(optuna.create_trial(value=value))
     assert [t.number for t in ranked(one, one.trials)] == [1, 3, 0]
+    assert best_value(one, one.trials) == 0.9
+    assert best_value(one, one.trials[2:3]) is None
     two = optuna.create_study(directions=["maximize", "minimize"])
     for values in ((0.8, 5.0), (0.9, 9.0), (0.85, 9.5), (0.7, 1.0)):
         two.add_trial(optuna.create_trial(values=values))
@@ -311,6 +313,9 @@ def assert_complete(folder: Path, n_trials: int, storage: str | None = None) -> 
         assert child.data.params["seed"] == str(t.user_attrs["seed"])
         assert child.data.metrics["validation_kernel_distance"] == t.value
         assert not [name for name in child.data.metrics if name.startswith(("test_", "wasserstein_held"))]
+    best = [value for _, value in history(folder, parent.info.run_id, "best_kernel_distance")]
+    assert best == sorted(best, reverse=True)
+    assert best[-1] == min(t.value for t in counted)
     final = every[study.user_attrs["final"]["run_id"]]
     assert final.data.metrics["test_kernel_distance"] == parent.data.metrics["test_kernel_distance"]
     version = client(folder).get_model_version_by_alias("wgan-generator", "tuned")
