@@ -81,7 +81,7 @@ class TuneConfig:
     def space_of(self, target: Target) -> Mapping[str, str]:
         """The search space: the trainer's own, or the one given."""
         if self.space is None:
-            return target.space
+            return target.space(self.preset)
         return split_settings("" if self.space == "{}" else self.space, "space")
 
     def fixed_values(self) -> dict[str, str]:

@@ -88,7 +88,7 @@ def test_every_value_of_a_declared_space_is_one_that_the_trainer_takes(name: str
     target = TARGETS[name]
     config = parse_config(TuneConfig, PRESETS, ["--target", name], "tune")
     config.check(target)
-    space = parse_space(target.space)
+    space = parse_space({**target.space("quick"), **target.space("physionet")})
     sampler = optuna.samplers.RandomSampler(seed=0)
     study = optuna.create_study(sampler=sampler)
     for _ in range(25):
