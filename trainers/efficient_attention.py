@@ -280,6 +280,12 @@ def label_and_stream(
     return labelled, streamed
 
 
+def transformer_config(config: EegTransformerConfig, mechanism: str) -> EegTransformerConfig:
+    """What `eeg_transformer` takes to train the network that is trained here with `mechanism`."""
+    shared = {field.name: getattr(config, field.name) for field in fields(EegTransformerConfig)}
+    return EegTransformerConfig(**{**shared, "attention": mechanism})
+
+
 def run_efficient_attention(config: EfficientAttentionConfig, study_trial: StudyTrial | None = None) -> int:
     """Train with every mechanism, measure, record, register the exact one; the exit status.
 
@@ -297,8 +303,7 @@ def run_efficient_attention(config: EfficientAttentionConfig, study_trial: Study
         network: nn.Module,
         metrics: Mapping[str, float],
     ) -> ModelInfo:
-        shared = {field.name: getattr(config, field.name) for field in fields(EegTransformerConfig)}
-        return register(run, EegTransformerConfig(**{**shared, "attention": own}), data, network, metrics)
+        return register(run, transformer_config(config, own), data, network, metrics)
 
     rivals = [name for name in (EXACT, *config.mechanisms) if name != own]
     return run_eeg(

@@ -86,14 +86,24 @@ class Target:
         """Run the trainer; its exit status."""
         return int(getattr(self.module, self.run)(config, study_trial))
 
+    def by_hand(self, config: Any) -> tuple[str, Any]:
+        """(trainer, config) of the same network outside a study: efficient_attention by itself registers the exact mechanism."""
+        if self.name != "efficient_attention":
+            return self.name, config
+        from trainers.efficient_attention import transformer_config
+
+        return "eeg_transformer", transformer_config(config, config.mechanisms[0])
+
     def command(self, config: Any) -> str:
         """The command that trains this config again."""
-        preset: Any = build_config(self.config_class, {**self.module.PRESETS[config.preset], "preset": config.preset})
+        name, config = self.by_hand(config)
+        presets = importlib.import_module(f"trainers.{name}").PRESETS
+        preset: Any = build_config(type(config), {**presets[config.preset], "preset": config.preset})
         elsewhere = {"preset", "output_dir", "cache_dir", "run_name", "resume"}
         before = as_params(preset)
         changed = {k: v for k, v in as_params(config).items() if k not in elsewhere and v != before[k]}
-        options = "".join(f" --{name} {_as_option(value)}" for name, value in changed.items())
-        return f"python -m trainers.{self.name} --preset {config.preset}{options}"
+        options = "".join(f" --{option} {_as_option(value)}" for option, value in changed.items())
+        return f"python -m trainers.{name} --preset {config.preset}{options}"
 
 
 def _as_option(value: Any) -> str:

