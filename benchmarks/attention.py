@@ -35,7 +35,8 @@ from torch import Tensor, nn
 
 from models.attention import AttentionSpec
 from models.transformer import MultiHeadAttentionBlock
-from trainers.attention_scaling import allocator, backend, grown_memory
+from trainers.attention_scaling import allocator, backend
+from trainers.peak_memory import grown_memory
 
 D_MODEL, N_HEADS, SIZE = 128, 8, 64
 TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "30000000000", "MALLOC_TOP_PAD_": "268435456"}

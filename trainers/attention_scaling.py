@@ -1,30 +1,23 @@
 """How an encoder layer's time and memory grow with the length of the sequence, for each attention mechanism.
 
-    python -m trainers.attention_scaling linear 65536        # peak memory of one length in a process of its own
-
 Time is measured interleaved in one process against the exact layer on PyTorch's scaled_dot_product_attention, never only against
 the written-out one: median over rounds of the CPU time of one thread, or of device events on a GPU.
 """
 
-import contextlib
-import json
 import math
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.attention
 
-from data.image_cache import available_cores
 from models.attention import AttentionSpec
 from models.transformer import EncoderLayer
+from trainers.peak_memory import answer_jobs, grown_memory, measure_apart
 
 D_MODEL, N_HEADS, D_FF = 128, 8, 256
 EXACT = "sdpa"
@@ -120,19 +113,14 @@ def measure_memory(
 ) -> dict[str, dict[int, float]]:
     """{mechanism: {length: megabytes}}: growth of the peak resident memory during one pass, each in a fresh process (CPU)."""
     pairs = [(name, length) for length in lengths for name in names if fits(name, length)]
+    found = measure_apart(
+        "trainers.attention_scaling", pairs, lambda i: progress("memory of {}, {} tokens".format(*pairs[i - 1]))
+    )
     megabytes: dict[str, dict[int, float]] = {name: {} for name in names}
-    with ThreadPoolExecutor(min(available_cores(), 4)) as pool:  # processes do not share what is measured
-        for (name, length), found in zip(pairs, pool.map(lambda pair: _peak_memory(*pair), pairs), strict=True):
-            progress(f"memory of {name}, {length} tokens")
-            if found is not None:
-                megabytes[name][length] = found
+    for (name, length), value in zip(pairs, found, strict=True):
+        if value is not None:
+            megabytes[name][length] = value
     return megabytes
-
-
-def _peak_memory(name: str, length: int) -> float | None:
-    command = [sys.executable, "-m", "trainers.attention_scaling", name, str(length)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return float(json.loads(done.stdout.splitlines()[-1])["megabytes"]) if done.returncode == 0 else None
 
 
 def allocator() -> str:
@@ -177,32 +165,15 @@ def growth_exponent(values: Mapping[int, float], from_length: int = 1024) -> flo
 
 
 @torch.inference_mode()
-def _print_peak_memory(name: str, length: int) -> None:
-    torch.set_num_threads(1)
+def _megabytes_of_layer(job: Sequence[Any]) -> float:
+    name, length = job
     layer = build_layer(name, length)
     layer(torch.randn(1, 65, D_MODEL)[:, : min(65, length)])  # libraries allocate on first use
     x = torch.randn(1, length, D_MODEL)
     with grown_memory() as megabytes:
         layer(x)
-    print(json.dumps({"name": name, "length": length, "megabytes": megabytes[0]}))
-
-
-@contextlib.contextmanager
-def grown_memory() -> Iterator[list[float]]:
-    """Afterwards the list holds the megabytes by which this process's peak resident memory grew inside (Linux)."""
-    megabytes: list[float] = []
-    # Importing libraries took more memory than is in use now: the kernel's high-water mark has to be set back first.
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _high_water_mark()
-    yield megabytes
-    megabytes.append((_high_water_mark() - before) / 1024)
-
-
-def _high_water_mark() -> int:
-    """The process's peak resident memory in kilobytes since it was last set back (Linux)."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1])
+    return megabytes[0]
 
 
 if __name__ == "__main__":
-    _print_peak_memory(sys.argv[1], int(sys.argv[2]))
+    answer_jobs(_megabytes_of_layer)

@@ -80,10 +80,12 @@ class EegTransformerConfig(EegConfig):
         "registered channel encoder to begin with, eeg_simclr's: tokens are embedded from its features of the channels",
     )
     attention: str = option("sdpa", f"mechanism of the encoder: {', '.join(MECHANISMS)}")
-    n_landmarks: int = option(0, "landmarks of nystrom; 0: 64, or all tokens if they are fewer", ge=0)
+    n_landmarks: int = option(0, "landmarks of nystrom; 0: 64, or half of the tokens if that is fewer", ge=0)
     n_projected: int = option(0, "keys and values of linformer after projection; 0: as n_landmarks", ge=0)
     n_features: int = option(64, "random features of favor", ge=1)
-    attention_window: int = option(0, "tokens that local attention sees, odd; 0: 65, or all if they are fewer", ge=0)
+    attention_window: int = option(
+        0, "tokens that local attention sees, odd; 0: 65, or about half if that is fewer", ge=0
+    )
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> "EegTransformerConfig":
@@ -121,8 +123,8 @@ SPACE = {
 def attention_spec(config: EegTransformerConfig, name: str) -> AttentionSpec:
     """A mechanism sized for the windows of `config`."""
     n_tokens = (config.window - config.patch_len) // config.patch_stride + 1 + (config.pool == "cls")
-    small = min(64, n_tokens)
-    odd = max(1, min(65, n_tokens - 1 + n_tokens % 2))
+    small = max(1, min(64, n_tokens // 2))  # as many as tokens would be the exact function, only slower
+    odd = small // 2 * 2 + 1
     if name == "nystrom" and config.n_landmarks > n_tokens:
         raise ValueError(f"n_landmarks={config.n_landmarks} exceeds the {n_tokens} tokens of a window")
     return AttentionSpec(

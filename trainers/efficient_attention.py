@@ -50,13 +50,18 @@ from trainers.length_tasks import (
     LabelSizes,
     RecallSizes,
     Streamed,
+    inference_megabytes,
     label_recordings,
     recall_accuracy,
     scale_of,
     stream_recording,
     tasks_report,
+    whitened,
 )
 from trainers.study_trial import StudyTrial
+
+SAME = "softmax"
+"""The exact function once more, written out: its time and memory are measured, but it is not trained again."""
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -64,18 +69,20 @@ class EfficientAttentionConfig(EegTransformerConfig):
     """Compare attention mechanisms: accuracy of the same EEG model, and time, memory and error over the length of the sequence."""
 
     mechanisms: Strings = option(
-        tuple(m for m in MECHANISMS if m != EXACT), "mechanisms to compare with sdpa, separated by commas"
+        ("softmax", "linear", "favor", "linformer", "nystrom", "local", "none"),
+        f"mechanisms to compare with sdpa, separated by commas: any of {', '.join(m for m in MECHANISMS if m != EXACT)}",
     )
     lengths: Integers = option((5, 19, 39, 160, 512, 1024, 4096, 16384), "lengths of sequence, in tokens")
     rounds: int = option(3, "timings of each mechanism at each length", ge=1)
     memory: bool = option(
         True, "measure peak memory, a fresh process for each mechanism and length from 1,024 on (CPU)"
     )
-    patch_len: int = option(8, "samples of a token: a slice of time over all channels", ge=1)
-    patch_stride: int = option(4, "samples between the starts of neighbouring tokens", ge=1)
-    subjects: str = option("1-6", "subjects, as 1,3,7-20")
+    # Long slices that overlap: as many tokens as short ones would give, whose power is less of a guess
+    patch_stride: int = option(3, "samples between the starts of neighbouring tokens", ge=1)
+    subjects: str = option("1-16", "subjects, as 1,3,7-20")
     n_folds: int = option(2, "groups of subjects held out in turn; 0: one subject at a time", ge=0)
-    epochs: int = option(5, "passes over the training windows at most", ge=1)
+    epochs: int = option(6, "passes over the training windows at most", ge=1)
+    lr: float = option(0.002, "AdamW's learning rate after warm-up", gt=0)
     baselines: bool = option(False, "CSP + LDA, tangent space + logistic regression and EEGNet on the same folds")
     leakage_check: bool = option(False, "train once more on labels shuffled by trial: it must end at chance")
 
@@ -84,14 +91,14 @@ class EfficientAttentionConfig(EegTransformerConfig):
     )
     recall_steps: int = option(400, "associative recall: updates of each mechanism", ge=1)
     label_patches: Integers = option(
-        (160, 40, 8, 1),
+        (160, 40, 8),
         "labelling whole recordings: samples of a token, longest first; none: no labelling, no streaming",
     )
-    label_mechanisms: Strings = option(("sdpa", "linear", "none"), "labelling: mechanisms to compare")
-    label_epochs: int = option(15, "labelling: passes over the training recordings", ge=1)
+    label_mechanisms: Strings = option(("sdpa", "linear", "local", "none"), "labelling: mechanisms to compare")
+    label_epochs: int = option(40, "labelling: passes over the training recordings", ge=1)
     label_subjects: int = option(6, "labelling: how many of the subjects, at most", ge=1)
     label_exact_tokens: int = option(
-        3000, "labelling: longest sequence that mechanisms of quadratic time are trained on", ge=1
+        1000, "labelling: longest sequence that mechanisms of quadratic time are trained on", ge=1
     )
     stream_patch: int = option(8, "streaming: samples of a token", ge=1)
     stream_piece: int = option(16, "streaming: samples that come in at a time", ge=1)
@@ -126,8 +133,9 @@ class EfficientAttentionConfig(EegTransformerConfig):
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {},
     "physionet": {
-        **PHYSIONET, "lengths": (5, 19, 39, 160, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536), "recall_pairs": (16, 64, 256),
-        "recall_steps": 2000, "label_patches": (160, 40, 8, 4, 1), "label_epochs": 30, "label_subjects": 99,
+        **PHYSIONET, "mechanisms": tuple(m for m in MECHANISMS if m != EXACT),
+        "lengths": (5, 19, 39, 160, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536), "recall_pairs": (16, 64, 256),
+        "recall_steps": 2000, "label_patches": (160, 40, 8, 4, 1), "label_epochs": 60, "label_subjects": 99,
         "label_mechanisms": ("sdpa", "linear", "favor", "linformer", "nystrom", "local", "none"), "label_exact_tokens": 20000,
         "stream_seconds": 3600,
     },
@@ -173,7 +181,7 @@ def record_scaling(
     device: torch.device,
 ) -> str:
     """Measure over lengths, log curves, figures and tables; returns the conclusion."""
-    names: Sequence[str] = (EXACT, *(m for m in config.mechanisms if m != EXACT))
+    names = (EXACT, *(m for m in config.mechanisms if m != EXACT))
     exact = outcome.last_networks[EXACT]
     assert isinstance(exact, EegTransformer)
     errors = exchange_errors(exact, config, windows, outcome.last_fold)
@@ -214,7 +222,7 @@ def record_tasks(
     run: Run | SilentRun, config: EfficientAttentionConfig, data: EegData, names: Sequence[str], device: torch.device
 ) -> str:
     """Associative recall, labelling of whole recordings, and one of them as it comes in; returns their report."""
-    recall: dict[str, dict[int, float]] = {name: {} for name in names} if config.recall_pairs else {}
+    recall: dict[str, dict[int, float]] = {name: {} for name in names if name != SAME} if config.recall_pairs else {}
     progress = Progress(len(recall) * len(config.recall_pairs), unit="recall task")
     for name in recall:
         for n_pairs in config.recall_pairs:
@@ -244,6 +252,8 @@ def label_and_stream(
     """Train on all but each subject's last run, test on that; then a causal network for the recording that does not end."""
     subjects = list(dict.fromkeys(report.subject for report in data.recordings))[: config.label_subjects]
     recordings = whole_recordings(data, subjects)
+    if config.align == "euclidean":
+        recordings = [whitened(recording) for recording in recordings]
     last = {s: max(r.run for r in recordings if r.subject == s) for s in subjects}
     test = [r for r in recordings if r.run == last[r.subject]]
     train = [r for r in recordings if r.run != last[r.subject]]
@@ -258,19 +268,25 @@ def label_and_stream(
         "linear", config.stream_patch, len(data.ch_names), n_times, data.sfreq, config.label_epochs, causal=True
     )
     progress = Progress((len(plans) + 1) * config.label_epochs, unit="labelling epoch")
+    memory = (
+        inference_megabytes([*plans, causal])
+        if config.memory and device.type == "cpu"
+        else [math.nan] * (len(plans) + 1)
+    )
     labelled = []
-    for plan in plans:
-        _, row = label_recordings(plan, train, test, config.seed, device, lambda note: progress.advance(note=note))
-        labelled.append(row)
+    for plan, megabytes in zip((*plans, causal), memory, strict=True):
+        network, row = label_recordings(
+            plan, train, test, config.seed, device, lambda note: progress.advance(note=note)
+        )
+        labelled.append(replace(row, megabytes=megabytes))
         metrics = {
             "label_balanced_accuracy": row.balanced[0], "label_left_right": row.left_right, "label_seconds": row.seconds,
-            "label_megabytes": row.megabytes,
+            "label_megabytes": megabytes,
         }  # fmt: skip
-        kept = {f"{plan.mechanism}_{key}": value for key, value in metrics.items() if math.isfinite(value)}
+        name = f"{plan.mechanism}_causal" if plan.causal else plan.mechanism
+        kept = {f"{name}_{key}": value for key, value in metrics.items() if math.isfinite(value)}
         run.log_metrics(kept, step=plan.n_tokens)
-    network, row = label_recordings(causal, train, test, config.seed, device, lambda note: progress.advance(note=note))
     progress.close()
-    labelled.append(row)
     streamed = stream_recording(
         network, test[0], scale_of(train), data.sfreq, config.stream_seconds, config.stream_piece
     )
@@ -305,7 +321,7 @@ def run_efficient_attention(config: EfficientAttentionConfig, study_trial: Study
     ) -> ModelInfo:
         return register(run, transformer_config(config, own), data, network, metrics)
 
-    rivals = [name for name in (EXACT, *config.mechanisms) if name != own]
+    rivals = list(dict.fromkeys(name for name in (EXACT, *config.mechanisms) if name not in (own, SAME)))
     return run_eeg(
         "efficient_attention", own, config, build, record_scaling, register_own, rivals, study_trial=study_trial
     )

@@ -1,19 +1,15 @@
 """Two tasks on which the length of the sequence matters, and a recording labelled as it comes in: part of `efficient_attention`.
 
-    python -m trainers.length_tasks '{"mechanism": "linear", "patch_len": 1, ...}'    # peak memory, in a process of its own
-
 Recall has a known answer that no token holds alone. Labelling gives every sample of a whole two-minute recording a state (rest,
 left, right); the same recording is cut into more and more, shorter and shorter slices.
 """
 
-import json
 import math
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +21,10 @@ from data.eeg_labelling import STATES, UNLABELLED, Recording
 from data.recall import recall_sequences
 from evaluation.classification import mean_interval
 from models.attention import AttentionSpec
+from models.eeg_align import mean_covariance, whitening
 from models.sequence_labeller import RecallTransformer, RecordingTransformer
-from trainers.attention_scaling import grown_memory
+from trainers.eeg import SHRINKAGE
+from trainers.peak_memory import answer_jobs, grown_memory, measure_apart
 
 N_VALUES = 8
 CYCLE_SECONDS = 8.3  # rest and task of EEGMMI's protocol
@@ -136,7 +134,17 @@ class Labelled:
     left_right: float
     training_seconds: float
     seconds: float
-    megabytes: float
+    megabytes: float = math.nan
+
+
+def whitened(recording: Recording) -> Recording:
+    """The recording in microvolts, whitened by its own covariance (He and Wu 2020; no labels): see models/eeg_align.py.
+
+    People and runs differ less then. The whole recording is used, as it is for the band-pass.
+    """
+    signal = 1e6 * torch.from_numpy(recording.signal)
+    matrix = whitening(mean_covariance(signal[None]), SHRINKAGE).to(signal.dtype)
+    return replace(recording, signal=(matrix @ signal).numpy())
 
 
 def scale_of(recordings: Sequence[Recording]) -> np.ndarray:
@@ -221,11 +229,10 @@ def inference_seconds(network: RecordingTransformer, x: Tensor, rounds: int = 3)
     return statistics.median(taken[1:])
 
 
-def inference_megabytes(sizes: LabelSizes) -> float:
-    """Growth of the peak memory of a fresh process that labels one recording."""
-    command = [sys.executable, "-m", "trainers.length_tasks", json.dumps(asdict(sizes))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return float(done.stdout.splitlines()[-1]) if done.returncode == 0 else math.nan
+def inference_megabytes(plans: Sequence[LabelSizes]) -> list[float]:
+    """Growth of the peak memory of a fresh process that labels one recording, for each network; NaN where it failed."""
+    found = measure_apart("trainers.length_tasks", [asdict(sizes) for sizes in plans])
+    return [math.nan if value is None else value for value in found]
 
 
 def label_recordings(
@@ -243,9 +250,8 @@ def label_recordings(
     training_seconds = time.monotonic() - began
     scores = label_scores(network, test, scale, device)
     seconds = inference_seconds(network, torch.from_numpy(test[0].signal[None] * scale).to(device))
-    megabytes = inference_megabytes(sizes) if device.type == "cpu" else math.nan
     name = f"{sizes.mechanism}, causal" if sizes.causal else sizes.mechanism
-    return network, Labelled(name, sizes.patch_len, sizes.n_tokens, *scores, training_seconds, seconds, megabytes)
+    return network, Labelled(name, sizes.patch_len, sizes.n_tokens, *scores, training_seconds, seconds)
 
 
 # ----------------------------------------------------------------------------------------------------------------- streaming
@@ -346,6 +352,17 @@ def tasks_report(
             if len(rows) > 1:
                 steps = ", ".join(f"{row.n_tokens:,} tokens {row.balanced[0]:.3f}" for row in rows)
                 text.append(f"- {name}, the same recordings in shorter and shorter slices: {steps}.")
+        alone = {row.n_tokens: row.balanced[0] for row in labelled if row.mechanism == "none"}
+        for n_tokens, base in sorted(alone.items()):
+            gains = [
+                f"{row.mechanism} {row.balanced[0] - base:+.3f}"
+                for row in labelled
+                if row.n_tokens == n_tokens and row.mechanism != "none"
+            ]
+            if gains:
+                text.append(
+                    f"- What its context adds to what a slice shows (none), at {n_tokens:,} tokens: {', '.join(gains)}."
+                )
     if streamed:
         text += [
             "", "## A recording that does not end", "",
@@ -359,16 +376,15 @@ def tasks_report(
 
 
 @torch.inference_mode()
-def _print_memory(values: str) -> None:
-    torch.set_num_threads(1)
-    sizes = LabelSizes(**json.loads(values))
+def _megabytes_of_network(job: Mapping[str, Any]) -> float:
+    sizes = LabelSizes(**job)
     network = sizes.build(0).eval()
     x = torch.randn(1, sizes.n_chans, sizes.n_times)
     network(x[:, :, : min(sizes.n_times, 128 * sizes.patch_len)])  # libraries allocate on first use
     with grown_memory() as megabytes:
         network(x)
-    print(megabytes[0])
+    return megabytes[0]
 
 
 if __name__ == "__main__":
-    _print_memory(sys.argv[1])
+    answer_jobs(_megabytes_of_network)

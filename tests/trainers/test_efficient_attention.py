@@ -98,8 +98,8 @@ def test_the_conclusion_follows_from_the_figures() -> None:
         (["--recall_pairs", "0"], "recall_pairs=\\(0,\\): at least 1"),
         (["--runs", "4"], "runs=4: labelling trains on some runs"),
         (["--attention_window", "64"], "window=64 must be odd.*63 or 65"),
-        (["--n_landmarks", "70"], "n_landmarks=70 exceeds the 39 tokens"),
-        (["--n_projected", "60"], "n_projected=60 is not between 1 and max_len=39"),
+        (["--n_landmarks", "70"], "n_landmarks=70 exceeds the 41 tokens"),
+        (["--n_projected", "60"], "n_projected=60 is not between 1 and max_len=41"),
         (["--d_model", "66"], "d_model=66 is not divisible by n_heads=4"),
         (["--patch_len", "200"], "patch_len=200 is longer than the window of 160"),
     ],
@@ -111,7 +111,7 @@ def test_bad_parameters_are_refused(argv: list[str], words: str) -> None:
 
 def test_bad_sizes_end_the_command_with_status_2(folder: Path) -> None:
     text = run_trainer(folder, "efficient_attention", status=2, n_landmarks=70)
-    assert text.splitlines()[-1] == "error: n_landmarks=70 exceeds the 39 tokens of a window"
+    assert text.splitlines()[-1] == "error: n_landmarks=70 exceeds the 41 tokens of a window"
 
 
 def test_a_whole_run(folder: Path) -> None:
@@ -122,14 +122,17 @@ def test_a_whole_run(folder: Path) -> None:
     )  # fmt: skip
     run = runs(folder)[-1]
     assert run.info.status == "FINISHED"
-    for name in ("sdpa", "softmax", "linear", "none"):
+    assert "softmax_subject_mean" not in run.data.metrics  # sdpa's function: not trained again
+    for name in ("sdpa", "linear", "none"):
         assert f"{name}_subject_mean" in run.data.metrics
+        assert f"{name}_recall_accuracy" in run.data.metrics
+    for name in ("sdpa", "softmax", "linear", "none"):
         steps = [point.step for point in client(folder).get_metric_history(run.info.run_id, f"{name}_milliseconds")]
         assert sorted(steps) == [5, 1024]
-        assert f"{name}_recall_accuracy" in run.data.metrics
     assert run.data.metrics["softmax_exchange_error"] < 1e-4  # the same function, written out
     assert run.data.metrics["none_exchange_error"] > 0.1
     assert run.data.metrics["stream_difference"] < 1e-4
+    assert run.data.metrics["linear_causal_label_megabytes"] > 0
     found = {file.path for path in ("", "figures") for file in client(folder).list_artifacts(run.info.run_id, path)}
     figures = {f"figures/{name}.png" for name in ("seconds", "memory", "recall", "labelling")}
     assert {"scaling.json", "tasks.json", "report.md", *figures} <= found

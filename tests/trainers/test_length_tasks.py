@@ -1,6 +1,7 @@
 """Recall: exact attention solves it, no mixing cannot. Labelling learns what is there; the report says what the figures say."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from trainers.length_tasks import (
     stream_recording,
     tasks_report,
     train_labeller,
+    whitened,
 )
 
 CPU = torch.device("cpu")
@@ -74,8 +76,23 @@ def test_labelling_learns_what_the_signal_shows(causal: bool) -> None:
 
 def test_memory_is_that_of_a_fresh_process() -> None:
     # The written-out softmax holds 2 N^2 weights of 4 bytes.
-    grown = inference_megabytes(LabelSizes("softmax", 1, 3, 3000, 100.0, 1))
-    assert grown > 2 * 4 * 3000**2 / 2**20
+    bad = LabelSizes("nystrom", 2000, 3, 1000, 100.0, 1)  # no token: fails in its process alone
+    sizes = LabelSizes("softmax", 1, 3, 3000, 100.0, 1)
+    written_out, none, sdpa = inference_megabytes([sizes, bad, replace(sizes, mechanism="sdpa")])
+    assert written_out > 2 * 4 * 3000**2 / 2**20
+    assert math.isnan(none)
+    assert 0 < sdpa < written_out / 4
+
+
+def test_whitened_recordings_are_white() -> None:
+    dice = np.random.default_rng(0)
+    mixing = np.array([[1.0, 0.5, 0], [0, 3.0, 1.0], [0, 0, 2.0]])
+    recording = Recording(1, 4, (1e-5 * mixing @ dice.normal(size=(3, 4000))).astype(np.float32), np.zeros(4000, int))
+    white = whitened(recording)
+    covariance = np.cov(white.signal)
+    assert np.abs(covariance / covariance[0, 0] - np.eye(3)).max() < 0.35  # shrinkage leaves weak directions weaker
+    assert np.abs(np.corrcoef(recording.signal) - np.eye(3)).max() > 0.15
+    assert white.label is recording.label
 
 
 def test_the_report_follows_from_the_figures() -> None:
@@ -83,6 +100,7 @@ def test_the_report_follows_from_the_figures() -> None:
     rows = [
         Labelled("sdpa", 160, 125, 0.7, (0.6, 0.5, 0.7), 0.55, 1.0, 0.01, 5.0),
         Labelled("linear", 160, 125, 0.7, (0.55, 0.5, 0.7), 0.55, 1.0, 0.01, 5.0),
+        Labelled("none", 160, 125, 0.7, (0.45, 0.4, 0.5), 0.55, 1.0, 0.01, 5.0),
         Labelled("linear", 1, 20000, 0.4, (0.4, math.nan, math.nan), 0.5, 1.0, 0.2, 50.0),
     ]
     text = tasks_report(recall, rows, Streamed(300, 16, 1e-6, 0.5, 0.6, 1600, 6000), "Simulated subjects")
@@ -93,6 +111,7 @@ def test_the_report_follows_from_the_figures() -> None:
     assert "| linear | 1 | 20,000 | 0.400 | 0.400 |" in text
     assert "The highest is sdpa with 160 samples a token (125 tokens): 0.600" in text
     assert "linear, the same recordings in shorter and shorter slices: 125 tokens 0.550, 20,000 tokens 0.400" in text
+    assert "(none), at 125 tokens: sdpa +0.150, linear +0.100." in text
     assert "6,000 tokens, 1,600 numbers remembered" in text
     assert "ABOVE CHANCE" in tasks_report({"sdpa": {32: 1.0}, "none": {32: 0.4}}, [], None, "")
     assert tasks_report({}, [], None, "") == ""
