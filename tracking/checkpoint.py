@@ -18,7 +18,7 @@ import torch
 
 from common.errors import InputError
 from common.files import atomic_file
-from tracking.run import CHECKPOINT_NAME, run_folder, this_job
+from tracking.resuming import CHECKPOINT_NAME, run_folder, this_job
 from tracking.spool import read_facts
 
 PLAIN_TYPES = (str, int, float, bool, bytes, type(None), torch.Tensor, torch.Size, torch.dtype, torch.device)

@@ -9,6 +9,7 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -64,3 +65,13 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+def run_tags(where_it_runs: Mapping[str, Any]) -> dict[str, str]:
+    """Tags that every run has.
+
+    Its command, the code's commit, and what it runs on (environment.json has the details).
+    """
+    named = {name: str(where_it_runs[name]) for name in ("python", "torch", "device", "world_size", "host")}
+    command = command_line()
+    return {"command": command, "mlflow.note.content": f"`{command}`", **git_state(), **named}

@@ -28,8 +28,9 @@ import torch
 
 from common.errors import InputError
 from tracking.evaluations import Evaluation, evaluation_tags
-from tracking.run import AnyRun, SilentRun
+from tracking.run import AnyRun
 from tracking.serving import Sampler, serve_by_network, serve_by_sampler
+from tracking.silent_run import SilentRun
 
 WEIGHTS_FOLDER, WEIGHTS_NAME, CONFIG_NAME = "weights", "model.safetensors", "config.json"
 

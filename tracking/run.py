@@ -19,16 +19,16 @@ import numpy as np
 from PIL import Image
 
 from common.errors import InputError
-from tracking.environment import command_line, environment, git_state
+from tracking.environment import environment, run_tags
 from tracking.evaluations import Evaluation, evaluation_tags
+from tracking.resuming import CHECKPOINT_NAME, folder_to_resume, note_job_served, run_folder, run_of_this_job, this_job
+from tracking.silent_run import SilentRun
 from tracking.spool import Spool, Writer, raise_marks, read_facts
 
 if TYPE_CHECKING:
     from tracking.delivery import Delivery
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-
-CHECKPOINT_NAME = "checkpoint.pt"
 
 START_PATIENCE = 15.0
 """Seconds to wait for the server when a run is started.
@@ -279,84 +279,6 @@ class Run:
         self._writer.start()
 
 
-class SilentRun:
-    """Takes all that a Run takes and records nothing.
-
-    For the processes of a distributed training other than rank 0.
-    """
-
-    run_id = ""
-    resumed = False
-
-    def __init__(self, output_dir: Path = Path("runs")) -> None:
-        self.folder = output_dir
-
-    @property
-    def checkpoint_path(self) -> Path:
-        """A path that is never written; rank 0 tells the others where its checkpoint is."""
-        return self.folder / CHECKPOINT_NAME
-
-    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Nothing."""
-
-    def log_image(self, key: str, image: np.ndarray, step: int) -> None:
-        """Nothing."""
-
-    def log_figure(self, figure: Any, path: str) -> None:
-        """Nothing."""
-
-    def log_text(self, text: str, path: str) -> None:
-        """Nothing."""
-
-    def log_dict(self, values: Mapping[str, Any], path: str) -> None:
-        """Nothing."""
-
-    def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Nothing."""
-
-    def log_checkpoint(self) -> None:
-        """Nothing."""
-
-    def log_data(self, name: str, fingerprint: str, details: Mapping[str, Any], context: str = "training") -> None:
-        """Nothing."""
-
-    def log_evaluations(self, uri: str, evaluations: Sequence[Evaluation], step: int = 0) -> None:
-        """Nothing."""
-
-    def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Nothing."""
-
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """Nothing."""
-
-    def backlog(self) -> str:
-        """Nothing waits."""
-        return ""
-
-    def restore(self, backlog: str) -> None:
-        """Nothing."""
-
-    def deliver(self, patience: float = FINISH_PATIENCE, limit: float = math.inf) -> bool:
-        """Nothing is left to deliver."""
-        return True
-
-    def finish(self, status: Status = "FINISHED") -> bool:
-        """Nothing is left to deliver."""
-        return True
-
-    def url(self) -> str:
-        """No page."""
-        return ""
-
-    def __enter__(self) -> "SilentRun":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Nothing."""
-
-
 AnyRun = Run | SilentRun
 
 
@@ -388,11 +310,10 @@ def start_run(
     from tracking import store
     from tracking.delivery import Delivery
 
-    global _job_served
     output_dir = Path(output_dir)
     resume = resume or run_of_this_job(entry_point, output_dir)
     where_it_runs = environment()
-    every_tag = {"entry_point": entry_point, **_run_tags(where_it_runs), **(tags or {})}
+    every_tag = {"entry_point": entry_point, **run_tags(where_it_runs), **(tags or {})}
     inherited = os.environ.pop("MLFLOW_RUN_ID", None)
     facts: dict[str, Any] = {
         "run_id": inherited,
@@ -401,7 +322,7 @@ def start_run(
         "experiment": experiment,
         "run_name": run_name,
     }
-    folder = _folder_to_resume(output_dir, resume, entry_point) if resume else None
+    folder = folder_to_resume(output_dir, resume, entry_point) if resume else None
     if folder is not None:
         facts |= read_facts(folder)
         if "MLFLOW_TRACKING_URI" in os.environ:  # the user, or `mlflow run`, says where the store is now
@@ -429,7 +350,7 @@ def start_run(
 
     spool = Spool(folder)
     spool.set_facts(**{**facts, "status": "RUNNING", "job": this_job()})
-    _job_served = True
+    note_job_served()
     run = Run(spool, Delivery(spool, facts["tracking_uri"]), resumed)
     if stored is not None and stored.data.metrics:
         # What another machine has delivered counts as recorded, too.
@@ -487,41 +408,6 @@ def _stored_run(
     return client, None
 
 
-def run_folder(output_dir: Path, run_id: str) -> Path:
-    """The folder of a run in `output_dir`.
-
-    `<output_dir>/<run_id>`, or the one of a run that was started without its server.
-    """
-    folder = Path(output_dir) / run_id
-    if not folder.is_dir():
-        for facts_file in Path(output_dir).glob("offline-*/run.json"):
-            if read_facts(facts_file.parent).get("run_id") == run_id:
-                return facts_file.parent
-    return folder
-
-
-def _folder_to_resume(output_dir: Path, resume: str, entry_point: str) -> Path | None:
-    """The local folder of the run to resume; None if there is none here (it may still be on the server)."""
-    if resume != "latest":
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", resume):
-            raise InputError(
-                f"resume: {resume!r} is not a run id; give an id, such as the name of a folder in "
-                f"{output_dir}, or `latest`"
-            )
-        folder = run_folder(output_dir, resume)
-        return folder if (folder / "run.json").is_file() else None
-    unfinished = [
-        path.parent
-        for path in output_dir.glob(f"*/{CHECKPOINT_NAME}*")
-        if (facts := read_facts(path.parent)).get("entry_point") == entry_point and facts.get("status") != "FINISHED"
-    ]
-    return max(
-        unfinished,
-        key=lambda folder: max(path.stat().st_mtime for path in folder.glob(f"{CHECKPOINT_NAME}*")),
-        default=None,
-    )
-
-
 def _created_patiently(client: Any, experiment: str, name: str | None, tags: Mapping[str, str]) -> Any:
     """A new run, asking a server that does not answer for START_PATIENCE seconds."""
     from tracking import store
@@ -534,16 +420,6 @@ def _created_patiently(client: Any, experiment: str, name: str | None, tags: Map
             if not store.is_away(error) or time.monotonic() > deadline:
                 raise
             time.sleep(1.0)
-
-
-def _run_tags(where_it_runs: Mapping[str, Any]) -> dict[str, str]:
-    """Tags that every run has.
-
-    Its command, the code's commit, and what it runs on (environment.json has the details).
-    """
-    named = {name: str(where_it_runs[name]) for name in ("python", "torch", "device", "world_size", "host")}
-    command = command_line()
-    return {"command": command, "mlflow.note.content": f"`{command}`", **git_state(), **named}
 
 
 def _as_text(values: Mapping[str, Any]) -> dict[str, str]:
@@ -573,58 +449,3 @@ def _reason(error: Exception | None) -> str:
     from tracking import store
 
     return store.reason(error)
-
-
-def find_resumable(resume: str | None, entry_point: str, output_dir: Path) -> str | None:
-    """The id of the run to go on with, or None for a new one.
-
-    The run that torchrun's workers of this job began before it restarted them; else the one that `resume` (an
-    id or `latest`) names, None where `latest` finds nothing.
-    """
-    begun = run_of_this_job(entry_point, output_dir)
-    if begun is not None or resume is None:
-        return begun
-    folder = _folder_to_resume(Path(output_dir), resume, entry_point)
-    if folder is not None:
-        return folder.name
-    return None if resume == "latest" else resume
-
-
-_job_served = False
-"""Whether this process has started its run: a restart goes on with one, not with each of several."""
-
-
-def this_job() -> str | None:
-    """The name of the torchrun job that this process works for (`--rdzv-id`; made up by `--standalone`).
-
-    Raises InputError where torchrun restarted the workers of a nameless job, whose run can't be told from
-    others'.
-    """
-    job = os.environ.get("TORCHELASTIC_RUN_ID")
-    if job != "none":  # what torchrun says without --rdzv-id
-        return job
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
-        raise InputError(
-            "torchrun restarted the workers, but the job has no name to find its run by: give torchrun --rdzv-id=NAME"
-        )
-    return None
-
-
-def run_of_this_job(entry_point: str, output_dir: Path) -> str | None:
-    """The unfinished run that earlier workers of this torchrun job began in `output_dir`; None if there is none."""
-    job = this_job()
-    if job is None or _job_served:
-        return None
-    begun = [
-        path.parent
-        for path in Path(output_dir).glob("*/run.json")
-        if (facts := read_facts(path.parent)).get("job") == job
-        and facts.get("entry_point") == entry_point
-        and facts.get("status") != "FINISHED"
-    ]
-    if not begun and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
-        print(
-            f"torchrun restarted job {job}, and no run of it is in {output_dir}: starting anew (with several machines, "
-            "output_dir must be a folder that they share)"
-        )
-    return max(begun, key=lambda folder: folder.stat().st_mtime).name if begun else None

@@ -12,7 +12,8 @@ from data.images import load_images
 from evaluation.features import Extractor, network_extractor
 from models.digit_features import DigitClassifier, DigitFeatures
 from tracking.models import load_weights, log_model, newest_model
-from tracking.run import Run, SilentRun
+from tracking.run import Run
+from tracking.silent_run import SilentRun
 
 REGISTERED_NAME = "digits-features"
 IMAGE_SIZE, EPOCHS, BATCH_SIZE, LEARNING_RATE, SEED, SHIFT = 32, 15, 64, 0.002, 0, 2

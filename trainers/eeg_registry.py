@@ -13,7 +13,8 @@ from evaluation.classification import CLASSES
 from models.eeg_transformer import EpochClassifier
 from tracking.evaluations import Evaluation
 from tracking.models import ModelInfo, log_model
-from tracking.run import Run, SilentRun
+from tracking.run import Run
+from tracking.silent_run import SilentRun
 from trainers.config import as_params
 from trainers.eeg import SHRINKAGE, EegConfig, group_covariances
 

@@ -32,7 +32,9 @@ from evaluation.figures import loss_curves
 from models.sync_norm import synchronise_batch_norms
 from tracking.checkpoint import StopRequest, find_checkpoint, load_checkpoint, save_checkpoint
 from tracking.models import ModelInfo
-from tracking.run import Run, SilentRun, find_resumable, start_run
+from tracking.resuming import find_resumable
+from tracking.run import Run, start_run
+from tracking.silent_run import SilentRun
 from trainers.config import as_params
 from trainers.eeg import (
     EegConfig,

@@ -34,7 +34,8 @@ from models.simclr import (
     scaled,
 )
 from tracking.models import ModelInfo, log_model
-from tracking.run import Run, SilentRun
+from tracking.run import Run
+from tracking.silent_run import SilentRun
 from trainers.config import as_params, launch_processes, parse_config
 from trainers.eeg import align
 from trainers.eeg_registry import facts_of, register_classifier

@@ -27,7 +27,8 @@ from models.eeg_augment import NAMES
 from models.eeg_transformer import EegTransformer
 from models.simclr import ChannelEncoder
 from tracking.models import ModelInfo, load_weights
-from tracking.run import Run, SilentRun
+from tracking.run import Run
+from tracking.silent_run import SilentRun
 from trainers.config import CONFIG, OptionalStr, Strings, launch_processes, option, parse_config
 from trainers.eeg import PHYSIONET, EegConfig
 from trainers.eeg_registry import register_classifier

@@ -29,7 +29,8 @@ from models.attention import MECHANISMS, build_attention
 from models.eeg_transformer import EegTransformer
 from models.transformer import EncoderLayer
 from tracking.models import ModelInfo
-from tracking.run import Run, SilentRun
+from tracking.run import Run
+from tracking.silent_run import SilentRun
 from trainers.attention_report import conclusion, draw, labelling_figure
 from trainers.attention_scaling import (
     D_MODEL,

@@ -24,7 +24,8 @@ from evaluation.features import Extractor, Features, extract
 from evaluation.figures import image_grid, lines, loss_curves, picture
 from evaluation.frechet import bootstrap_differences, frechet_of, interval, kernel_distance
 from models.isir import Chains, run_chains
-from tracking.run import Run, SilentRun, start_run
+from tracking.run import Run, start_run
+from tracking.silent_run import SilentRun
 from trainers.config import CONFIG, Floats, Integers, OptionalStr, Strings, as_params, option, parse_config
 from trainers.measuring import (
     MeasureConfig,

@@ -28,7 +28,8 @@ from evaluation.frechet import Gaussian, frechet_distance, inception_score, kern
 from evaluation.images import to_uint8
 from tracking.evaluations import Evaluation
 from tracking.models import load_program, open_program
-from tracking.run import Run, SilentRun
+from tracking.run import Run
+from tracking.silent_run import SilentRun
 from trainers.config import CONFIG, OptionalPath, OptionalStr, option
 from trainers.digit_features import digits_extractor
 from trainers.processes import Processes

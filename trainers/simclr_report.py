@@ -17,7 +17,8 @@ from data.splits import Fold
 from evaluation.classification import CLASSES, paired_interval
 from evaluation.figures import lines, loss_curves
 from models.simclr import Chosen, pooled_features
-from tracking.run import Run, SilentRun
+from tracking.run import Run
+from tracking.silent_run import SilentRun
 from trainers.eeg import EegConfig, Result, evaluate, window_predictions
 from trainers.eeg_run import Outcome
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracking.run import Run, SilentRun
+from tracking.run import Run
+from tracking.silent_run import SilentRun
 from trainers.processes import Processes
 
 

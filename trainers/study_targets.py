@@ -19,7 +19,8 @@ from common.errors import InputError
 from evaluation.features import Extractor, extract
 from evaluation.frechet import Gaussian, frechet_distance, squared_mmd
 from evaluation.images import to_uint8
-from tracking.run import AnyRun, SilentRun
+from tracking.run import AnyRun
+from tracking.silent_run import SilentRun
 from trainers.config import as_params, build_config
 from trainers.study_trial import StudyTrial
 

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from common.errors import InputError, run_main
 from tracking.checkpoint import StopRequest
 from tracking.children import end_killed
-from tracking.run import AnyRun, run_folder
+from tracking.resuming import run_folder
+from tracking.run import AnyRun
 from trainers.config import build_config
 from trainers.space import parse_space, suggest
 from trainers.study_storage import is_decided, open_storage, repeats_queued, this_host, this_process, under_way, used

@@ -23,7 +23,8 @@ from common.progress import Progress
 from evaluation import distances
 from evaluation.distances import wasserstein_of_samples
 from models.isir import Weights, run_chains
-from tracking.run import Run, SilentRun, start_run
+from tracking.run import Run, start_run
+from tracking.silent_run import SilentRun
 from trainers.config import CONFIG, Floats, OptionalStr, as_params, option, parse_config
 from trainers.theory_figures import draw_corrections, draw_distances, draw_fits, draw_gradients
 from trainers.theory_networks import GENERATOR_LOSSES, Kind, Opponent, generate, penalised_slope

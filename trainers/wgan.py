@@ -28,7 +28,9 @@ from models.wgan import Critic, Generator
 from tracking.checkpoint import StopRequest, find_checkpoint, load_checkpoint, save_checkpoint
 from tracking.environment import git_state
 from tracking.models import ModelInfo, log_model
-from tracking.run import Run, SilentRun, find_resumable, start_run
+from tracking.resuming import find_resumable
+from tracking.run import Run, start_run
+from tracking.silent_run import SilentRun
 from trainers.config import (
     CONFIG,
     ImageSize,

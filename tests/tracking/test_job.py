@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import InputError
 from tracking.checkpoint import find_checkpoint
-from tracking.run import find_resumable
+from tracking.resuming import find_resumable
 
 
 def make_run(output_dir: Path, run_id: str, **facts: object) -> Path:
@@ -22,7 +22,7 @@ def make_run(output_dir: Path, run_id: str, **facts: object) -> Path:
 
 @pytest.fixture
 def job(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    monkeypatch.setattr("tracking.run._job_served", False)
+    monkeypatch.setattr("tracking.resuming._job_served", False)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job-1")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     return monkeypatch
@@ -49,7 +49,7 @@ def test_the_unfinished_run_of_the_same_job_and_entry_point_is_found(tmp_path: P
 
 def test_a_process_goes_on_with_one_run_alone(tmp_path: Path, job: pytest.MonkeyPatch) -> None:
     make_run(tmp_path, "ours", job="job-1")
-    job.setattr("tracking.run._job_served", True)
+    job.setattr("tracking.resuming._job_served", True)
     assert find_resumable(None, "wgan", tmp_path) is None
 
 

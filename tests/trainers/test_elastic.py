@@ -17,7 +17,7 @@ import torch.multiprocessing as mp
 
 from tests.trainers.running import client, command, environment, history, run_trainer, runs
 from tests.trainers.test_wgan import TINY, _step_on_disk, assert_same_weights, checkpoint_of
-from tracking.run import SilentRun
+from tracking.silent_run import SilentRun
 from trainers.processes import Processes
 from trainers.step_log import StepLog
 from trainers.wgan_loop import METRICS

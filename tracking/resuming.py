@@ -1,0 +1,106 @@
+"""Which run a process goes on with: the one it is told to resume, or the one its torchrun job began before a restart."""
+
+import os
+import re
+from pathlib import Path
+
+from common.errors import InputError
+from tracking.spool import read_facts
+
+CHECKPOINT_NAME = "checkpoint.pt"
+
+
+def run_folder(output_dir: Path, run_id: str) -> Path:
+    """The folder of a run in `output_dir`.
+
+    `<output_dir>/<run_id>`, or the one of a run that was started without its server.
+    """
+    folder = Path(output_dir) / run_id
+    if not folder.is_dir():
+        for facts_file in Path(output_dir).glob("offline-*/run.json"):
+            if read_facts(facts_file.parent).get("run_id") == run_id:
+                return facts_file.parent
+    return folder
+
+
+def folder_to_resume(output_dir: Path, resume: str, entry_point: str) -> Path | None:
+    """The local folder of the run to resume; None if there is none here (it may still be on the server)."""
+    if resume != "latest":
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", resume):
+            raise InputError(
+                f"resume: {resume!r} is not a run id; give an id, such as the name of a folder in "
+                f"{output_dir}, or `latest`"
+            )
+        folder = run_folder(output_dir, resume)
+        return folder if (folder / "run.json").is_file() else None
+    unfinished = [
+        path.parent
+        for path in output_dir.glob(f"*/{CHECKPOINT_NAME}*")
+        if (facts := read_facts(path.parent)).get("entry_point") == entry_point and facts.get("status") != "FINISHED"
+    ]
+    return max(
+        unfinished,
+        key=lambda folder: max(path.stat().st_mtime for path in folder.glob(f"{CHECKPOINT_NAME}*")),
+        default=None,
+    )
+
+
+def find_resumable(resume: str | None, entry_point: str, output_dir: Path) -> str | None:
+    """The id of the run to go on with, or None for a new one.
+
+    The run that torchrun's workers of this job began before it restarted them; else the one that `resume` (an
+    id or `latest`) names, None where `latest` finds nothing.
+    """
+    begun = run_of_this_job(entry_point, output_dir)
+    if begun is not None or resume is None:
+        return begun
+    folder = folder_to_resume(Path(output_dir), resume, entry_point)
+    if folder is not None:
+        return folder.name
+    return None if resume == "latest" else resume
+
+
+_job_served = False
+"""Whether this process has started its run: a restart goes on with one, not with each of several."""
+
+
+def note_job_served() -> None:
+    """This process has started its run."""
+    global _job_served
+    _job_served = True
+
+
+def this_job() -> str | None:
+    """The name of the torchrun job that this process works for (`--rdzv-id`; made up by `--standalone`).
+
+    Raises InputError where torchrun restarted the workers of a nameless job, whose run can't be told from
+    others'.
+    """
+    job = os.environ.get("TORCHELASTIC_RUN_ID")
+    if job != "none":  # what torchrun says without --rdzv-id
+        return job
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
+        raise InputError(
+            "torchrun restarted the workers, but the job has no name to find its run by: give torchrun --rdzv-id=NAME"
+        )
+    return None
+
+
+def run_of_this_job(entry_point: str, output_dir: Path) -> str | None:
+    """The unfinished run that earlier workers of this torchrun job began in `output_dir`; None if there is none."""
+    job = this_job()
+    if job is None or _job_served:
+        return None
+    begun = [
+        path.parent
+        for path in Path(output_dir).glob("*/run.json")
+        if (facts := read_facts(path.parent)).get("job") == job
+        and facts.get("entry_point") == entry_point
+        and facts.get("status") != "FINISHED"
+    ]
+    if not begun and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
+        print(
+            f"torchrun restarted job {job}, and no run of it is in {output_dir}: starting anew (with several machines, "
+            "output_dir must be a folder that they share)"
+        )
+    return max(begun, key=lambda folder: folder.stat().st_mtime).name if begun else None
