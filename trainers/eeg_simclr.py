@@ -63,7 +63,7 @@ N_MOTOR = 21
 
 
 def picks(config: EegSimclrConfig) -> list[int] | None:
-    """Numbers of the channels looked at, None for all."""
+    """Numbers of the channels that are classified by, None for all. Pre-training draws from all."""
     return list(range(N_MOTOR)) if config.channels == "motor" else None
 
 
@@ -107,7 +107,7 @@ def begin_pretraining(
         config, encoder, projector, pool, rows, validation, augment_ranges(config, SFREQ), config.augmentations,
         config.n_augmentations, processes, tau=config.tau, epochs=config.pretrain_epochs, pairs=config.pretrain_batch,
         channels_per_window=config.channels_per_window, lr=config.pretrain_lr, weight_decay=config.pretrain_weight_decay,
-        mask_same_trial=config.mask_same_trial, picks=picks(config), pool_fingerprint=pool_fingerprint,
+        mask_same_trial=config.mask_same_trial, pool_fingerprint=pool_fingerprint,
     )  # fmt: skip
 
 

@@ -9,9 +9,6 @@ from models.eeg_augment import NAMES, AugmentRanges
 from trainers.config import CONFIG, Floats, Integers, OptionalStr, Strings, option
 from trainers.eeg import PHYSIONET, EegConfig
 
-DEFAULT = tuple(name for name in NAMES if name != "amplitude")
-"""Views that differ in amplitude teach that power does not matter, but power is what is classified; see the docs for figures."""
-
 SFREQ = 160.0
 """EEGMMI's sampling rate; recordings of others are refused when they are read."""
 
@@ -26,7 +23,9 @@ class EegSimclrConfig(EegConfig):
         "networks and settings of Mohsenvand et al. in full size",
     )
     # Networks
-    channels: Literal["all", "motor"] = option("motor", "channels looked at: all 64, or the 21 of rows FC, C and CP")
+    channels: Literal["all", "motor"] = option(
+        "motor", "channels to classify by: all 64, or the 21 of rows FC, C and CP; pre-training draws from all"
+    )
     encoder: Literal["recurrent", "convolutional"] = option("convolutional", "encoder (A) or (B) of Mohsenvand et al.")
     width: float = option(0.03, "scale of the drawn encoder's widths; 1: as drawn", gt=0)
     kernels: Integers = option((16, 8, 4, 8), "of encoder=convolutional: three branches, blocks (drawn: 128,64,16,64)")
@@ -44,7 +43,7 @@ class EegSimclrConfig(EegConfig):
     mask_same_trial: bool = option(True, "channels of the same trial are no negatives of each other")
     unlabelled_runs: OptionalStr = option(None, "runs to pre-train on beside the labelled trials, such as 1-14")
     # Augmentations
-    augmentations: Strings = option(DEFAULT, f"what views are made by: some of {', '.join(NAMES)}")
+    augmentations: Strings = option(NAMES, f"what views are made by: some of {', '.join(NAMES)}")
     n_augmentations: int = option(2, "augmentations drawn for each view of each channel", ge=1)
     amplitude: Floats = option((0.5, 2.0), "factor, from and to")
     time_shift: int = option(40, "samples, at most, to either side", ge=0)
@@ -115,7 +114,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "physionet": {**LARGE, "width": 0.25, "kernels": (64, 32, 16, 32), "head_width": 0.25},
     "drawn": {
         **LARGE, "width": 1.0, "kernels": (128, 64, 16, 64), "head_width": 1.0, "pretrain_epochs": 300, "pretrain_batch": 1000,
-        "augmentations": NAMES,
     },
 }  # fmt: skip
 

@@ -38,7 +38,7 @@ class Pretraining:
         self, config: EegConfig, encoder: nn.Module, projector: nn.Module, pool: ChannelPool, train: np.ndarray,
         validation: np.ndarray, ranges: AugmentRanges, augmentations: Sequence[str], n_applied: int, processes: Processes, *,
         tau: float, epochs: int, pairs: int, channels_per_window: int, lr: float, weight_decay: float, mask_same_trial: bool,
-        picks: Sequence[int] | None, pool_fingerprint: str,
+        pool_fingerprint: str,
     ) -> None:  # fmt: skip
         self.config, self.pool, self.processes = config, pool, processes
         self.network = nn.ModuleDict({"encoder": encoder, "projector": projector}).to(processes.device)
@@ -47,7 +47,6 @@ class Pretraining:
         self.ranges, self.augmentations, self.n_applied = ranges, tuple(augmentations), n_applied
         self.tau, self.epochs, self.channels_per_window, self.lr = tau, epochs, channels_per_window, lr
         self.mask_same_trial, self.pool_fingerprint = mask_same_trial, pool_fingerprint
-        self.picks = None if picks is None else torch.tensor(picks)
         n_windows = min(pairs // channels_per_window, len(train))
         n_windows -= n_windows % processes.world_size
         self.batches = WindowBatches(
@@ -66,8 +65,6 @@ class Pretraining:
 
     def project(self, x: Tensor, trial: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Stretches [n, n_chans, window + 2 margin] of trials [n] -> two views' projections [n k, D] and their trials [n k]."""
-        if self.picks is not None:
-            x = x[:, self.picks.to(x.device)]
         channels = recombine(x, self.channels_per_window, generator).flatten(0, 1)
         pair = views(channels, self.pool.window, self.ranges, generator, self.n_applied, self.augmentations)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):

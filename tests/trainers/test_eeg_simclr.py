@@ -186,8 +186,7 @@ def pretraining(
     pool = ChannelPool([(data, windows)], config.window, config.time_shift)
     torch.manual_seed(0)
     settings: dict[str, Any] = {
-        "tau": 0.1, "pairs": 64, "channels_per_window": 4, "weight_decay": 0.0, "mask_same_trial": True, "picks": None,
-        "pool_fingerprint": "",
+        "tau": 0.1, "pairs": 64, "channels_per_window": 4, "weight_decay": 0.0, "mask_same_trial": True, "pool_fingerprint": "",
     }  # fmt: skip
     return Pretraining(
         config, build_encoder(config), build_projector(config), pool, pretraining_rows(pool, windows, fold, "cross_subject"),
@@ -407,6 +406,30 @@ def test_two_processes_train_and_one_records(folder: Path) -> None:
     (run,) = runs(folder)
     assert run.info.status == "FINISHED"
     assert "simclr_trial_accuracy" in run.data.metrics
+
+
+SHORT = {**TINY, "label_fractions": 1, "tau_sweep": "none", "leakage_check": "false"}
+
+
+@pytest.mark.slow
+def test_whole_recordings_without_labels_may_be_added(folder: Path) -> None:
+    run_trainer(folder, "eeg_simclr", **{**SHORT, "pretrain_epochs": 1}, unlabelled_runs="1,2,14")
+    (run,) = runs(folder)
+    assert run.info.status == "FINISHED"
+    assert {"simulated", "simulated-unlabelled"} == {given.dataset.name for given in run.inputs.dataset_inputs}
+
+
+@pytest.mark.slow
+def test_windows_of_torcheeg_give_the_same_pretraining(finished: tuple[Path, str, str], folder: Path) -> None:
+    run_trainer(folder, "eeg_simclr", **SHORT, windows="torcheeg")
+    (run,) = runs(folder)
+    assert run.info.status == "FINISHED"
+    name = "pretrain_subject_1_train_loss"
+    ours, theirs = (
+        [value for _, value in history(*of, name)] for of in ((folder, run.info.run_id), (finished[0], finished[1]))
+    )
+    assert len(ours) == 3
+    assert ours == pytest.approx(theirs, abs=1e-3)
 
 
 @pytest.mark.slow

@@ -1,0 +1,139 @@
+"""What settings of the contrastive pre-training are worth, on people that no default run uses.
+
+    python -m benchmarks.simclr_settings                                   # augmentations
+    python -m benchmarks.simclr_settings --settings "tau=0.2;tau=0.5 pretrain_epochs=12"   # any parameters of eeg_simclr
+
+Twelve simulated subjects (21 to 32) in four groups of three: for each, an encoder is pre-trained on five of the others, a linear
+probe of it and the fine-tuned network are trained on the same five, all labels given, and the group says what they are worth (and,
+in fine-tuning, when to stop). Nobody is a test person here: the defaults of `eeg_simclr` are chosen by this. Accuracy per trial,
+mean over people; differences to the untrained encoder (to training from scratch) are paired by person.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.errors import InputError, run_main
+from data.eeg import load_eeg
+from data.eeg_pool import ChannelPool, check_pretraining
+from data.eeg_windows import Windows
+from data.splits import Fold, check_no_leakage
+from evaluation.classification import (
+    accuracy_by_subject,
+    mean_interval,
+    paired_interval,
+    probability_of_right,
+    trial_means,
+)
+from models.eeg_augment import NAMES
+from trainers.config import parse_config
+from trainers.eeg import Fit, align, predict
+from trainers.eeg_simclr import begin_pretraining, build_network
+from trainers.processes import Processes
+from trainers.simclr_config import PRESETS, EegSimclrConfig
+from trainers.simclr_frozen import all_features, fit_probe
+
+N_TRAIN, N_VALIDATION = 5, 3
+"""People of a fold: as many to train on as the default run has."""
+
+
+def without(*left_out: str) -> str:
+    return "augmentations=" + ",".join(name for name in NAMES if name not in left_out)
+
+
+SETTINGS = (without(), without("amplitude"), without("band_stop"))
+
+
+def folds_of(windows: Windows) -> list[Fold]:
+    """Groups of three people to judge by, each with the five that follow it (in a circle) to train on; no test part."""
+    people = np.unique(windows.subject)
+    if len(people) < N_TRAIN + N_VALIDATION or len(people) % N_VALIDATION:
+        raise InputError(f"subjects: {len(people)} people; a multiple of {N_VALIDATION} from 9 on is needed")
+    folds = []
+    for first in range(0, len(people), N_VALIDATION):
+        order = np.roll(people, -first)
+        judged, trained = order[:N_VALIDATION], order[N_VALIDATION : N_VALIDATION + N_TRAIN]
+        train, validation = (np.flatnonzero(np.isin(windows.subject, part)) for part in (trained, judged))
+        fold = Fold(f"judged by {judged[0]} to {judged[-1]}", train, validation, np.array([], dtype=int))
+        check_no_leakage(windows, fold, "cross_subject")
+        folds.append(fold)
+    return folds
+
+
+def accuracies(
+    config: EegSimclrConfig, pool: ChannelPool, windows: Windows, folds: list[Fold], trained: bool
+) -> dict[str, dict[int, float]]:
+    """{"probe", "fine-tuned": {person: accuracy per trial}} of the encoder, pre-trained or as it was drawn."""
+    processes = Processes(0, 1, torch.device("cpu"))
+    found: dict[str, dict[int, float]] = {"probe": {}, "fine-tuned": {}}
+    for fold in folds:
+        check_pretraining(pool, fold.train, windows, fold, "cross_subject")
+        work = begin_pretraining(config, pool, fold.train, fold.validation, processes)
+        while trained and not work.finished:
+            work.run_epoch()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            probe, network = build_network(config, "probe"), build_network(config, "simclr")
+        for begun in (probe, network):
+            begun.encoder.load_state_dict(work.result()["weights"])  # type: ignore[union-attr]
+        features = all_features(probe, windows, config, processes.device)
+        fit = Fit(config, network, windows, fold, processes, windows.label)
+        while not fit.finished:
+            fit.run_epoch()
+        network.load_state_dict(fit.best)
+        answers = {
+            "probe": fit_probe(probe, features, windows.label, fold.train, fold.validation).numpy(),
+            "fine-tuned": predict(network, windows, fold.validation, processes.device),
+        }
+        for name, log_p in answers.items():
+            trials, means = trial_means(log_p, windows.trial[fold.validation])
+            first = np.searchsorted(windows.trial, trials)
+            right = accuracy_by_subject(windows.label[first], probability_of_right(means), windows.subject[first])
+            found[name] |= right
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.simclr_settings", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--subjects", default="21-32", help="simulated subjects; those of the default run are 1-9")
+    parser.add_argument("--groups", type=int, default=4, help="groups of three that are judged by, at most")
+    parser.add_argument("--settings", default=";".join(SETTINGS), help="name=value name=value;name=value;...")
+    parser.add_argument("--cache_dir", type=Path, default=Path("cache"))
+    parser.add_argument("--out", type=Path, help="JSON file with every person's accuracy")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+
+    def config_of(setting: str) -> EegSimclrConfig:
+        options = [word for pair in setting.split() for word in (f"--{pair.split('=')[0]}", pair.partition("=")[2])]
+        return parse_config(EegSimclrConfig, PRESETS, options, "eeg_simclr")
+
+    plain = config_of("")
+    data = load_eeg("simulated", args.cache_dir, subjects=args.subjects)
+    windows = align(data.windows(plain.window, plain.overlap), data, "cross_subject")
+    pool = ChannelPool([(data, windows)], plain.window, plain.time_shift)
+    folds = folds_of(windows)[: args.groups]
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    print("| setting | network | accuracy | against untrained | CPU s |\n|---|---|---|---|---|")
+    for setting in ("untrained", *args.settings.split(";")):
+        began = time.process_time()
+        trained = setting != "untrained"
+        found[setting] = accuracies(config_of(setting if trained else ""), pool, windows, folds, trained)
+        for name, people in found[setting].items():
+            mean, low, high = mean_interval(list(people.values()))
+            gain = ""
+            if trained:
+                gain = "{:+.3f} ({:+.3f} to {:+.3f})".format(*paired_interval(people, found["untrained"][name]))
+            seconds = time.process_time() - began
+            print(f"| {setting} | {name} | {mean:.3f} ({low:.3f} to {high:.3f}) | {gain} | {seconds:.0f} |", flush=True)
+    if args.out:
+        args.out.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    run_main(main)
