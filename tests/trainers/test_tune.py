@@ -74,11 +74,8 @@ def test_space_refuses_what_is_no_space(text: str, words: list[str]) -> None:
 
 def test_the_defaults_are_found_in_a_space_or_not_at_all() -> None:
     space = parse_space({"gp_scale": "log:0.1..100", "noise": "0,0.2|0,1", "n_dis": "1|2"})
-    assert inside(space, {"gp_scale": 10.0, "noise": (0.0, 0.2), "n_dis": 2}) == {
-        "gp_scale": 10.0,
-        "noise": "0,0.2",
-        "n_dis": 2,
-    }
+    found = {"gp_scale": 10.0, "noise": "0,0.2", "n_dis": 2}
+    assert inside(space, {"gp_scale": 10.0, "noise": (0.0, 0.2), "n_dis": 2}) == found
     assert inside(space, {"gp_scale": 10.0, "noise": (0.0, 0.3), "n_dis": 2}) is None
     assert inside(space, {"gp_scale": 1000.0, "noise": (0.0, 0.2), "n_dis": 2}) is None
 
@@ -147,10 +144,9 @@ def test_a_study_of_another_shape_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="tune has not made"):
         open_study(storage, "theirs", ["minimize"], spec)
     (tmp_path / "text").write_text("not a journal\n")
+    text = str(tmp_path / "text")
     with pytest.raises(InputError, match="text"):
-        open_study(
-            open_storage(str(tmp_path / "text"), tmp_path / "j"), "s", ["minimize"], spec, str(tmp_path / "text")
-        )
+        open_study(open_storage(text, tmp_path / "j"), "s", ["minimize"], spec, text)
 
 
 # --------------------------------------------------------------------------------------------------------- counting and retrying
@@ -364,7 +360,9 @@ def test_a_launcher_is_stopped_or_killed_and_the_same_command_goes_on(folder: Pa
     process.send_signal(signal_)
     assert process.wait(120) == (143 if signal_ == signal.SIGTERM else -9), (folder / "log").read_text()
     if signal_ == signal.SIGTERM:
-        assert all(run.info.status == "KILLED" for run in runs(folder))
+        ended = {run.info.run_name: run.info.status for run in runs(folder)}
+        assert ended.pop("wgan-quick") == "KILLED"
+        assert set(ended.values()) <= {"KILLED", "FINISHED"}  # a trial may have been at its last step
     else:  # the workers see that their launcher is gone, and stop in good order
         workers = [t.user_attrs["owner"] for t in study_of(folder).trials if "owner" in t.user_attrs]
         deadline = time.monotonic() + 90
@@ -374,7 +372,8 @@ def test_a_launcher_is_stopped_or_killed_and_the_same_command_goes_on(folder: Pa
     process = start(folder)
     assert process.wait(280) == 0, (folder / "log").read_text()
     assert_complete(folder, 4)
-    assert trial.number in retried(study_of(folder).trials)
+    trials = study_of(folder).trials
+    assert trial.number in retried(trials) or trials[trial.number].state == TrialState.COMPLETE
 
 
 @pytest.fixture
