@@ -131,6 +131,9 @@ def labelling_figure(labelled: Sequence[Labelled], dataset: str) -> Figure:
             style = {"color": "black", "linewidth": 2.2} if name == EXACT else {"linewidth": 1.1}
             axis.plot([row.n_tokens for row in rows], [value(row) for row in rows], marker="o", label=name, **style)
         axis.set_xscale("log")
+        tokens = sorted({row.n_tokens for row in labelled})
+        axis.set_xticks(tokens, [f"{n:,}" for n in tokens])
+        axis.minorticks_off()  # their labels would overlap
         axis.set_xlabel("tokens of a two-minute recording")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
