@@ -95,9 +95,14 @@ def comparison_text(table: Table, taus: Mapping[float, Mapping[str, float]], con
         text += ["", "**One subject: no interval, so nothing is decided.**"]
     else:
         where = f"with {', '.join(helped)} % of the labels" if helped else "at no share of the labels"
+        many = (
+            f" {len(shares)} shares are as many tests: one such interval alone is weak evidence."
+            if len(shares) > 1
+            else ""
+        )
         text += [
             "", f"**Fine-tuning a pre-trained encoder was better than training from scratch {where}**, by an interval that "
-            f"excludes zero. {len(shares)} shares are as many tests: one such interval alone is weak evidence.",
+            f"excludes zero.{many}",
         ]  # fmt: skip
     if taus:
         text += [
