@@ -87,7 +87,7 @@ def conclusion(
     text.append(
         "- Put into the trained network without training again, "
         + (
-            f"only {', '.join(usable)} stay within 5 % of exact attention."
+            f"only {', '.join(usable)} {'stay' if len(usable) > 1 else 'stays'} within 5 % of exact attention."
             if usable
             else "no mechanism stays within 5 % of exact attention."
         )
