@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -23,6 +22,7 @@ import yaml
 
 from common.errors import InputError
 from tests.conftest import ROOT
+from tests.trainers.running import config_class_of
 from trainers.config import parse_config
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
@@ -249,12 +249,6 @@ def _check(command: Command) -> None:
         return  # other people's programs, whose words are not ours to know
     else:
         raise Wrong(f"{head!r} is of no form that tests/docs/commands.py knows; teach it")
-
-
-def config_class_of(module: ModuleType) -> Any:
-    """The config of an entry point, named after it: trainers.eeg_simclr has EegSimclrConfig. None: not an entry point."""
-    words = module.__name__.rsplit(".", 1)[1].split("_")
-    return getattr(module, "".join(word.capitalize() for word in words) + "Config", None)
 
 
 def check_trainer(entry_point: str, argv: Sequence[str]) -> None:

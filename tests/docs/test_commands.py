@@ -13,7 +13,7 @@ import yaml
 from tests.conftest import ROOT
 from tests.docs import commands
 from tests.docs.commands import PAGES, Command, Wrong
-from tests.trainers.running import environment
+from tests.trainers.running import config_class_of, environment
 
 ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
 
@@ -71,7 +71,7 @@ def test_every_entry_point_has_page_row_and_target(entry_point: str) -> None:
     assert row, f"README's table of entry points has no row for {entry_point}"
     assert f"](docs/{entry_point}.md)" in row[3]
     module = importlib.import_module(f"trainers.{entry_point}")
-    config_class = commands.config_class_of(module)
+    config_class = config_class_of(module)
     named = re.findall(r"`(\w+)`", row[2])
     assert named
     assert set(named) <= set(config_class.__pydantic_fields__), f"{entry_point}: README names parameters it has not"

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -47,3 +49,9 @@ def runs(folder: Path) -> list[Run]:
 def history(folder: Path, run_id: str, metric: str) -> list[tuple[int, float]]:
     """(step, value) of every stored point, in order of steps; a doubled point appears twice."""
     return sorted((point.step, point.value) for point in client(folder).get_metric_history(run_id, metric))
+
+
+def config_class_of(module: ModuleType) -> Any:
+    """The config of an entry point, named after it: trainers.eeg_simclr has EegSimclrConfig. None: not an entry point."""
+    words = module.__name__.rsplit(".", 1)[1].split("_")
+    return getattr(module, "".join(word.capitalize() for word in words) + "Config", None)

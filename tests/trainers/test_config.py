@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from common.errors import InputError
 from tests.conftest import ROOT
+from tests.trainers.running import config_class_of
 from trainers.config import CONFIG, ImageSize, OptionalPath, as_params, build_config, option, parse_config
 
 
@@ -105,9 +106,7 @@ def test_mlproject_agrees_with_the_config(entry_point: str) -> None:
     import importlib
 
     module = importlib.import_module(f"trainers.{entry_point}")
-    config_class = next(
-        value for name, value in vars(module).items() if name.endswith("Config") and value.__module__ == module.__name__
-    )
+    config_class = config_class_of(module)
     entry = MLPROJECT["entry_points"][entry_point]
     declared = entry["parameters"]
     placeholders = re.findall(r"{(\w+)}", entry["command"])
