@@ -44,7 +44,8 @@ $(VENV)/.ready: requirements.txt requirements-nodeps.txt
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@# --no-warn-conflicts: torch-mimicry and torcheeg are there without their own requirements, on purpose
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-conflicts -r requirements-dev.txt
 	@touch $@
 
 $(ENTRY_POINTS): $(VENV)/.ready
