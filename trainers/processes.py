@@ -5,6 +5,7 @@ DistributedDataParallel, whose hooks do not see the gradients of a penalty on gr
 module is unsupported): after the local gradients are complete, one flat all-reduce averages them.
 """
 
+import atexit
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -89,6 +90,10 @@ def join_processes(device: str) -> Processes:
         torch.backends.cudnn.benchmark = True
     if world_size > 1 and not dist.is_initialized():
         _init_process_group("nccl" if on_gpu else "gloo")
+        if not on_gpu:
+            # A process that ends while gloo's thread lives is aborted at times (torch 2.15: 3 of 32), and torchrun then stops
+            # the others in the middle of their work. nccl has no such thread, and after a failure leaving it can hang.
+            atexit.register(_leave_process_group)
     chosen = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     return Processes(int(os.environ.get("RANK", "0")), world_size, chosen)
 
@@ -105,6 +110,11 @@ def _init_process_group(backend: str) -> None:
     store, rank, world_size = next(rendezvous("env://"))
     store = dist.PrefixStore(f"attempt_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+
+
+def _leave_process_group() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def average_gradients(module: nn.Module) -> None:

@@ -1,5 +1,9 @@
 """Collective operations among real processes."""
 
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -29,3 +33,32 @@ def test_shares_cover_everything_once() -> None:
     for world_size in (1, 2, 5, 9):
         shares = [list(Processes(rank, world_size, torch.device("cpu")).share_of(7)) for rank in range(world_size)]
         assert [i for share in shares for i in share] == list(range(7))
+
+
+# Registered before the group is joined, so it runs after what joining registers.
+ENDS_WITHOUT_A_GROUP = """
+import atexit, torch.distributed as dist
+atexit.register(lambda: print("group left:", not dist.is_initialized()))
+from trainers.processes import join_processes
+assert join_processes("cpu").any(True) and dist.is_initialized()
+"""
+
+
+def test_a_process_leaves_its_group_when_it_ends() -> None:
+    """Else gloo's thread is still running while the interpreter ends, and now and then aborts it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", ENDS_WITHOUT_A_GROUP],
+            env={**os.environ, **meeting, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in started:
+        output, _ = process.communicate(timeout=60)
+        assert (process.returncode, output) == (0, "group left: True\n")
