@@ -100,16 +100,22 @@ def _from_length(n: float | None, shortest: int) -> str:
     return "never" if n is None else f"{shortest:,} or fewer" if n == shortest else f"{n:,.0f}"
 
 
-def draw(values: Mapping[str, Mapping[int, float]], y_label: str, title: str) -> Figure:
-    """Lines over the length of the sequence, both axes logarithmic; sdpa in black."""
+def draw(values: Mapping[str, Mapping[int, float]], y_label: str, title: str, share: bool = False) -> Figure:
+    """Lines over the length of the sequence, both axes logarithmic (the second from 0 to 1 for a `share`); sdpa in black."""
     figure = Figure(figsize=(6.5, 4.6), layout="constrained")
     axis = figure.subplots()
     for name, points in values.items():
-        shown = {n: v for n, v in points.items() if v > 0}
+        shown = {n: v for n, v in points.items() if v > 0 or share}
         style = {"color": "black", "linewidth": 2.2} if name == EXACT else {"linewidth": 1.1}
         axis.plot(sorted(shown), [shown[n] for n in sorted(shown)], marker=".", label=name, **style)
     axis.set_xscale("log")
-    axis.set_yscale("log")
+    if share:
+        axis.set_ylim(-0.03, 1.03)
+        tokens = sorted({n for points in values.values() for n in points})
+        axis.set_xticks(tokens, [f"{n:,}" for n in tokens])
+        axis.minorticks_off()
+    else:
+        axis.set_yscale("log")
     axis.set_xlabel("tokens")
     axis.set_ylabel(y_label)
     axis.set_title(title, fontsize=9)

@@ -241,7 +241,7 @@ def record_tasks(
         "tasks.json",
     )  # fmt: skip
     if recall:
-        run.log_figure(draw(recall, "share of right answers", "Associative recall"), "figures/recall.png")
+        run.log_figure(draw(recall, "share of right answers", "Associative recall", share=True), "figures/recall.png")
     if labelled:
         run.log_figure(labelling_figure(labelled, config.dataset), "figures/labelling.png")
     return tasks_report(recall, labelled, streamed, "Simulated subjects" if config.dataset == "simulated" else "EEGMMI")

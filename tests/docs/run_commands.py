@@ -1,8 +1,9 @@
 """Really runs the commands of README.md and docs/ that need nothing but this project: `python -m tests.docs.run_commands`.
 
-Each distinct command runs once, in the order of the pages, in one scratch folder with a store of its own; one that fails is named
-at the end, status 1. `--list` prints which run and which do not, and why. CI checks every command against its parser on each change
-(tests/docs/test_commands.py); this takes as long as the trainings of the pages, and is for before a release.
+Each distinct command runs once (`make wgan` is `mlflow run . -e wgan`), in the order of the pages, in one scratch folder with a
+store of its own; one that fails is named at the end, status 1. `--list` prints which run and which do not, and why. CI checks every
+command against its parser on each change (tests/docs/test_commands.py); this takes as long as the trainings of the pages, and is
+for before a release.
 """
 
 import argparse
@@ -39,20 +40,31 @@ def needs_of(command: Command) -> str:
     return command.needs or next((what for pattern, what in NEEDS if re.search(pattern, command.text)), "")
 
 
+def as_run(command: Command) -> str:
+    """What is run for it: make would make an environment of its own; what it does behind that is `mlflow run`."""
+    text = command.text.replace(".venv/bin/", "")
+    text = re.sub(r"^make (\w+)(?: ARGS=\"(.*)\")?$", r"mlflow run . -e \1 --env-manager local \2", text).strip()
+    # make's experiment, which `make report` reads, for all
+    return text.replace("--env-manager local", "--env-manager local --experiment-name wgan-eeg")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--list", action="store_true", help="run nothing")
     parser.add_argument("--only", default="", help="regular expression for the commands to run")
     parser.add_argument("--timeout", type=float, default=3600, help="seconds of a command at most")
+    parser.add_argument(
+        "--folder", type=Path, help="run in this folder, made for it, and leave it; default: one that is deleted"
+    )
     arguments = parser.parse_args()
     distinct: dict[str, Command] = {}
     for page in PAGES:
         for command in commands_of(page):
             if not command.in_text:
-                distinct.setdefault(command.text.replace(".venv/bin/", ""), command)
+                distinct.setdefault(command.text if needs_of(command) else as_run(command), command)
     failed = []
     with tempfile.TemporaryDirectory() as folder:
-        project = Path(folder) / "project"
+        project = arguments.folder or Path(folder) / "project"
         shutil.copytree(
             ROOT, project, ignore=shutil.ignore_patterns(".venv", "cache", "runs", "mlruns", ".git", "mlflow.db*")
         )
@@ -65,12 +77,6 @@ def main() -> int:
             if arguments.list:
                 print(f"runs     {command}")
                 continue
-            # make would make an environment of its own; what it does behind that is `mlflow run`
-            text = re.sub(
-                r"^make (\w+)(?: ARGS=\"(.*)\")?$",
-                r"mlflow run . -e \1 --env-manager local --experiment-name wgan-eeg \2",
-                text,
-            )
             began = time.monotonic()
             done = subprocess.run(
                 text, shell=True, cwd=project, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
