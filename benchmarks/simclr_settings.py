@@ -1,21 +1,25 @@
 """What settings of the contrastive pre-training are worth, on people that no default run uses.
 
     python -m benchmarks.simclr_settings                                   # augmentations
+    python -m benchmarks.simclr_settings --settings "head_pool=1;head_pool=40"             # what the head is given
     python -m benchmarks.simclr_settings --settings "tau=0.2;tau=0.5 pretrain_epochs=12"   # any parameters of eeg_simclr
 
 Twelve simulated subjects (21 to 32) in four groups of three: for each, an encoder is pre-trained on five of the others, a linear
-probe of it and the fine-tuned network are trained on the same five, all labels given, and the group says what they are worth (and,
-in fine-tuning, when to stop). Nobody is a test person here: the defaults of `eeg_simclr` are chosen by this. Accuracy per trial,
-mean over people; differences to the untrained encoder (to training from scratch) are paired by person.
+probe of it, the head on the frozen encoder and the fine-tuned network are trained on the same five, all labels given, and the group
+says what they are worth (and when to stop their training). The same is done with the untrained encoder: there "fine-tuned" is
+training from scratch. Nobody is a test person here: the defaults of `eeg_simclr` are chosen by this. Accuracy per trial, mean over
+people; differences are paired by person.
 """
 
 import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from common.errors import InputError, run_main
 from data.eeg import load_eeg
@@ -30,12 +34,13 @@ from evaluation.classification import (
     trial_means,
 )
 from models.eeg_augment import NAMES
+from models.simclr import ChannelClassifier
 from trainers.config import parse_config
 from trainers.eeg import Fit, align, predict
 from trainers.eeg_simclr import begin_pretraining, build_network
 from trainers.processes import Processes
-from trainers.simclr_config import PRESETS, EegSimclrConfig
-from trainers.simclr_frozen import all_features, fit_probe
+from trainers.simclr_config import PRESETS, EegSimclrConfig, frozen_fit
+from trainers.simclr_frozen import all_features, encode_windows, fit_probe
 
 N_TRAIN, N_VALIDATION = 5, 3
 """People of a fold: as many to train on as the default run has."""
@@ -67,34 +72,45 @@ def folds_of(windows: Windows) -> list[Fold]:
 def accuracies(
     config: EegSimclrConfig, pool: ChannelPool, windows: Windows, folds: list[Fold], trained: bool
 ) -> dict[str, dict[int, float]]:
-    """{"probe", "fine-tuned": {person: accuracy per trial}} of the encoder, pre-trained or as it was drawn."""
+    """{"probe", "frozen", "fine-tuned": {person: accuracy per trial}} of the encoder, pre-trained or as it was drawn."""
     processes = Processes(0, 1, torch.device("cpu"))
-    found: dict[str, dict[int, float]] = {"probe": {}, "fine-tuned": {}}
+    found: dict[str, dict[int, float]] = {"probe": {}, "frozen": {}, "fine-tuned": {}}
     for fold in folds:
         check_pretraining(pool, fold.train, windows, fold, "cross_subject")
         work = begin_pretraining(config, pool, fold.train, fold.validation, processes)
         while trained and not work.finished:
             work.run_epoch()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            probe, network = build_network(config, "probe"), build_network(config, "simclr")
-        for begun in (probe, network):
-            begun.encoder.load_state_dict(work.result()["weights"])  # type: ignore[union-attr]
+        weights = work.result()["weights"]
+        probe, frozen = with_encoder(config, "probe", weights), with_encoder(config, "frozen", weights)
         features = all_features(probe, windows, config, processes.device)
-        fit = Fit(config, network, windows, fold, processes, windows.label)
-        while not fit.finished:
-            fit.run_epoch()
-        network.load_state_dict(fit.best)
-        answers = {
-            "probe": fit_probe(probe, features, windows.label, fold.train, fold.validation).numpy(),
-            "fine-tuned": predict(network, windows, fold.validation, processes.device),
+        assert isinstance(frozen, ChannelClassifier)
+        encoded = encode_windows(frozen, windows, config, processes.device)
+        fits = {
+            "frozen": (frozen_fit(config), with_encoder(config, "frozen", weights, encoded=True), encoded),
+            "fine-tuned": (config, with_encoder(config, "simclr", weights), windows),
         }
+        answers = {"probe": fit_probe(probe, features, windows.label, fold.train, fold.validation).numpy()}
+        for name, (how, network, seen) in fits.items():
+            fit = Fit(how, network, seen, fold, processes, windows.label)
+            while not fit.finished:
+                fit.run_epoch()
+            network.load_state_dict(fit.best)
+            answers[name] = predict(network, seen, fold.validation, processes.device)
         for name, log_p in answers.items():
             trials, means = trial_means(log_p, windows.trial[fold.validation])
             first = np.searchsorted(windows.trial, trials)
             right = accuracy_by_subject(windows.label[first], probability_of_right(means), windows.subject[first])
             found[name] |= right
     return found
+
+
+def with_encoder(config: EegSimclrConfig, name: str, weights: dict[str, Any], encoded: bool = False) -> nn.Module:
+    """The network called `name`, its head drawn from the seed, its encoder's weights given."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = build_network(config, name, encoded)
+    network.encoder.load_state_dict(weights)  # type: ignore[union-attr]
+    return network
 
 
 def main() -> None:
@@ -118,19 +134,22 @@ def main() -> None:
     windows = align(data.windows(plain.window, plain.overlap), data, "cross_subject")
     pool = ChannelPool([(data, windows)], plain.window, plain.time_shift)
     folds = folds_of(windows)[: args.groups]
-    found: dict[str, dict[str, dict[int, float]]] = {}
-    print("| setting | network | accuracy | against untrained | CPU s |\n|---|---|---|---|---|")
-    for setting in ("untrained", *args.settings.split(";")):
+    found: dict[str, dict[str, dict[str, dict[int, float]]]] = {}
+    print("| setting | network | pre-trained | untrained | difference | CPU s |\n|---|---|---|---|---|---|")
+    for setting in args.settings.split(";"):
         began = time.process_time()
-        trained = setting != "untrained"
-        found[setting] = accuracies(config_of(setting if trained else ""), pool, windows, folds, trained)
-        for name, people in found[setting].items():
-            mean, low, high = mean_interval(list(people.values()))
-            gain = ""
-            if trained:
-                gain = "{:+.3f} ({:+.3f} to {:+.3f})".format(*paired_interval(people, found["untrained"][name]))
-            seconds = time.process_time() - began
-            print(f"| {setting} | {name} | {mean:.3f} ({low:.3f} to {high:.3f}) | {gain} | {seconds:.0f} |", flush=True)
+        untrained, pretrained = (
+            accuracies(config_of(setting), pool, windows, folds, trained) for trained in (False, True)
+        )
+        found[setting] = {"untrained": untrained, "pre-trained": pretrained}
+        seconds = time.process_time() - began
+        for name, people in pretrained.items():
+            one, other = (
+                "{:.3f} ({:.3f} to {:.3f})".format(*mean_interval(list(side[name].values())))
+                for side in (pretrained, untrained)
+            )
+            gain = "{:+.3f} ({:+.3f} to {:+.3f})".format(*paired_interval(people, untrained[name]))
+            print(f"| {setting} | {name} | {one} | {other} | {gain} | {seconds:.0f} |", flush=True)
     if args.out:
         args.out.write_text(json.dumps(found, indent=1))
 

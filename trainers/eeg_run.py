@@ -167,22 +167,24 @@ class Progressing:
         fold: Fold,
         label: np.ndarray,
         progress: Progress,
+        config: EegConfig | None = None,
     ) -> dict[str, Any]:
-        """The finished fit `key` of a network that `build` makes."""
+        """The finished fit `key` of a network that `build` makes; config: how it is trained, if not as all are."""
+        how = self.config if config is None else config
 
         def make() -> Fit:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.config.seed)
+                torch.manual_seed(how.seed)
                 network = build().to(self.processes.device)
             if self.processes.world_size > 1:
                 synchronise_batch_norms(network)
-            return Fit(self.config, network, windows, fold, self.processes, label)
+            return Fit(how, network, windows, fold, self.processes, label)
 
         def look(fit: Fit) -> None:
             measured = self.study_trial.measure(fit.network, windows.gather(fold.validation[:1]))
             self.study_trial.report(self.run, {**fit.best_point(), **measured}, fit.epoch)
 
-        return self.finish(key, make, self.config.epochs, progress, look if self.study_trial.searching else None)
+        return self.finish(key, make, how.epochs, progress, look if self.study_trial.searching else None)
 
 
 @dataclass(frozen=True)

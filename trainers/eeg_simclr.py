@@ -41,7 +41,7 @@ from trainers.eeg import align
 from trainers.eeg_registry import facts_of, register_classifier
 from trainers.eeg_run import Outcome, Procedure, Progressing, run_eeg
 from trainers.processes import Processes
-from trainers.simclr_config import PRESETS, SFREQ, SPACE, EegSimclrConfig, augment_ranges
+from trainers.simclr_config import PRESETS, SFREQ, SPACE, EegSimclrConfig, augment_ranges, frozen_fit
 from trainers.simclr_frozen import EncodedWindows, all_features, encode_windows, fit_probe
 from trainers.simclr_pretraining import Pretraining
 from trainers.simclr_report import percent, record_comparison
@@ -88,8 +88,9 @@ def build_network(config: EegSimclrConfig, name: str, encoded: bool = False) -> 
         return LinearProbe(encoder, len(CHANNELS), config.n_features, len(CLASSES), picks(config))
     kind = FeatureClassifier if encoded else ChannelClassifier
     return kind(
-        encoder, len(CHANNELS), config.n_features, len(CLASSES), config.head_width, picks(config), name == "frozen"
-    )
+        encoder, len(CHANNELS), config.n_features, len(CLASSES), config.head_width, picks(config), name == "frozen",
+        max(1, config.head_pool // config.decimate),
+    )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------- training, in several stages
@@ -132,9 +133,9 @@ class Contrast:
         """All epochs of a run, for the progress shown."""
         c = self.config
         pretrainings = n_folds + 1 + len([tau for tau in c.tau_sweep if tau != c.tau])
-        # Three networks are trained by epochs: pre-trained, from scratch, and on the frozen encoder.
-        fits = 3 * n_folds * len(self.shares()) + c.leakage_check + 1
-        return pretrainings * c.pretrain_epochs + fits * c.epochs
+        comparisons = n_folds * len(self.shares())
+        whole = 2 * comparisons + c.leakage_check + 1  # pre-trained and from scratch
+        return pretrainings * c.pretrain_epochs + whole * c.epochs + comparisons * c.frozen_epochs
 
     def shares(self) -> list[float]:
         """The label fractions, 1 among them."""
@@ -213,13 +214,14 @@ class Contrast:
 
         if name.endswith("probe"):
             return self.probe(state, name, key, build, windows, used, label)
+        how = frozen_fit(self.config) if name == "frozen" else self.config
         if name == "frozen" and self.may_encode(windows):
             if fold.name not in self.encoded:
                 network = build().to(state.processes.device)
                 assert isinstance(network, ChannelClassifier)
                 self.encoded[fold.name] = encode_windows(network, windows, self.config, state.processes.device)
-            return state.fit(key, partial(build, True), self.encoded[fold.name], used, label, progress)
-        return state.fit(key, build, windows, used, label, progress)
+            return state.fit(key, partial(build, True), self.encoded[fold.name], used, label, progress, how)
+        return state.fit(key, build, windows, used, label, progress, how)
 
     def may_encode(self, windows: Windows) -> bool:
         """Whether a frozen encoder's features of all windows are kept: they differ in no epoch, but must fit in the memory."""
@@ -294,7 +296,13 @@ def register(
         config={"class": "eeg-channel-encoder", "kind": config.encoder, **sizes, **seen}, params=as_params(config), tags=facts,
         metadata={**facts, "input": "channels [n, window] in standard deviations of their window over all channels"},
     )  # fmt: skip
-    more = {"encoder": config.encoder, **sizes, "head_width": config.head_width, "channels": config.channels}
+    more = {
+        "encoder": config.encoder,
+        **sizes,
+        "head_width": config.head_width,
+        "head_pool": config.head_pool,
+        "channels": config.channels,
+    }
     return register_classifier(run, config, data, network, metrics, OWN, "eeg_simclr", more)
 
 

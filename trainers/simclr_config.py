@@ -1,5 +1,6 @@
 """Parameters of eeg_simclr, their presets, and what `tune` searches of them."""
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import model_validator
@@ -32,6 +33,11 @@ class EegSimclrConfig(EegConfig):
     n_features: int = option(4, "features of a channel (drawn: 4)", ge=1)
     decimate: int = option(2, "the encoder reads every so many samples; exact while the band stays below", ge=1)
     head_width: float = option(0.06, "scale of the drawn projector's and classifier's widths; 1: as drawn", gt=0)
+    head_pool: int = option(
+        40,
+        "samples whose features are averaged before the classifier's head, half of them again in the next; 1: as drawn",
+        ge=1,
+    )
     projection_dim: int = option(32, "numbers that a channel is projected to for the contrast (drawn: 32)", ge=2)
     # Pre-training
     pretrain_epochs: int = option(6, "passes of the pre-training over the training windows", ge=1)
@@ -61,6 +67,11 @@ class EegSimclrConfig(EegConfig):
         "euclidean: whiten everyone's windows by their own mean covariance, without labels, for all networks",
     )
     epochs: int = option(3, "passes over the training windows at most", ge=1)
+    frozen_epochs: int = option(
+        10,
+        "passes that the head on the frozen encoder is given: its features are computed once, so they cost little",
+        ge=1,
+    )
     patience: int = option(3, "epochs without a better validation accuracy before training stops", ge=1)
     batch_size: int = option(32, "windows per update, over all processes", ge=1)
     updates_per_epoch: int = option(
@@ -88,6 +99,8 @@ class EegSimclrConfig(EegConfig):
                 f"decimate={self.decimate}: sampled at {lower:g} Hz, nothing from {lower / 2:g} Hz on is told apart, but "
                 f"h_freq={self.h_freq:g}"
             )
+        if self.head_pool > self.window:
+            raise ValueError(f"head_pool={self.head_pool}: more samples than a window has, {self.window}")
         if self.pretrain_batch // self.channels_per_window < 2:
             raise ValueError(
                 f"pretrain_batch={self.pretrain_batch}: of channels_per_window={self.channels_per_window} channels each, two "
@@ -107,13 +120,14 @@ class EegSimclrConfig(EegConfig):
 
 LARGE = {
     **PHYSIONET, "channels": "all", "decimate": 1, "pretrain_epochs": 100, "pretrain_batch": 1024, "batch_size": 64, "lr": 0.001,
-    "pretrain_lr": 0.001, "tau_sweep": (0.05, 0.1, 0.5), "unlabelled_runs": "1-14",
+    "pretrain_lr": 0.001, "tau_sweep": (0.05, 0.1, 0.5), "frozen_epochs": 60, "unlabelled_runs": "1-14",
 }  # fmt: skip
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {},
     "physionet": {**LARGE, "width": 0.25, "kernels": (64, 32, 16, 32), "head_width": 0.25},
     "drawn": {
-        **LARGE, "width": 1.0, "kernels": (128, 64, 16, 64), "head_width": 1.0, "pretrain_epochs": 300, "pretrain_batch": 1000,
+        **LARGE, "width": 1.0, "kernels": (128, 64, 16, 64), "head_width": 1.0, "head_pool": 1, "pretrain_epochs": 300,
+        "pretrain_batch": 1000,
     },
 }  # fmt: skip
 
@@ -123,6 +137,11 @@ SPACE = {
     "tau": "log:0.02..1.0", "n_augmentations": "1|2|3|4", "amplitude": "0.8,1.25|0.5,2|0.25,4", "time_shift": "10|20|40",
     "dc_shift": "0.1..1.0", "zero_mask": "0,12|0,24|0,60", "noise": "0,0.1|0,0.2|0,0.5", "band_width": "2.0..10.0",
 }  # fmt: skip
+
+
+def frozen_fit(config: EegSimclrConfig) -> EegSimclrConfig:
+    """How the head on a frozen encoder is trained: for `frozen_epochs`, all of them, since the first ones may find nothing."""
+    return replace(config, epochs=config.frozen_epochs, patience=config.frozen_epochs)
 
 
 def augment_ranges(config: EegSimclrConfig, sfreq: float) -> AugmentRanges:

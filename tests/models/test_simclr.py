@@ -95,6 +95,20 @@ def test_classifier_gives_log_probabilities_and_keeps_windows_apart() -> None:
     assert not torch.allclose(net(swapped), log_p, atol=1e-4)  # the head knows which channel is which
 
 
+def test_the_head_is_given_overlapping_means_of_the_features() -> None:
+    net = ChannelClassifier(nn.Unflatten(1, (1, 11)), 2, n_features=1, head_width=0.03, pool=4).eval()
+    x = torch.randn(3, 2, 11)
+    means = torch.stack(
+        [x[:, :, begin : begin + 4].mean(2) for begin in (0, 2, 4, 6)], 2
+    )  # what is left over is not seen
+    assert torch.allclose(net(x), net.head(means).log_softmax(-1), atol=1e-6)
+    as_drawn = ChannelClassifier(nn.Unflatten(1, (1, 11)), 2, n_features=1, head_width=0.03).eval()
+    as_drawn.load_state_dict(net.state_dict())
+    assert torch.allclose(as_drawn(x), net.head(x).log_softmax(-1), atol=1e-6)
+    with pytest.raises(ValueError, match="pool=0"):
+        ChannelClassifier(nn.Identity(), 2, pool=0)
+
+
 @pytest.mark.parametrize("kind", ["recurrent", "convolutional"])
 def test_channel_encoder_reads_every_second_sample(kind: str) -> None:
     net = ChannelEncoder(kind, 0.03, (8, 4, 2, 4), 3, 2).eval()

@@ -40,9 +40,9 @@ from trainers.simclr_pretraining import Pretraining, gathered_nt_xent
 from trainers.simclr_report import comparison_text
 
 TINY: dict[str, object] = {
-    "subjects": "1-3", "runs": "4", "overlap": 0, "epochs": 1, "updates_per_epoch": 1, "pretrain_epochs": 3, "pretrain_batch": 64,
-    "kernels": "8,4,2,4", "width": 0.02, "head_width": 0.02, "label_fractions": "0.2,1", "tau_sweep": "0.05,0.5",
-    "baselines": "false",
+    "subjects": "1-3", "runs": "4", "overlap": 0, "epochs": 1, "frozen_epochs": 1, "updates_per_epoch": 1,
+    "pretrain_epochs": 3, "pretrain_batch": 64, "kernels": "8,4,2,4", "width": 0.02, "head_width": 0.02,
+    "label_fractions": "0.2,1", "tau_sweep": "0.05,0.5", "baselines": "false",
 }  # fmt: skip
 ALONE = Processes(0, 1, torch.device("cpu"))
 
@@ -319,6 +319,7 @@ def test_the_probe_computes_what_scikit_learn_fitted() -> None:
         (["--noise", "0.3,0.1"], "noise"),
         (["--encoder", "transformer"], "encoder"),
         (["--decimate", "4"], "decimate=4"),
+        (["--head_pool", "200"], "head_pool=200"),
     ],
 )
 def test_bad_parameters_stop_before_any_data(argv: list[str], words: str) -> None:
