@@ -92,7 +92,7 @@ def join_processes(device: str) -> Processes:
         _init_process_group("nccl" if on_gpu else "gloo")
         if not on_gpu:
             # A process that ends while gloo's thread lives is aborted at times (torch 2.15: 3 of 32), and torchrun then stops
-            # the others in the middle of their work. nccl has no such thread, and after a failure leaving it can hang.
+            # the others in the middle of their work. Of nccl this was not seen, and leaving it after a failure can hang.
             atexit.register(_leave_process_group)
     chosen = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     return Processes(int(os.environ.get("RANK", "0")), world_size, chosen)
