@@ -233,6 +233,17 @@ def take(study: optuna.Study, limit: int | None, objective: Callable[[optuna.Tri
     return True
 
 
+def load_repeats(config: TuneConfig, storage: optuna.storages.BaseStorage) -> optuna.Study:
+    """The repetitions. Nothing is given up there, else configurations would be compared over other seeds than their own.
+
+    (Where no pruner is named, Optuna takes one: the median's, from the sixth trial on.)
+    """
+    return optuna.load_study(
+        study_name=f"{config.study_name()}/repeats", storage=storage, sampler=RandomSampler(seed=config.seed),
+        pruner=optuna.pruners.NopPruner(),
+    )  # fmt: skip
+
+
 def work(config: TuneConfig, launcher: int) -> int:
     """Serve the search and the repetitions until both are done; the exit status."""
     target = TARGETS[config.target]
@@ -242,9 +253,7 @@ def work(config: TuneConfig, launcher: int) -> int:
         study = optuna.load_study(
             study_name=name, storage=storage, sampler=sampler(config, 0), pruner=config.build_pruner(target)
         )
-        repeats = optuna.load_study(
-            study_name=f"{name}/repeats", storage=storage, sampler=RandomSampler(seed=config.seed)
-        )
+        repeats = load_repeats(config, storage)
         runner: TrialRunner | None = None
         while not stop.requested and os.getppid() == launcher:
             facts = study.user_attrs

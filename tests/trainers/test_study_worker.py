@@ -14,7 +14,7 @@ from tracking.run import start_run
 from trainers.config import parse_config
 from trainers.study_storage import is_decided, open_storage, open_study, repeats_queued, requeue, under_way, used
 from trainers.study_targets import TARGETS
-from trainers.study_worker import TrialRunner, take
+from trainers.study_worker import TrialRunner, load_repeats, take
 from trainers.tune import PRESETS, TuneConfig
 
 FIXED = "steps=16, batch_size=8, ngf=16, ndf=16, nz=8, sample_every=16, checkpoint_every=16, n_samples=4"
@@ -63,6 +63,25 @@ def test_a_training_that_falls_behind_is_given_up(here: Path, pruner: str, other
     assert child.data.tags["mlflow.parentRunId"] == parent.run_id
     assert not list((here / "runs" / child.info.run_id).glob("checkpoint*"))
     assert not client(here).search_model_versions("name = 'wgan-generator'")
+
+
+def test_a_repetition_that_falls_behind_goes_on(here: Path) -> None:
+    argv = ["--study", "s", "--fixed", FIXED, "--space", "gp_scale=log:0.1..100"]
+    config = parse_config(TuneConfig, PRESETS, argv, "tune")
+    storage = open_storage(None, here / "journal")
+    study = open_study(storage, "s", ["minimize"], {})
+    done_well(study, range(2, 17, 2), 1)
+    open_study(storage, "s/repeats", ["minimize"], {})
+    repeats = load_repeats(config, storage)
+    done_well(repeats, range(2, 17, 2), 6)
+    repeats.enqueue_trial({"candidate": 0, "seed": 5})
+    with start_run("tune", {}, output_dir=here / "runs") as parent:
+        facts = {"run_id": parent.run_id, "experiment": "wgan-eeg", "study": study}
+        runner = TrialRunner(config, TARGETS["wgan"], facts, None)
+        assert take(repeats, 7, runner.repeat, False)
+    trial = repeats.trials[-1]
+    assert trial.state == TrialState.COMPLETE
+    assert max(trial.intermediate_values) == 16
 
 
 def test_a_lost_trial_leaves_no_room_for_another(tmp_path: Path) -> None:
