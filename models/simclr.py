@@ -210,18 +210,21 @@ class ChannelClassifier(nn.Module):
             self.encoder.eval()  # else its batch norms would go on learning
         return self
 
+    def features(self, x: Tensor) -> Tensor:
+        """Windows [N, n_chans, T] -> what the head is given [N, C n_features, steps]."""
+        features = encode_channels(self.encoder, self.choose(x))
+        return F.avg_pool1d(features, self.pool, self.pool // 2) if self.pool > 1 else features
+
     def classify(self, features: Tensor) -> Tensor:
-        """Features of all channels [N, C n_features, T'] -> log-probabilities [N, n_classes]."""
-        if self.pool > 1:
-            features = F.avg_pool1d(features, self.pool, self.pool // 2)
+        """What the head is given [N, C n_features, steps] -> log-probabilities [N, n_classes]."""
         return self.head(features).log_softmax(-1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classify(encode_channels(self.encoder, self.choose(x)))
+        return self.classify(self.features(x))
 
 
 class FeatureClassifier(ChannelClassifier):
-    """A ChannelClassifier that is given its frozen encoder's features in the place of windows: these need computing only once."""
+    """A ChannelClassifier that is given `features` in the place of windows: those of a frozen encoder need computing only once."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classify(x)

@@ -225,9 +225,11 @@ class Contrast:
 
     def may_encode(self, windows: Windows) -> bool:
         """Whether a frozen encoder's features of all windows are kept: they differ in no epoch, but must fit in the memory."""
-        used = N_MOTOR if self.config.channels == "motor" else len(CHANNELS)
-        a_fold = 4 * len(windows) * used * self.config.n_features * self.config.window // self.config.decimate
-        return not self.config.augment and (len(self.encoded) + 1) * a_fold < ENCODED_AT_MOST
+        c = self.config
+        used = N_MOTOR if c.channels == "motor" else len(CHANNELS)
+        steps = c.window // max(c.decimate, c.head_pool // 2)
+        a_fold = 4 * len(windows) * used * c.n_features * steps
+        return not c.augment and (len(self.encoded) + 1) * a_fold < ENCODED_AT_MOST
 
     def probe(
         self, state: Progressing, name: str, key: str, build: Any, windows: Windows, fold: Fold, label: np.ndarray

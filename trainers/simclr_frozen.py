@@ -7,7 +7,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from data.eeg_windows import Windows
-from models.simclr import ChannelClassifier, LinearProbe, encode_channels
+from models.simclr import ChannelClassifier, LinearProbe
 from trainers.eeg import EegConfig, autocast
 
 AT_A_TIME = 64
@@ -17,7 +17,7 @@ AT_A_TIME = 64
 class EncodedWindows:
     """`windows` as a frozen encoder's features of all their channels: what `FeatureClassifier` is trained on.
 
-    features: float32 [n_windows, C n_features, T'].
+    features: float32 [n_windows, C n_features, steps].
     """
 
     def __init__(self, windows: Windows, features: Tensor) -> None:
@@ -37,13 +37,13 @@ class EncodedWindows:
 def encode_windows(
     network: ChannelClassifier, windows: Windows, config: EegConfig, device: torch.device
 ) -> EncodedWindows:
-    """All windows as the encoder of `network` sees them."""
+    """All windows as the head of `network` is given them."""
     network.eval()
     features = None
     for i in range(0, len(windows), AT_A_TIME):
         x = windows.gather(np.arange(i, min(i + AT_A_TIME, len(windows)))).to(device)
         with autocast(config, device):
-            part = encode_channels(network.encoder, network.choose(x)).float().cpu()
+            part = network.features(x).float().cpu()
         if features is None:
             features = torch.empty(len(windows), *part.shape[1:])
         features[i : i + len(part)] = part

@@ -40,7 +40,7 @@ def test_smoothed_divergences_tend_to_the_exact_ones() -> None:
     js = [smoothed_js(0.1, sigma) for sigma in (0.3, 0.1, 0.03, 0.01, 0.001)]
     assert js == sorted(js)
     assert js[-1] == pytest.approx(LOG_2, abs=1e-12)
-    assert smoothed_js(0.0, 0.001) == 0
+    assert smoothed_js(0.0, 0.001) == pytest.approx(0, abs=1e-15)  # rounding of exp and log differs among processors
     # KL grows like sigma^-2, without bound
     assert smoothed_kl(0.1, 0.001) / smoothed_kl(0.1, 0.01) == pytest.approx(100)
 
