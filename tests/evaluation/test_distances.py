@@ -49,7 +49,7 @@ def test_smoothed_divergences_tend_to_the_exact_ones() -> None:
 @settings(max_examples=40, deadline=None)
 def test_js_lies_between_its_bounds(delta: float, sigma: float) -> None:
     """0 <= JS <= min(log 2, KL / 4): half of KL(P | M) + KL(Q | M), and KL is convex in its second argument."""
-    assert 0 <= smoothed_js(delta, sigma) <= min(LOG_2, smoothed_kl(delta, sigma) / 2) + 1e-12
+    assert -1e-15 <= smoothed_js(delta, sigma) <= min(LOG_2, smoothed_kl(delta, sigma) / 2) + 1e-12
     assert smoothed_js(delta, sigma) == pytest.approx(smoothed_js(-delta, sigma), abs=1e-12)
 
 
