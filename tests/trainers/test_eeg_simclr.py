@@ -40,7 +40,7 @@ from trainers.simclr_pretraining import Pretraining, gathered_nt_xent
 from trainers.simclr_report import comparison_text
 
 TINY: dict[str, object] = {
-    "subjects": "1-3", "runs": "4", "overlap": 0, "epochs": 1, "frozen_epochs": 1, "updates_per_epoch": 1,
+    "subjects": "1-3", "runs": "4", "overlap": 0, "epochs": 1, "frozen_epochs": 2, "updates_per_epoch": 1,
     "pretrain_epochs": 3, "pretrain_batch": 64, "kernels": "8,4,2,4", "width": 0.02, "head_width": 0.02,
     "label_fractions": "0.2,1", "tau_sweep": "0.05,0.5", "baselines": "false",
 }  # fmt: skip
@@ -74,6 +74,10 @@ def test_a_run_records_all_it_should(finished: tuple[Path, str, str]) -> None:
     for curve in ("train_loss", "validation_loss", "alignment", "uniformity"):
         steps = [step for step, _ in history(folder, run_id, f"pretrain_subject_1_{curve}")]
         assert steps == [1, 2, 3], curve
+    passes = {
+        name: len(history(folder, run_id, f"{name}_fold1_validation_loss")) for name in ("simclr", "scratch", "frozen")
+    }
+    assert passes == {"simclr": 1, "scratch": 1, "frozen": 2}
     found = {file.path for path in ("", "figures") for file in client(folder).list_artifacts(run_id, path)}
     figures = (
         "confusion_simclr", "confusion_scratch", "subjects", "positions", "calibration", "loss_curves", "label_fractions",

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from tests.tracking.servers import free_port
 from tests.trainers.running import client, command, environment, history, run_trainer, runs
 from tests.trainers.test_wgan import TINY, _step_on_disk, assert_same_weights, checkpoint_of
 from tracking.silent_run import SilentRun
@@ -133,9 +134,7 @@ def wait_for_port(port: int, machine: subprocess.Popen[bytes]) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_job_goes_on_with_one_machine_and_takes_the_other_in_again(folder: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log, other_log = folder / "first.log", folder / "second.log"
     first = start_machine(folder, port, log)
     wait_for_port(port, first)  # the rendezvous is with the one that listens first

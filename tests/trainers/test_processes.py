@@ -1,7 +1,6 @@
 """Collective operations among real processes."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from tests.tracking.servers import free_port
 from trainers.processes import Processes
 
 
@@ -46,10 +46,7 @@ assert join_processes("cpu").any(True) and dist.is_initialized()
 
 def test_a_process_leaves_its_group_when_it_ends() -> None:
     """Else gloo's thread is still running while the interpreter ends, and now and then aborts it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     started = [
         subprocess.Popen(
             [sys.executable, "-c", ENDS_WITHOUT_A_GROUP],
