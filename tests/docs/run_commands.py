@@ -65,10 +65,11 @@ def main() -> int:
     failed = []
     with tempfile.TemporaryDirectory() as folder:
         project = arguments.folder or Path(folder) / "project"
-        shutil.copytree(
-            ROOT, project, ignore=shutil.ignore_patterns(".venv", "cache", "runs", "mlruns", ".git", "mlflow.db*")
-        )
+        # with .git: each run carries its commit
+        shutil.copytree(ROOT, project, ignore=shutil.ignore_patterns(".venv", "cache", "runs", "mlruns", "mlflow.db*"))
         variables = {**environment(project), "PATH": f"{Path(sys.executable).parent}:{environment(project)['PATH']}"}
+        # a reader's shell has neither: the copy's own code, and as many threads as PyTorch takes
+        del variables["PYTHONPATH"], variables["OMP_NUM_THREADS"]
         for text, command in distinct.items():
             needs = needs_of(command)
             if needs or not re.search(arguments.only, text):
