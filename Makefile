@@ -66,9 +66,10 @@ test: $(VENV)/.ready-dev
 test-all: $(VENV)/.ready-dev
 	$(PYTEST) -m "" $(ARGS)
 
-# Debian's PostgreSQL, for tests/stack; they are skipped without it.
+# Debian's PostgreSQL, for tests/stack, and its Chromium, for the report's pages; those tests are skipped without them.
 services:
 	@test -n "$$(ls /usr/lib/postgresql/*/bin/initdb 2>/dev/null)" || { apt-get update -qq && apt-get install -y -qq postgresql; }
+	@command -v chromium >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium; }
 
 stack-test: $(VENV)/.ready-dev
 	OMP_NUM_THREADS=1 python -m pytest -m "" tests/stack $(ARGS)

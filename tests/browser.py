@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -94,6 +95,8 @@ class Page:
 
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
+            if not select.select([self._from], [], [], 60)[0]:
+                raise TimeoutError("Chromium said nothing for a minute")
             data = os.read(self._from, 1 << 20)
             if not data:
                 raise EOFError("Chromium ended")

@@ -225,7 +225,7 @@ def test_page_fetches_nothing_and_runs_nothing_of_what_runs_say(store: MlflowCli
 @pytest.fixture(scope="module")
 def chromium_only() -> None:
     if not chromium():
-        pytest.skip("no Chromium on the path (Debian: apt-get install chromium)")
+        pytest.skip("no Chromium on the path (Debian: make services, or apt-get install chromium)")
 
 
 @pytest.mark.usefixtures("chromium_only")
