@@ -8,8 +8,8 @@ With keys k_j = W_k x_j + b_k and so on, phi the feature map and z = sum_j phi(k
 Both save work where a head has no more features than numbers (phi = elu + 1); with more, values and heads are formed. Everything
 is kept in columns [features, time], so that heads are rows and nothing is transposed. Without autograd the tokens come some hundred
 at a time: maps and features of a chunk never leave the cache, and nothing but the output is ever as long as the sequence. For
-training with phi = elu + 1, the gradient is written out, too (`train_tokens`). tests/models/test_attention.py holds results and
-gradients equal to map, mechanism and map, one after the other.
+training with phi = elu + 1, the gradient is written out, too (`train_tokens`). Results and gradients equal map, mechanism and map,
+one after the other: tests/models/test_multi_head_attention.py.
 """
 
 from dataclasses import dataclass

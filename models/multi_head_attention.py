@@ -2,7 +2,7 @@
 
 Parameter names, shapes and masks are torch.nn.MultiheadAttention's; see models/transformer.py. Two mechanisms have a shorter way
 from tokens to output than map, mechanism, map: Linformer shortens tokens before it maps them, linear attention is re-associated
-(models/attention_tokens.py). tests/models/test_attention.py holds both equal to the long way.
+(models/attention_tokens.py). tests/models/test_multi_head_attention.py holds both equal to the long way.
 """
 
 import torch

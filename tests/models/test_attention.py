@@ -1,11 +1,14 @@
-"""What every mechanism must hold: masks, batches, lengths, dtypes; exact limits; and what each of them alone promises.
+"""What every mechanism must hold: masks, batches, lengths, dtypes.
+
+What each alone promises, exact limits among it, is in test_attention_exact.py, _efficient.py and _linear.py; the blocks around them
+in test_multi_head_attention.py.
 
 Faults that published implementations of these mechanisms have, or that PyTorch invites, and the tests that keep them out:
 
- 1. Linformer ignores the padding mask; fails above its length     test_padding_equals_truncation(_in_a_block), test_bad_sizes
+ 1. Linformer ignores the padding mask; fails above its length     test_padding_equals_truncation, test_bad_sizes
  2. Performer masks values, but leaves keys in the denominator     test_padding_equals_truncation, test_padding_in_the_middle
- 3. the first random direction of a block is biased (sign of R)    test_the_first_direction_of_a_block, test_favor_estimates
- 4. random directions do not travel with the weights; redraws      test_copy_state_and_determinism, test_favor_keeps_its_directions
+ 3. the first random direction of a block is biased (sign of R)    _linear: test_the_first_direction, test_favor_estimates
+ 4. random directions do not travel with the weights; redraws      test_copy_state; _linear: test_favor_keeps_its_directions
  5. a maximum over all keys leaks the future                       test_causal_sees_no_later_token
  6. Nystrom scales by the batch; N not divisible; no bfloat16      test_a_sample_alone, test_any_length, test_bfloat16
  7. masks overwrite k and v; weights do not sum to one             test_inputs_stay, test_weights_sum_to_one
@@ -18,18 +21,16 @@ Faults that published implementations of these mechanisms have, or that PyTorch 
 14. a LayerNorm of its own                                         test_transformer.py: test_encoder_layer_equals_torch
 15. encodings: layout, odd widths, digits at great positions       test_transformer.py: test_encoding_...
 16. order: who must not know it, and who must                      test_permutation_equivariance_where_it_holds
-17. causal forms: equal to the quadratic one, or refused           test_linear_equals_its_quadratic_form, test_causal_is_refused
-18. limits in which a mechanism is softmax                         "exact limits" below
-19. bfloat16, float16: overflow of sums, 0 / 0                     test_bfloat16, test_linear_sums, test_cosformer_without_any
-20. one token, batches, copies, determinism, gradients, compile    "every mechanism" below
+17. causal forms: equal to the quadratic one, or refused           _linear: test_linear_equals_its_quadratic; test_causal_is_refused
+18. limits in which a mechanism is softmax                         _efficient and _linear
+19. bfloat16, float16: overflow of sums, 0 / 0                     test_bfloat16; _linear: test_linear_sums, test_cosformer_without
+20. one token, batches, copies, determinism, gradients, compile    here; compile in test_multi_head_attention.py
 """
 
 import copy
-import math
 
 import pytest
 import torch
-from torch import Tensor
 
 from models.attention import (
     MECHANISMS,
@@ -37,64 +38,16 @@ from models.attention import (
     AttentionSpec,
     CosineFeatures,
     FavorFeatures,
-    FourierMixing,
     LinearAttention,
     Linformer,
     LocalWindow,
-    NoMixing,
     Nystrom,
-    attention_weights,
     build_attention,
 )
-from models.attention_efficient import pseudo_inverse, segment_means
-from models.attention_linear import EluFeatures, elu_plus_one, orthogonal_gaussian
-from models.attention_tokens import takes_written_gradient
 from models.transformer import EncoderLayer, MultiHeadAttentionBlock
+from tests.models.attention_cases import CAUSAL, DH, LINEAR, MASKABLE, B, H, N, block_of, build, qkv, spec_of
 
-B, H, N, DH = 2, 3, 24, 5
-LINEAR = ("linear", "cosformer", "favor")
-CAUSAL = ("sdpa", "softmax", *LINEAR, "local", "none")
-MASKABLE = tuple(name for name in MECHANISMS if name != "fourier")  # whose frequencies depend on the padded length
-
-
-@pytest.fixture(autouse=True)
-def _seeded_float64():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-@pytest.fixture(autouse=True)
-def _no_sample_is_too_small(monkeypatch):
-    """Blocks of the linear family take their shorter way from 128 tokens on, however few numbers these hold."""
-    monkeypatch.setattr("models.attention_tokens.SAMPLE_NUMBERS", 1)
-
-
-def spec_of(name: str, **sizes) -> AttentionSpec:
-    return AttentionSpec(
-        name, **({"max_len": N, "n_projected": 6, "n_features": 16, "n_landmarks": 4, "window": 7} | sizes)
-    )
-
-
-def build(name: str, **sizes) -> torch.nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(2)  # Linformer's projections: the same in every mechanism built
-        return build_attention(spec_of(name, **sizes), DH, torch.Generator().manual_seed(1)).eval()
-
-
-def qkv(length: int = N, batch: int = B, scale: float = 1.0) -> list[Tensor]:
-    return [torch.randn(batch, H, length, DH) * scale for _ in range(3)]
-
-
-def block_of(name: str, d_model: int = H * DH, **sizes) -> MultiHeadAttentionBlock:
-    block = MultiHeadAttentionBlock(d_model, H, spec_of(name, **sizes), generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        block.in_proj_bias.normal_()
-    return block.eval()
-
-
-# ---- every mechanism
+pytestmark = pytest.mark.usefixtures("seeded_float64", "no_sample_is_too_small")
 
 
 @pytest.mark.parametrize("name", MECHANISMS)
@@ -172,18 +125,6 @@ def test_padding_equals_truncation(name, filling):
     torch.testing.assert_close(out, short, rtol=1e-8, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", MASKABLE)
-@pytest.mark.parametrize("grad", [False, True])
-def test_padding_equals_truncation_in_a_block(name, grad):
-    """Here with the biases of the linear maps, by which zero padding would come back."""
-    block, x, length = block_of(name), torch.randn(B, N, H * DH), 17
-    x[:, length:] = 50.0
-    mask = torch.arange(N)[None].expand(B, -1) >= length
-    with torch.set_grad_enabled(grad):
-        out = block(x, key_padding_mask=mask)[0][:, :length]
-        torch.testing.assert_close(out, block(x[:, :length])[0], rtol=1e-8, atol=1e-9)
-
-
 @pytest.mark.parametrize("name", ["sdpa", "softmax", "linear", "favor", "nystrom", "local"])
 def test_padding_in_the_middle_is_ignored(name):
     q, k, v = qkv()
@@ -244,140 +185,6 @@ def test_copy_state_and_determinism(name):
 
 
 @pytest.mark.parametrize("name", MECHANISMS)
-@pytest.mark.parametrize("norm_first", [False, True])
-def test_in_an_encoder_layer_every_parameter_learns(name, norm_first):
-    layer = EncoderLayer(H * DH, H, 16, 0.0, norm_first=norm_first, attention=spec_of(name))
-    out, _ = layer(torch.randn(B, N, H * DH))
-    (out * torch.randn_like(out)).sum().backward()
-    for parameter_name, p in layer.named_parameters():
-        assert p.grad is not None, parameter_name
-        assert p.grad.abs().max() > 0, parameter_name
-
-
-@pytest.mark.parametrize("name", MECHANISMS)
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("masked", [False, True])
-def test_a_block_computes_its_mechanism(name, bias, masked):
-    """The block's shorter ways (Linformer before the maps, linear attention by chunks) against project, mechanism, merge."""
-    n = 300 if name in LINEAR else N  # linear attention cuts at 128 tokens and more
-    block = MultiHeadAttentionBlock(H * DH, H, spec_of(name), bias).eval()
-    if bias:
-        torch.nn.init.normal_(block.in_proj_bias)
-    x = torch.randn(B, n, H * DH)
-    mask = torch.arange(n)[None] >= torch.tensor([[n], [n - 9]]) if masked else None
-    for causal in (False, True) if name in CAUSAL else (False,):
-        expected = block.merge(block.mechanism(*block.project(x, x, x), mask, causal=causal))
-        for grad in (False, True):
-            with torch.set_grad_enabled(grad):
-                out, weights = block(x, key_padding_mask=mask, causal=causal)
-            assert weights is None
-            torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-10)
-
-
-@pytest.mark.parametrize("name", ["linformer", *LINEAR])
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("cross", [False, True])
-def test_the_shorter_ways_of_a_block_have_the_gradients_of_its_mechanism(name, masked, cross):
-    n = N if name == "linformer" else 140
-    block = block_of(name)
-    x, y = torch.randn(B, n, H * DH, requires_grad=True), torch.randn(B, n, H * DH, requires_grad=True)
-    mask = torch.arange(n)[None] >= torch.tensor([[n], [n - 9]]) if masked else None
-    key = y if cross else x
-    leaves = [x, y, *block.parameters()] if cross else [x, *block.parameters()]
-    weight = torch.randn(B, n, H * DH)
-    expected = block.merge(block.mechanism(*block.project(x, key, key), mask))
-    out = block(x, key, key, key_padding_mask=mask)[0]
-    for got, wanted in zip(
-        torch.autograd.grad((out * weight).sum(), leaves),
-        torch.autograd.grad((expected * weight).sum(), leaves),
-        strict=True,
-    ):
-        torch.testing.assert_close(got, wanted, rtol=1e-7, atol=1e-9)
-
-
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize(("batch", "n"), [(1, 1), (1, 5), (1, 140), (3, 140)])
-def test_the_written_gradient_of_linear_attention(batch, n, masked, bias):
-    """Output and all gradients against autograd's through map, mechanism and map; the last of several samples is padding alone."""
-    block = MultiHeadAttentionBlock(H * DH, H, "linear", bias)
-    for parameter in block.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    x, weight = torch.randn(batch, n, H * DH, requires_grad=True), torch.randn(H * DH, batch, n).permute(1, 2, 0)
-    seen = torch.tensor([n - n // 3, n, 0][:batch])
-    mask = torch.arange(n)[None] >= seen[:, None] if masked else None
-    assert takes_written_gradient(block.mechanism, x, x, x)
-    leaves = [x, *block.parameters()]
-    expected = block.merge(block.mechanism(*block.project(x, x, x), mask))
-    out = block(x, key_padding_mask=mask)[0]
-    torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-10)
-    for got, wanted in zip(
-        torch.autograd.grad((out * weight).sum(), leaves),
-        torch.autograd.grad((expected * weight).sum(), leaves),
-        strict=True,
-    ):
-        torch.testing.assert_close(got, wanted, rtol=1e-8, atol=1e-10)
-
-
-def test_the_written_gradient_is_taken_for_what_it_is_written_for():
-    elu, relu = build_attention("linear", DH), build_attention("cosformer", DH)
-    x, y = torch.randn(1, 5, 32), torch.randn(1, 5, 32)
-    assert takes_written_gradient(elu, x, x, x)
-    assert not takes_written_gradient(relu, x, x, x)
-    assert not takes_written_gradient(elu, x, y, y)
-    assert not takes_written_gradient(elu, x.bfloat16(), x, x)
-    assert takes_written_gradient(elu, batch := torch.randn(2, 32, 32), batch, batch)
-    assert not takes_written_gradient(elu, batch := torch.randn(2, 31, 32), batch, batch)
-    with torch.no_grad():
-        assert not takes_written_gradient(elu, x, x, x)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert not takes_written_gradient(elu, x, x, x)
-
-
-@pytest.mark.parametrize("name", LINEAR)
-def test_a_long_sample_of_padding_alone_in_a_block(name):
-    """Its heads are 0, so the block gives the bias of its last map; and finite gradients."""
-    block, x = block_of(name), torch.randn(B, 140, H * DH, requires_grad=True)
-    mask = torch.zeros(B, 140, dtype=torch.bool)
-    mask[1] = True
-    out = block(x, key_padding_mask=mask)[0]
-    torch.testing.assert_close(out[1], block.out_proj.bias.expand(140, -1))
-    assert torch.autograd.grad(out.square().sum(), x)[0].isfinite().all()
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_linformer_of_a_short_sequence_in_a_block(masked):
-    block, x = block_of("linformer", n_projected=16), torch.randn(B, N, H * DH)
-    mask = torch.arange(N)[None] >= torch.tensor([[N], [N - 9]]) if masked else None
-    expected = block.merge(block.mechanism(*block.project(x, x, x), mask))
-    torch.testing.assert_close(block(x, key_padding_mask=mask)[0], expected)
-
-
-def test_elu_plus_one_and_its_derivatives():
-    x = torch.randn(4, 5, requires_grad=True)
-    torch.testing.assert_close(elu_plus_one(x), torch.nn.functional.elu(x) + 1)
-    with torch.no_grad():
-        torch.testing.assert_close(elu_plus_one(x), torch.nn.functional.elu(x) + 1)
-    assert torch.autograd.gradcheck(elu_plus_one, x)
-    assert torch.autograd.gradgradcheck(elu_plus_one, x)
-
-
-@pytest.mark.parametrize("name", LINEAR)
-@pytest.mark.parametrize("case", ["self", "cross", "key and value", "causal", "padding"])
-def test_linear_attention_by_chunks_in_a_block(name, case, monkeypatch):
-    monkeypatch.setattr("models.attention_linear.CHUNK_NUMBERS", 1)  # the least, 128 tokens
-    n, n_q = 300, 300 if case in ("self", "causal", "padding") else 170
-    block = block_of(name)
-    x, y, z = torch.randn(B, n_q, H * DH), torch.randn(B, n, H * DH), torch.randn(B, n, H * DH)
-    inputs = {"cross": (x, y, y), "key and value": (x, y, z)}.get(case, (x, x, x))
-    mask = torch.arange(n)[None] >= torch.tensor([[n - 150], [n - 3]]) if case == "padding" else None
-    with torch.no_grad():
-        out = block(*inputs, key_padding_mask=mask, causal=case == "causal")[0]
-    expected = block.merge(block.mechanism(*block.project(*inputs), mask, causal=case == "causal"))
-    torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-10)
-
-
-@pytest.mark.parametrize("name", MECHANISMS)
 @pytest.mark.parametrize("autocast", [False, True])
 def test_bfloat16(name, autocast):
     """Within bf16's rounding of the same bf16 weights in float64; no NaN for strong scores."""
@@ -399,12 +206,6 @@ def test_bfloat16(name, autocast):
     loud = [t.bfloat16() * 4 for t in (torch.randn(B, H, N, 16) for _ in range(3))]
     mechanism = build_attention(spec_of(name), 16).eval().bfloat16()
     assert mechanism(*loud).isfinite().all()
-
-
-def test_linear_sums_do_not_overflow_float16():
-    torch.set_default_dtype(torch.float32)
-    q, k, v = (torch.full((1, 1, 65_536, 4), 1.0, dtype=torch.float16) for _ in range(3))
-    torch.testing.assert_close(LinearAttention(EluFeatures())(q, k, v), v)
 
 
 @pytest.mark.parametrize("name", MECHANISMS)
@@ -430,11 +231,6 @@ def test_weights_sum_to_one(name, causal):
     if name == "cosformer":  # relu features of a random vector may all be 0, and then nothing is seen
         q, k = q.abs(), k.abs()
     torch.testing.assert_close(build(name)(q, k, torch.ones_like(v), causal=causal), torch.ones_like(v))
-
-
-def test_nystrom_weights_nearly_sum_to_one():
-    q, k, v = qkv()
-    assert 0.9 < build("nystrom", n_landmarks=8)(q, k, torch.ones_like(v)).mean() < 1.1
 
 
 @pytest.mark.parametrize("name", CAUSAL)
@@ -519,246 +315,3 @@ def test_bad_sizes_name_the_numbers():
         build_attention(AttentionSpec("linear", dropout=0.1), 8)
     with pytest.raises(ValueError, match="n_features=0"):
         FavorFeatures(8, 0)
-
-
-@pytest.mark.parametrize("name", ["sdpa", "linear", "favor", "linformer", "nystrom", "local"])
-def test_compiled_equals_eager(name):
-    block, x = block_of(name), torch.randn(B, N, H * DH)
-    compiled = torch.compile(block, backend="aot_eager")
-    torch.testing.assert_close(compiled(x)[0], block(x)[0])
-
-
-# ---- exact limits
-
-
-def softmax(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Equation 1, from its definition with loops over queries: the oracle of this file."""
-    out = torch.empty_like(q)
-    for i in range(q.shape[2]):
-        weight = (k @ q[:, :, i, :, None]).squeeze(-1).div(math.sqrt(q.shape[-1])).exp()
-        out[:, :, i] = (weight[..., None] * v).sum(2) / weight.sum(-1, keepdim=True)
-    return out
-
-
-@pytest.mark.parametrize("backend", ["sdpa", "softmax"])
-def test_exact_attention(backend):
-    q, k, v = qkv()
-    torch.testing.assert_close(AttentionBlock(backend)(q, k, v), softmax(q, k, v), rtol=1e-12, atol=1e-13)
-
-
-def test_linformer_with_identities_is_softmax():
-    mechanism = Linformer(N, N)
-    with torch.no_grad():
-        mechanism.project_k.copy_(torch.eye(N))
-        mechanism.project_v.copy_(torch.eye(N))
-    q, k, v = qkv()
-    torch.testing.assert_close(mechanism(q, k, v), softmax(q, k, v), rtol=1e-12, atol=1e-13)
-
-
-def test_linformer_is_its_equation():
-    mechanism, (q, k, v) = Linformer(N + 3, 6), qkv()
-    e, f = mechanism.project_k[:, :N], mechanism.project_v[:, :N]
-    torch.testing.assert_close(mechanism(q, k, v), softmax(q, e @ k, f @ v), rtol=1e-10, atol=1e-12)
-
-
-def test_nystrom_converges_to_softmax_when_every_token_is_a_landmark():
-    q, k, v = qkv()
-    errors = [(Nystrom(N, i)(q, k, v) - softmax(q, k, v)).abs().max().item() for i in (6, 12, 20, 30)]
-    assert errors == sorted(errors, reverse=True)
-    assert errors[0] < 1
-    assert errors[-1] < 1e-8
-
-
-def test_nystrom_is_its_equation():
-    q, k, v = qkv()
-    few_q, few_k = (t.view(B, H, 4, 6, DH).mean(3) for t in (q, k))
-    left, right = attention_weights(q, few_k), attention_weights(few_q, k)
-    inverse = torch.linalg.pinv(attention_weights(few_q, few_k))
-    torch.testing.assert_close(Nystrom(4, 40)(q, k, v), left @ inverse @ right @ v, rtol=1e-7, atol=1e-8)
-
-
-@pytest.mark.parametrize("n", [24, 25, 27, 31])
-@pytest.mark.parametrize("kept", [2, 9, 31])
-def test_segment_means_are_means_of_consecutive_parts(n, kept):
-    x, m, kept = torch.randn(1, 1, n, 2), 4, min(n, kept)
-    mask = torch.arange(n)[None] >= kept
-    means = segment_means(x, m, mask)
-    parts = [[r for r in range(kept) if (r * m // kept if kept >= m else r) == s] for s in range(m)]
-    assert sum(map(len, parts)) == kept
-    for s, rows in enumerate(parts):
-        expected = x[0, 0, rows].mean(0) if rows else torch.zeros(2)
-        torch.testing.assert_close(means[0, 0, s], expected)
-    if kept == n:
-        torch.testing.assert_close(segment_means(x, m), means)
-
-
-def test_pseudo_inverse():
-    a = torch.rand(2, 2, 6, 6).softmax(-1)
-    inverse = pseudo_inverse(a, 40)
-    torch.testing.assert_close(inverse, torch.linalg.inv(a), rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("length", [1, 3, 8, 9, 24, 61])
-@pytest.mark.parametrize("window", [1, 3, 7, 47, 49, 121])
-@pytest.mark.parametrize("causal", [False, True])
-def test_local_window_is_softmax_in_a_band(length, window, causal):
-    q, k, v = qkv(length)
-    distance = torch.arange(length)[None] - torch.arange(length)[:, None]
-    outside = (distance.abs() > window // 2) | (causal & (distance > 0))
-    expected = AttentionBlock("softmax")(q, k, v, attn_mask=outside)
-    torch.testing.assert_close(LocalWindow(window)(q, k, v, causal=causal), expected, rtol=1e-10, atol=1e-12)
-    mask = torch.arange(length)[None] >= torch.tensor([[length], [max(1, length - 2)]])
-    expected = AttentionBlock("softmax")(q, k, v, mask, outside)
-    torch.testing.assert_close(LocalWindow(window)(q, k, v, mask, causal=causal), expected, rtol=1e-10, atol=1e-12)
-
-
-def test_controls():
-    q, k, v = qkv()
-    assert torch.equal(NoMixing()(q, k, v), v)
-    rows = v.transpose(1, 2).reshape(B, N, H * DH)
-    dft = [torch.exp(-2j * math.pi * torch.outer(torch.arange(n), torch.arange(n)) / n) for n in (N, H * DH)]
-    expected = (dft[0] @ rows.to(dft[0].dtype) @ dft[1]).real / math.sqrt(N * H * DH)
-    torch.testing.assert_close(FourierMixing()(q, k, v).transpose(1, 2).flatten(2), expected)
-    assert block_of("none").mechanism(q, k, v).norm() == v.norm()
-    torch.testing.assert_close(FourierMixing()(q, k, v).norm() <= v.norm() + 1e-9, torch.tensor(True))
-
-
-# ---- the linear family
-
-
-def quadratic(name: str, mechanism: LinearAttention, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-    """The same attention through its N x N table of scores, from the papers' formulas."""
-    n = q.shape[2]
-    if name == "linear":
-        scores = (torch.nn.functional.elu(q) + 1) @ (torch.nn.functional.elu(k) + 1).transpose(-2, -1)
-    elif name == "cosformer":
-        i = torch.arange(n)
-        scale = mechanism.features.length_scale or n
-        scores = q.relu() @ k.relu().transpose(-2, -1) * torch.cos(math.pi / 2 * (i[:, None] - i[None]) / scale)
-    else:
-        w = mechanism.features.projection
-        x, y = (t * DH**-0.25 for t in (q, k))
-        phi_q, phi_k = (torch.exp(t @ w.T - t.square().sum(-1, keepdim=True) / 2) for t in (x, y))
-        scores = phi_q @ phi_k.transpose(-2, -1) / len(w)
-    scores = scores.tril() if causal else scores
-    return scores @ v / scores.sum(-1, keepdim=True).clamp(min=1e-12)
-
-
-@pytest.mark.parametrize("name", LINEAR)
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("length", [1, 24, 128, 300])
-def test_linear_equals_its_quadratic_form(name, causal, length):
-    mechanism, (q, k, v) = build(name), qkv(length)
-    expected = quadratic(name, mechanism, q, k, v, causal)
-    torch.testing.assert_close(mechanism(q, k, v, causal=causal), expected, rtol=1e-8, atol=1e-10)
-
-
-@pytest.mark.parametrize("name", LINEAR)
-@pytest.mark.parametrize("cuts", [[300], [1] * 5 + [295], [128, 128, 44], [100, 130, 70]])
-def test_streaming_does_not_depend_on_the_cuts(name, cuts):
-    mechanism, (q, k, v) = build(name, length_scale=300), qkv(300)
-    outs, state, start = [], None, 0
-    for n in cuts:
-        part = slice(start, start + n)
-        out, state = mechanism.stream(q[:, :, part], k[:, :, part], v[:, :, part], state)
-        outs.append(out)
-        start += n
-    assert state.length == 300
-    expected = quadratic(name, mechanism, q, k, v, causal=True)
-    torch.testing.assert_close(torch.cat(outs, 2), expected, rtol=1e-8, atol=1e-10)
-    # The state does not grow with the recording.
-    assert state.kv.shape == (B, H, mechanism.features.n_features(DH), DH)
-
-
-@pytest.mark.parametrize("name", LINEAR)
-def test_absorbing_in_parts_is_absorbing_at_once(name):
-    mechanism, (q, k, v) = build(name, length_scale=N), qkv()
-    k[:, :, 10:] *= 5  # FAVOR+'s running maximum must change
-    scale = mechanism.length_scale(N)
-    state = mechanism.absorb(None, k[:, :, :10], v[:, :, :10], scale=scale)
-    state = mechanism.absorb(state, k[:, :, 10:], v[:, :, 10:], scale=scale)
-    torch.testing.assert_close(mechanism.read(q, state, scale=scale), mechanism(q, k, v), rtol=1e-9, atol=1e-10)
-
-
-def test_cosformer_cannot_stream_without_a_length():
-    with pytest.raises(ValueError, match="fixed length_scale"):
-        LinearAttention(CosineFeatures()).stream(*qkv())
-    mechanism = LinearAttention(CosineFeatures(30))
-    _, state = mechanism.stream(*qkv(20))
-    with pytest.raises(ValueError, match="31 tokens, but length_scale=30"):
-        mechanism.stream(*qkv(11), state)
-
-
-def test_cosformer_without_any_positive_feature_is_zero_not_nan():
-    q, k, v = qkv()
-    out = build("cosformer")(-q.abs(), k, v)
-    assert torch.equal(out, torch.zeros_like(out))
-
-
-def test_favor_does_not_overflow_where_its_features_would():
-    torch.set_default_dtype(torch.float32)
-    q, k, v = (t.float() for t in qkv(scale=30.0))  # |x|^2 / 2 is about 1,000: exp(-1,000) is 0 in float32 and float64
-    mechanism = build("favor").float()
-    for causal in (False, True):
-        assert mechanism(q, k, v, causal=causal).isfinite().all()
-    torch.testing.assert_close(mechanism(q, k, torch.ones_like(v)), torch.ones_like(v))
-
-
-def test_favor_keeps_its_directions_until_redrawn():
-    mechanism, inputs = build("favor"), qkv()
-    mechanism.train()
-    first = mechanism(*inputs)
-    assert torch.equal(mechanism(*inputs), first)
-    mechanism.features.redraw(torch.Generator().manual_seed(5))
-    assert not torch.equal(mechanism(*inputs), first)
-    again = build("favor")
-    again.features.redraw(torch.Generator().manual_seed(5))
-    assert torch.equal(again(*inputs), mechanism(*inputs))
-
-
-def test_random_directions_are_orthogonal_in_blocks_and_gaussian_in_length():
-    rows = orthogonal_gaussian(40, 16, torch.Generator().manual_seed(0))
-    for block in (rows[:16], rows[16:32], rows[32:]):
-        gram = block @ block.T
-        torch.testing.assert_close(gram, torch.diag(gram.diagonal()), atol=1e-10, rtol=0)
-    many = torch.cat([orthogonal_gaussian(16, 16, torch.Generator().manual_seed(s)) for s in range(500)])
-    squares = many.square().sum(1)  # chi-square with 16 degrees: mean 16, variance 32
-    assert abs(squares.mean() - 16) < 4 * math.sqrt(32 / len(squares))
-    assert abs(squares.var() - 32) < 3
-
-
-def test_the_first_direction_of_a_block_is_not_biased():
-    """Without the sign of R's diagonal the first component of the first row of a block has mean -0.8."""
-    first = torch.stack([orthogonal_gaussian(16, 16, torch.Generator().manual_seed(s))[0] for s in range(1500)])
-    assert (first.mean(0).abs() < 4.5 / math.sqrt(1500)).all()
-
-
-def test_favor_estimates_the_exponential_kernel_without_bias():
-    """Mean over draws against exp(q . k / sqrt(d)), as a z-score; and the variance that theory gives for independent rows."""
-    d, m, draws = 16, 16, 2000
-    q, k = torch.randn(d), torch.randn(d)
-    x = torch.stack((q, k))
-    x = x / (x * d**-0.25).sum(0).norm() * math.sqrt(2.0)  # |q + k|^2 = 2 in scaled units
-    exact = torch.exp((x[0] * x[1]).sum() / math.sqrt(d))
-    generator = torch.Generator().manual_seed(0)
-    estimates = []
-    for _ in range(draws):
-        phi = FavorFeatures(d, m, generator).log_features(x[:, :, None]).exp().squeeze(2)
-        estimates.append((phi[0] * phi[1]).mean())
-    values = torch.stack(estimates)
-    assert abs(values.mean() - exact) < 4 * values.std() / math.sqrt(draws)
-    relative_variance = (values.var() / exact**2).item()
-    independent = (math.exp(2.0) - 1) / m  # orthogonal rows may only lower it
-    assert 0.3 * independent < relative_variance < 1.15 * independent
-
-
-def test_favor_approaches_softmax_with_features():
-    q, k, v = qkv(scale=0.7)
-    exact = softmax(q, k, v)
-
-    def error(m: int) -> float:
-        draws = [LinearAttention(FavorFeatures(DH, m, torch.Generator().manual_seed(s)))(q, k, v) for s in range(5)]
-        return sum((out - exact).norm().item() for out in draws) / (5 * exact.norm().item())
-
-    assert error(4096) < error(256) / 2 < error(16) / 2  # like 1 / sqrt(m), with room for luck
-    assert error(4096) < 0.1
