@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from trainers.attention_scaling import D_MODEL, EXACT, N_HEADS, Seconds, crossover, growth_exponent
-from trainers.eeg import Result
+from trainers.eeg_results import Result
 from trainers.length_tasks import Labelled
 
 CONTROLS = ("none", "fourier")

@@ -36,18 +36,9 @@ from tracking.resuming import find_resumable
 from tracking.run import Run, start_run
 from tracking.silent_run import SilentRun
 from trainers.config import as_params
-from trainers.eeg import (
-    EegConfig,
-    Fit,
-    Result,
-    evaluate,
-    load_data,
-    report,
-    subjects_table,
-    trial_predictions,
-    window_predictions,
-)
+from trainers.eeg import EegConfig, Fit, load_data
 from trainers.eeg_baselines import build_eegnet, classical_log_probabilities
+from trainers.eeg_results import Result, evaluate, report, subjects_table, trial_predictions, window_predictions
 from trainers.processes import Processes, join_processes
 from trainers.study_trial import Pruned, StudyTrial
 

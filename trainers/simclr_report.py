@@ -19,7 +19,8 @@ from evaluation.figures import lines, loss_curves
 from models.simclr import Chosen, pooled_features
 from tracking.run import Run
 from tracking.silent_run import SilentRun
-from trainers.eeg import EegConfig, Result, evaluate, window_predictions
+from trainers.eeg import EegConfig
+from trainers.eeg_results import Result, evaluate, window_predictions
 from trainers.eeg_run import Outcome
 
 NAMES = ("simclr", "scratch", "frozen", "probe", "random_probe")

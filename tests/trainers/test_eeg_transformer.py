@@ -22,18 +22,8 @@ from models.simclr import ChannelEncoder
 from tests.trainers.running import client, command, environment, history, run_trainer, runs
 from tracking.evaluations import evaluations_in
 from trainers.config import parse_config
-from trainers.eeg import (
-    EegConfig,
-    Fit,
-    Result,
-    evaluate,
-    load_data,
-    predict,
-    report,
-    subjects_table,
-    trial_predictions,
-    window_predictions,
-)
+from trainers.eeg import EegConfig, Fit, load_data, predict
+from trainers.eeg_results import Result, evaluate, report, subjects_table, trial_predictions, window_predictions
 from trainers.eeg_transformer import PRESETS, EegTransformerConfig, build_network, run_eeg_transformer
 from trainers.processes import Processes
 
