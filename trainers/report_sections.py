@@ -110,7 +110,7 @@ SECTIONS: dict[str, Section] = {
     ),
     "fid": Section(
         "Image quality: distances to real images",
-        params=("resolved_model_uri", "features", "n_images", "n_reference", "dataset", "seed"),
+        params=("resolved_model_uri", "features", "n_images", "reference", "reference_images", "seed"),
         metrics=(
             r"fid|fd_.*(?<!_by_n)", r"fid_infinity", r"kid|kd_.*", r"kid_se", r"inception_score.*", r"precision", r"recall",
             r"images_per_second",
