@@ -271,6 +271,8 @@ def detail_of(reader: Reader, section: Section, entry_point: str, run: RecordedR
     if run.status != "FINISHED":
         why = run.tags.get("error")
         detail.notes.append(f"This run is not finished ({run.status.lower()})" + (f": {why}" if why else "."))
+    if warning := run.tags.get("warning"):
+        detail.notes.append(f"Warning: {warning}.")
     for path in paths:
         if any(re.fullmatch(pattern, path) for pattern in section.texts) and (text := reader.text(run.run_id, path)):
             detail.texts.append((path, text))

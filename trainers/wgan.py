@@ -8,7 +8,7 @@ Gulrajani et al. 2017, "Improved Training of Wasserstein GANs", Algorithm 1, wit
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -174,6 +174,21 @@ def evaluate(
     return figures
 
 
+def lost_critic(losses: Sequence[float]) -> str | None:
+    """What to say if the critic lost its hold: its loss over the steps was below 0 once, but not over the last tenth.
+
+    A critic of constant slope 1 has a loss of 0 or less; above 0 the penalty outweighs the distance that it finds. Runs with a high
+    learning rate can fall into this state and stay there, |grad D| far above 1, and which of them do is decided by rounding.
+    """
+    last = float(np.mean(losses[-max(1, len(losses) // 10) :]))
+    if last <= 0 or min(losses) >= 0:
+        return None
+    return (
+        f"the critic lost its hold: critic_loss ended at {last:.1f}, and above 0 the penalty outweighs the distance it finds; "
+        "the images are the worse for it. Another seed may do, or lower lr_generator and lr_critic"
+    )
+
+
 def draw_curves(log: StepLog, title: str) -> Any:
     """The loss-curve figure: losses, penalty with the gradient norm it works on, and the Wasserstein estimate."""
     return loss_curves(
@@ -244,6 +259,8 @@ def record_results(
 ) -> list[ModelInfo]:
     """Log the closing figures, curves, grids and the checkpoint; register generator (its average and raw) and critic."""
     run.log_metrics(figures, training.step)
+    if warning := lost_critic(log.column("critic_loss")):
+        run.set_tags({"warning": warning})
     title = f"WGAN-GP on {config.dataset}, {config.image_size} pixels, gp_scale {config.gp_scale:g}"
     run.log_figure(draw_curves(log, title), "figures/loss_curves.png")
     for name, generator in (("ema", training.ema.model), ("raw", training.G)):
@@ -296,6 +313,8 @@ def report(
     print("  " + ", ".join(f"{name.replace('_', ' ')} {last[name]:.4f}" for name in shown))
     estimates = ", ".join(f"{name.removeprefix('wasserstein_')} {value:.3f}" for name, value in figures.items())
     print(f"  Wasserstein estimate: {estimates}")
+    if warning := lost_critic(log.column("critic_loss")):
+        print(f"  warning: {warning}", file=sys.stderr)
     for model in models:
         print(f"  model {model.uri}")
     print(f"  run {run.run_id}, files in {run.folder}")

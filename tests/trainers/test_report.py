@@ -192,7 +192,7 @@ def test_page_fetches_nothing_and_runs_nothing_of_what_runs_say(store: MlflowCli
     """Names, parameters, metrics, texts and pictures of an unfriendly run stay text."""
     make_run(
         store, "wgan", EVIL, params={"dataset": EVIL, "preset": "a|b\n# c"}, metrics={"critic_loss": [1.0, 2.0]},
-        tags={"error": EVIL, "git.commit": EVIL}, status="FAILED",
+        tags={"error": EVIL, "warning": EVIL, "git.commit": EVIL}, status="FAILED",
         files={
             "notes.md": f"# {EVIL}\n\n{EVIL}\n\n![x](http://evil.invalid/x.png) [y](javascript:alert(1)) <http://evil.invalid>".encode(),
             "figures/a.png": b"<svg xmlns='http://www.w3.org/2000/svg'><script>1</script></svg>",
@@ -319,7 +319,8 @@ def test_a_server_that_does_not_answer_is_one_line_and_status_2(tmp_path: Path) 
 
 
 def test_unfinished_foreign_and_child_runs(store: MlflowClient) -> None:
-    older = make_run(store, "wgan", "whole", metrics={"critic_loss": [1.0, 2.0]})
+    warned = {"warning": "the critic lost its hold"}
+    older = make_run(store, "wgan", "whole", metrics={"critic_loss": [1.0, 2.0]}, tags=warned)
     newer = make_run(store, "wgan", "under way", status="RUNNING", metrics={"critic_loss": [math.inf, math.nan]})
     alone = make_run(store, "fid", "broken", status="FAILED", tags={"error": "no reference"})
     foreign = make_run(store, None, "typed in a notebook", metrics={"loss": [3.0, 2.0, 1.0]})
@@ -332,6 +333,7 @@ def test_unfinished_foreign_and_child_runs(store: MlflowClient) -> None:
     assert not re.search(rf"<h3>[^\n]*{newer[:8]}", page)
     assert re.search(rf"{newer[:8]}.*running", page)
     assert "NaN" in read.text
+    assert "Warning: the critic lost its hold." in read.text
     assert "This run is not finished (failed): no reference" in read.text
     assert re.search(rf"<h3>.*?{alone[:8]}", page)
     assert "Runs without an entry point" in read.text

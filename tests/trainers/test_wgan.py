@@ -24,7 +24,7 @@ from tests.data.image_trees import write_celeba
 from tests.trainers.running import client, command, environment, history, run_trainer, runs
 from trainers.processes import Processes
 from trainers.step_log import NotFinite, StepLog
-from trainers.wgan import WganConfig
+from trainers.wgan import WganConfig, lost_critic
 from trainers.wgan_loop import METRICS, Training, sample_images, train
 
 TINY: dict[str, object] = {
@@ -261,6 +261,16 @@ def test_step_log_names_the_first_bad_step_and_term() -> None:
     with pytest.raises(NotFinite, match="generator_loss became nan at step 6"):
         log.add(rows[0], 8)
     assert log.steps == [4]
+
+
+def test_a_critic_that_lost_its_hold_is_told() -> None:
+    falls = [10.0, -3.0, *[-2.0] * 18]
+    assert lost_critic(falls) is None
+    assert lost_critic([10.0, 9.0, 8.0]) is None  # too few steps to have had a hold
+    warning = lost_critic([*falls[:-2], 12.0, 17.0])
+    assert warning is not None
+    assert "critic_loss ended at 14.5" in warning
+    assert lost_critic([*falls, 15.0, *[-1.0] * 20]) is None  # found again
 
 
 def test_celeba_preset_on_its_own_layout(folder: Path) -> None:
