@@ -37,6 +37,14 @@ class LinearState(NamedTuple):
     length: int
     shift: Tensor | None
 
+    def to(self, dtype: torch.dtype) -> "LinearState":
+        """The same sums in another precision."""
+        shift = self.shift
+        if shift is not None:
+            lowest = max(torch.finfo(dtype).min, torch.finfo(shift.dtype).min)
+            shift = shift.clamp(min=lowest).to(dtype)  # of padding alone: the lowest number, never -inf
+        return LinearState(self.kv.to(dtype), self.z.to(dtype), self.length, shift)
+
 
 class FeatureMap(Protocol):
     """phi of columns [..., d_head, N]: [..., n_features, N]. `position` is the index of the first token given; `scale` the length
@@ -95,7 +103,8 @@ class CosineFeatures(nn.Module):
     Reference: Qin et al. 2022 (cosFormer), arXiv:2202.08791, equation 10. Near tokens count more, by a cosine of their
     distance.
     M, the length scale, is the length of the sequence (of its part that is not padding) or a fixed number of tokens, which
-    streaming needs; a sequence longer than it would get negative weights and is refused.
+    streaming needs; a sequence longer than it would get negative weights and is refused. Padded queries, whose output means
+    nothing, stand where the padding begins.
     """
 
     def __init__(self, length_scale: int | None = None) -> None:
@@ -115,7 +124,8 @@ class CosineFeatures(nn.Module):
     def of_queries(self, q: Tensor, position: int, scale: Tensor | int | None, shift: Tensor | None) -> Tensor:
         assert scale is not None
         steps = torch.arange(position, position + q.shape[-1], device=q.device, dtype=torch.float64)
-        angle = steps * (math.pi / 2) / scale
+        # Beyond M a cosine would be negative, and a denominator near 0 or below.
+        angle = (steps / scale).clamp(max=1) * (math.pi / 2)
         x = q.relu()
         return torch.cat((x * angle.cos().to(x.dtype), x * angle.sin().to(x.dtype)), -2)
 
@@ -130,8 +140,9 @@ class FavorFeatures(nn.Module):
     is undone, without which the first row of each block is not uniform and the estimate biased. They are a buffer: saved with
     the weights, kept in eval and in training until `redraw` is called.
     Each feature is divided by its largest value among the keys and multiplied back on the side of the queries (a running
-    maximum when keys come in chunks). This cancels in the ratio, nothing overflows, and the denominator is at least 1: no
-    epsilon is needed.
+    maximum when keys come in chunks). This cancels in the ratio, nothing overflows, and the denominator is at least 1 where a
+    query sees all of these keys: no epsilon is needed. A causal chunk also scales by keys that an early query does not see;
+    it is computed in float64, and holds up to 700 in the exponent (float32: 28).
     """
 
     projection: Tensor
@@ -213,7 +224,7 @@ class LinearAttention(nn.Module):
         causal: bool = False,
     ) -> Tensor:
         check_call(self.name, q, k, key_padding_mask, attn_mask, causal)
-        scale = self.length_scale(max(q.shape[-2], k.shape[-2]), key_padding_mask)
+        scale = self.length_scale(q.shape[-2], k.shape[-2], key_padding_mask)
         if causal:
             return self.stream(q, k, v, None, key_padding_mask, scale)[0]
         return self.read(q, self.absorb(None, k, v, key_padding_mask, scale), scale=scale)
@@ -222,17 +233,19 @@ class LinearAttention(nn.Module):
         """How many tokens a block should take at a time without autograd, if each has n_numbers features in all heads."""
         return max(128, CHUNK_NUMBERS // n_numbers)
 
-    def length_scale(self, n_tokens: int, key_padding_mask: Tensor | None = None) -> Tensor | int | None:
-        """cosFormer's M for a sequence of n_tokens: fixed, or the number of tokens up to the last that is not padding."""
+    def length_scale(self, n_queries: int, n_keys: int, key_padding_mask: Tensor | None = None) -> Tensor | int | None:
+        """cosFormer's M: fixed, or the number of keys up to the last that is not padding; queries that outnumber or fall short of
+        the keys are another sequence, and count whole."""
         if not isinstance(self.features, CosineFeatures):
             return None
-        fixed = self.features.length_scale
+        fixed, n_tokens = self.features.length_scale, max(n_queries, n_keys)
         if fixed is not None and n_tokens > fixed:
             raise ValueError(f"{n_tokens} tokens, but length_scale={fixed}: cosFormer's weights would be negative")
         if fixed is not None or key_padding_mask is None:
             return fixed or n_tokens
-        steps = torch.arange(1, key_padding_mask.shape[1] + 1, device=key_padding_mask.device)
-        return steps.masked_fill(key_padding_mask, 1).amax(1)[:, None, None, None]
+        steps = torch.arange(1, n_keys + 1, device=key_padding_mask.device)
+        seen = steps.masked_fill(key_padding_mask, 1).amax(1)[:, None, None, None]
+        return seen if n_queries == n_keys else seen.clamp(min=n_queries)
 
     def absorb(
         self,
@@ -280,7 +293,7 @@ class LinearAttention(nn.Module):
             seen = 0 if state is None else state.length
             if self.features.length_scale is None:
                 raise ValueError("cosFormer streams only with a fixed length_scale: the final length is not known")
-            scale = self.length_scale(seen + q.shape[-2])
+            scale = self.length_scale(seen + q.shape[-2], seen + q.shape[-2])
         outs = []
         for start in range(0, q.shape[-2], CAUSAL_CHUNK):
             part = slice(start, start + CAUSAL_CHUNK)
@@ -302,6 +315,11 @@ class LinearAttention(nn.Module):
     ) -> tuple[Tensor, LinearState]:
         dtype, position = q.dtype, 0 if state is None else state.length
         q, k, v = _at_least_float32(q), _at_least_float32(k), _at_least_float32(v)
+        smallest, kept_dtype = SMALLEST_DENOMINATOR, q.dtype
+        if isinstance(self.features, FavorFeatures):
+            # The chunk's largest key scales all of it down, early queries too, which do not see it.
+            q, k, v, smallest = q.double(), k.double(), v.double(), torch.finfo(torch.float64).tiny
+            state = None if state is None else state.to(torch.float64)
         with _no_autocast(q):
             keys, shift = self.keys(state, k.transpose(-2, -1), key_padding_mask, scale)
             queries = self.features.of_queries(q.transpose(-2, -1), position, scale, shift).transpose(-2, -1)
@@ -312,8 +330,8 @@ class LinearAttention(nn.Module):
                 old_kv, old_z = self.rescaled(state, shift)
                 numerator, denominator = numerator + queries @ old_kv, denominator + queries @ old_z
                 kv, z = old_kv + kv, old_z + z
-            out = (numerator / denominator.clamp(min=SMALLEST_DENOMINATOR)).to(dtype)
-        return out, LinearState(kv, z, position + q.shape[-2], shift)
+            out = (numerator / denominator.clamp(min=smallest)).to(dtype)
+        return out, LinearState(kv, z, position + q.shape[-2], shift).to(kept_dtype)
 
     def keys(
         self,

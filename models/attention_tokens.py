@@ -79,7 +79,7 @@ def attend_tokens(
     values = keys if value is key else _unbind(value)
     for i, (q, k, v, mask) in enumerate(zip(queries, keys, values, masks, strict=True)):
         padding = None if mask is None else mask[None]
-        scale = mechanism.length_scale(max(len(q), len(k)), padding)
+        scale = mechanism.length_scale(len(q), len(k), padding)
         state = sums(mechanism, maps, k, v, padding, scale)
         weight = _read_weight(mechanism, maps, state)
         chunk = _chunk(mechanism, maps, q)

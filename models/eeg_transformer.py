@@ -58,13 +58,18 @@ class ChannelEmbedding(nn.Module):
     """Tokens from a channel encoder's features: windows [N, n_chans, n_times] -> [N, n_tokens, d_model].
 
     The shared encoder (models/simclr.py) reads every channel; log power of its features in each slice, over all channels, and a
-    linear map. patch_len and patch_stride are multiples of the encoder's decimate.
+    linear map. patch_len and patch_stride are multiples of the encoder's decimate, else a ValueError.
     """
 
     def __init__(self, encoder: ChannelEncoder, n_chans: int, d_model: int, patch_len: int, patch_stride: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.patch_len, self.patch_stride = patch_len // encoder.decimate, patch_stride // encoder.decimate
+        rate = encoder.decimate
+        if patch_len % rate or patch_stride % rate:
+            raise ValueError(
+                f"patch_len={patch_len} and patch_stride={patch_stride} must be multiples of the encoder's decimate={rate}"
+            )
+        self.patch_len, self.patch_stride = patch_len // rate, patch_stride // rate
         self.norm = nn.LayerNorm(n_chans * encoder.n_features)
         self.linear = nn.Linear(n_chans * encoder.n_features, d_model)
 
@@ -148,6 +153,10 @@ class EegTransformer(nn.Module):
 
     def n_tokens(self, n_times: int) -> int:
         """Slices of a window of n_times samples."""
+        if isinstance(
+            self.embed, ChannelEmbedding
+        ):  # of the samples that the encoder keeps, the last of an odd number among them
+            n_times += -n_times % self.embed.encoder.decimate
         return (n_times - self.patch_len) // self.patch_stride + 1
 
     def encode(self, x: Tensor) -> Tensor:
@@ -212,6 +221,7 @@ class EpochClassifier(nn.Module):
         self.register_buffer("reference", None if reference is None else reference.double())
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.kernel.dtype)  # MNE's epochs are float64
         n, n_chans, n_times = x.shape
         half = len(self.kernel) // 2
         # In microvolts: squares of volts (1e-10) would lose digits in float32.

@@ -19,7 +19,7 @@ weight would depend on the others of its batch.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -69,12 +69,17 @@ def I_SIR(
 
     Args:
         D: critic, images -> [n, 1] or [n]. G: generator in eval mode, codes [n, n_z] -> images.
-        weights, beta: see the module docstring. generator: source of all randomness (CPU).
-        chunk_images: how many images lie in memory at once; the result does not depend on it.
+        weights, beta: see the module docstring. generator: source of all randomness (CPU); None: torch's global one, as in
+            torch.randn.
+        chunk_images: how many images lie in memory at once; the result does not depend on it. device: of D and G, and of the codes.
+
+    Raises ValueError as `run_chains` does.
     """
+    if generator is None:
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
     return run_chains(
         D, G, n_chains=N_s, n_iterations=N_i, n_particles=N_p, n_z=n_z, weights=weights, beta=beta,
-        generator=generator or torch.Generator().manual_seed(torch.initial_seed()), chunk_images=chunk_images, device=device,
+        generator=generator, chunk_images=chunk_images, device=device,
     ).z  # fmt: skip
 
 
@@ -105,8 +110,13 @@ def run_chains(
     chunk_images: chains run in groups that make at most this many images at once (at least one block of 16 chains).
     progress: called with the number of chain iterations done since the last call.
 
-    Raises ValueError for sizes below 1, a network in train mode, and a critic value that is not finite.
+    Raises ValueError for an unknown kernel or weights, sizes below 1, iterations to keep that are not run, a network in train
+    mode, and a critic value that is not finite.
     """
+    if kernel not in get_args(Kernel):
+        raise ValueError(f"kernel={kernel!r}: allowed are {', '.join(get_args(Kernel))}")
+    if keep and not 0 <= min(keep) <= max(keep) <= n_iterations:
+        raise ValueError(f"keep={list(keep)}: from 0, the start, to n_iterations={n_iterations}")
     _check(n_chains=n_chains, n_iterations=n_iterations, n_particles=n_particles, n_z=n_z, mala_steps=mala_steps)
     if not step_size > 0 or not math.isfinite(beta):
         raise ValueError(f"step_size={step_size} must be positive and beta={beta} finite")

@@ -16,7 +16,8 @@ def nt_xent(z_a: Tensor, z_b: Tensor, tau: float = 0.05, group: Tensor | None = 
     """The loss of two views z_a, z_b [N, D] whose rows belong together; a scalar, computed in float32 under autocast, too.
 
     group: int [N]; rows of the same group (a trial, whose windows overlap) are no negatives of each other. Other sizes than 2-D
-    and equal, N of 1 (there is no negative) and tau of 0 or less are a ValueError.
+    and equal, N of 1 (there is no negative) and tau of 0 or less are a ValueError. A row whose group is that of all others has no
+    negatives: its part of the loss is 0.
     """
     if z_a.shape != z_b.shape or z_a.dim() != 2:
         raise ValueError(f"nt_xent: views of shapes {list(z_a.shape)} and {list(z_b.shape)}; both must be [N, D]")

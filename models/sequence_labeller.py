@@ -62,7 +62,7 @@ class RecordingTransformer(nn.Module):
 
     A token is the log power of learned filters (spatial, then temporal) in a slice, as in models/eeg_transformer.py. With
     causal=True nothing looks ahead: the filters see the past, attention is causal; then, with a mechanism of the linear family,
-    `stream` labels a recording as it comes in, in pieces of any length, and gives what `forward` gives.
+    `stream` labels a recording as it comes in, in pieces of one sample or more, and gives what `forward` gives.
     """
 
     def __init__(

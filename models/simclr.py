@@ -180,7 +180,7 @@ class ChannelClassifier(nn.Module):
 
     picks: numbers of the channels that are looked at, None for all. head_width: scales the drawn head. frozen: the encoder keeps
     its weights and statistics, and the head alone is trained. pool: the head is given means of the features over so many steps
-    of time, half of them shared with the next mean; 1: every step, as drawn. Few steps are learnt from faster than many.
+    of time, one every pool // 2 steps; 1: every step, as drawn. Few steps are learnt from faster than many.
     """
 
     def __init__(

@@ -62,8 +62,8 @@ SYNCHRONISED: dict[type, type[_SyncBatchNorm]] = {nn.BatchNorm1d: SyncBatchNorm1
 
 
 def synchronise_batch_norms(module: nn.Module) -> nn.Module:
-    """Replace every nn.BatchNorm1d and 2d in `module` by one over all processes, with the same parameters and buffers; returns
-    `module`.
+    """Replace every nn.BatchNorm1d and 2d in `module` by one over all processes, with the same parameters, frozen or not,
+    buffers and mode; returns `module`.
     """
     for name, child in module.named_children():
         if type(child) in SYNCHRONISED:
@@ -76,7 +76,9 @@ def synchronise_batch_norms(module: nn.Module) -> nn.Module:
                 dtype=child.weight.dtype,
             )
             norm.load_state_dict(child.state_dict())
-            setattr(module, name, norm)
+            for parameter, of_child in zip(norm.parameters(), child.parameters(), strict=True):
+                parameter.requires_grad_(of_child.requires_grad)  # a frozen encoder's stay frozen
+            setattr(module, name, norm.train(child.training))
         else:
             synchronise_batch_norms(child)
     return module

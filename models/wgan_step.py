@@ -54,7 +54,8 @@ def critic_step_gradients(
         D: a Critic takes the path of this module's docstring; any other module is differentiated twice.
         x_real, x_fake: images [N, 3, H, W] in [-1, 1].
         alpha: interpolation weights [N] in [0, 1].
-        bf16: compute loss_D under bfloat16 autocast; the penalty stays in float32, since |g| - 1 cancels near 1.
+        bf16: compute loss_D under bfloat16 autocast; the penalty stays in float32 (TF32 where the caller allows it on a GPU),
+            since |g| - 1 cancels near 1.
     """
     if x_real.shape != x_fake.shape or alpha.shape != x_real.shape[:1]:
         raise ValueError(

@@ -76,7 +76,7 @@ def test_streaming_does_not_depend_on_the_cuts(name, cuts):
 def test_absorbing_in_parts_is_absorbing_at_once(name):
     mechanism, (q, k, v) = build(name, length_scale=N), qkv()
     k[:, :, 10:] *= 5  # FAVOR+'s running maximum must change
-    scale = mechanism.length_scale(N)
+    scale = mechanism.length_scale(N, N)
     state = mechanism.absorb(None, k[:, :, :10], v[:, :, :10], scale=scale)
     state = mechanism.absorb(state, k[:, :, 10:], v[:, :, 10:], scale=scale)
     torch.testing.assert_close(mechanism.read(q, state, scale=scale), mechanism(q, k, v), rtol=1e-9, atol=1e-10)
@@ -95,6 +95,32 @@ def test_cosformer_without_any_positive_feature_is_zero_not_nan():
     q, k, v = qkv()
     out = build("cosformer")(-q.abs(), k, v)
     assert torch.equal(out, torch.zeros_like(out))
+
+
+def test_cosformer_with_few_keys_seen_has_positive_weights_and_equals_its_truncation():
+    """M is the number of keys seen: queries behind them must not get cosines of more than a right angle."""
+    q, k, v = qkv()
+    mask = torch.arange(N)[None].expand(B, -1) >= 5
+    ones = torch.ones_like(v)
+    torch.testing.assert_close(build("cosformer")(q.abs(), k.abs(), ones, mask), ones)
+    mechanism, (many, _, _) = build("cosformer"), qkv(N + 6)
+    short = mechanism(many, k[:, :, :5], v[:, :, :5])
+    torch.testing.assert_close(mechanism(many, k, v, mask), short, rtol=1e-8, atol=1e-9)
+
+
+def test_favor_causal_early_tokens_do_not_feel_a_quiet_rest_of_their_chunk():
+    """Keys of size 6 lie some hundred in the exponent below keys of size 1, whose features set the chunk's scale."""
+    torch.set_default_dtype(torch.float32)
+    q, k, v = (t.float() for t in qkv(64))
+    k[:, :, :32] *= 6 / k[:, :, :32].norm(dim=-1, keepdim=True)
+    k[:, :, 32:] /= k[:, :, 32:].norm(dim=-1, keepdim=True)
+    mechanism = build("favor").float()
+    whole, state = mechanism.stream(q, k, v)
+    torch.testing.assert_close(mechanism(q, k, torch.ones_like(v), causal=True), torch.ones_like(v))
+    first, seen = mechanism.stream(q[:, :, :32], k[:, :, :32], v[:, :, :32])
+    rest, _ = mechanism.stream(q[:, :, 32:], k[:, :, 32:], v[:, :, 32:], seen)
+    torch.testing.assert_close(whole, torch.cat((first, rest), 2), rtol=1e-5, atol=1e-5)
+    assert state.kv.dtype == state.z.dtype == torch.float32
 
 
 def test_favor_does_not_overflow_where_its_features_would():

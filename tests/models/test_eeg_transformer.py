@@ -7,6 +7,7 @@ import torch
 
 from models.attention import MECHANISMS, AttentionSpec
 from models.eeg_transformer import EMBEDDINGS, POOLS, EegTransformer, EpochClassifier
+from models.simclr import ChannelEncoder
 
 
 def network(**settings: object) -> EegTransformer:
@@ -79,6 +80,20 @@ def test_bad_sizes_name_the_numbers(settings: dict[str, object], words: str) -> 
         network(**settings)
 
 
+@pytest.mark.parametrize(("decimate", "n_times"), [(1, 160), (2, 160), (2, 167), (4, 161)])
+def test_tokens_of_a_channel_encoder_are_as_many_as_said(decimate: int, n_times: int) -> None:
+    encoder = ChannelEncoder("recurrent", width=0.02, decimate=decimate)
+    net = network(channel_encoder=encoder, pool="mean")
+    assert net.encode(torch.randn(2, 4, n_times)).shape[1] == net.n_tokens(n_times)
+
+
+def test_patches_that_a_channel_encoder_cannot_cut_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match="patch_len=10 and patch_stride=6 must be multiples of the encoder's decimate=4"
+    ):
+        network(channel_encoder=ChannelEncoder("recurrent", width=0.02, decimate=4), patch_len=10, patch_stride=6)
+
+
 def test_a_patch_longer_than_the_window_is_refused() -> None:
     with pytest.raises(ValueError, match="patch_len=16 is longer than the window of 15"):
         network()(torch.randn(1, 4, 15))
@@ -99,6 +114,8 @@ def test_served_classifier_filters_windows_and_averages() -> None:
         probabilities = served(torch.from_numpy(x).float())
     assert torch.allclose(probabilities, log_p.softmax(1), atol=1e-4)
     assert torch.allclose(probabilities.sum(1), torch.ones(2))
+    with torch.no_grad():
+        assert torch.allclose(served(torch.from_numpy(x).double()), probabilities)  # as MNE gives them
     with pytest.raises(ValueError, match="odd number of taps"):
         EpochClassifier(net, torch.zeros(30), 160, 80)
 

@@ -157,12 +157,23 @@ def test_curves_at_the_extremes() -> None:
         ({"step_size": 0.0}, "step_size=0.0"),
         ({"beta": math.nan}, "beta=nan"),
         ({"weights": "flat"}, "weights='flat'"),
+        ({"kernel": "i-sir"}, "kernel='i-sir': allowed are isir, mala, ex2mcmc"),
+        ({"keep": (0, 2)}, r"keep=\[0, 2\]"),
     ],
 )
 def test_wrong_settings_are_refused(change: dict[str, Any], words: str) -> None:
     settings = {"n_chains": 4, "n_iterations": 1, "n_particles": 1, "n_z": 2, **change}
     with pytest.raises(ValueError, match=words):
         run_chains(linear_critic, identity, generator=torch.Generator(), **settings)
+
+
+def test_without_a_generator_the_global_stream_is_drawn_from() -> None:
+    D, G = networks()
+    torch.manual_seed(0)
+    first, second = (I_SIR(2, 8, 3, 6, D, G) for _ in range(2))
+    assert not torch.equal(first, second)  # batches of one evaluation must not be copies
+    torch.manual_seed(0)
+    assert torch.equal(I_SIR(2, 8, 3, 6, D, G), first)
 
 
 def test_a_generator_in_train_mode_is_refused() -> None:

@@ -66,6 +66,13 @@ def test_known_values() -> None:
     assert nt_xent(basis, 3 * basis, 0.5).item() == pytest.approx(math.log(1 + 6 * math.exp(-2)))
 
 
+def test_pairs_of_one_group_alone_teach_nothing() -> None:
+    z_a = torch.randn(3, 4, requires_grad=True)
+    loss = nt_xent(z_a, torch.randn(3, 4), 0.1, torch.zeros(3, dtype=torch.int64))
+    assert loss.item() == 0
+    assert torch.equal(torch.autograd.grad(loss, z_a)[0], torch.zeros(3, 4))
+
+
 def test_order_of_the_views_and_scale_do_not_matter() -> None:
     torch.manual_seed(0)
     z_a, z_b = torch.randn(5, 4), torch.randn(5, 4)

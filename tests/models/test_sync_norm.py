@@ -90,3 +90,14 @@ def test_alone_it_is_ordinary_batch_norm() -> None:
     synced = synchronise_batch_norms(nn.Sequential(norm))
     assert list(synced[0].state_dict()) == list(norm.state_dict())
     assert torch.equal(synced(x), norm(x))
+
+
+def test_a_frozen_norm_in_eval_mode_stays_so() -> None:
+    network = nn.Sequential(nn.BatchNorm1d(3).eval().requires_grad_(False), nn.BatchNorm1d(3))
+    synchronise_batch_norms(network)
+    frozen, learning = network
+    assert isinstance(frozen, SyncBatchNorm1d)
+    assert not frozen.training
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    assert learning.training
+    assert all(parameter.requires_grad for parameter in learning.parameters())
