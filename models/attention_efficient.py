@@ -47,7 +47,7 @@ class Linformer(nn.Module):
         attn_mask: Tensor | None = None,
         causal: bool = False,
     ) -> Tensor:
-        check_call("linformer", q, k, key_padding_mask, attn_mask, causal, takes_causal=False)
+        check_call("linformer", self, q, k, key_padding_mask, attn_mask, causal)
         batch, heads, length, d_head = k.shape
         # All heads side by side: one product [n_projected, N] x [N, d_model] a sample instead of one a head.
         rows_k, rows_v = (t.transpose(1, 2).reshape(batch, length, heads * d_head) for t in (k, v))
@@ -116,7 +116,7 @@ class Nystrom(nn.Module):
         attn_mask: Tensor | None = None,
         causal: bool = False,
     ) -> Tensor:
-        check_call("nystrom", q, k, key_padding_mask, attn_mask, causal, takes_causal=False, takes_cross=False)
+        check_call("nystrom", self, q, k, key_padding_mask, attn_mask, causal)
         if q.shape[-2] < self.n_landmarks:
             raise ValueError(f"n_landmarks={self.n_landmarks} exceeds the sequence of {q.shape[-2]} tokens")
         scale = 1 / math.sqrt(q.shape[-1])
@@ -214,7 +214,7 @@ class LocalWindow(nn.Module):
         attn_mask: Tensor | None = None,
         causal: bool = False,
     ) -> Tensor:
-        check_call("local", q, k, key_padding_mask, attn_mask, causal, takes_cross=False)
+        check_call("local", self, q, k, key_padding_mask, attn_mask, causal)
         dropout = self.dropout if self.training else 0.0
         length, reach = q.shape[-2], self.window // 2
         if length <= reach + 1 and key_padding_mask is None:

@@ -11,6 +11,7 @@ causal: query i sees the keys 0..i.
 """
 
 import math
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,19 +20,24 @@ from torch import Tensor, nn
 BACKENDS = ("sdpa", "softmax")
 
 
+class Abilities(Protocol):
+    """What a mechanism's class says it takes: causal=True; keys that are not as many as queries; attn_mask."""
+
+    takes_causal: bool
+    takes_cross: bool
+    takes_attn_mask: bool
+
+
 def check_call(
     name: str,
+    mechanism: Abilities,
     q: Tensor,
     k: Tensor,
     key_padding_mask: Tensor | None,
     attn_mask: Tensor | None = None,
     causal: bool = False,
-    *,
-    takes_attn_mask: bool = False,
-    takes_causal: bool = True,
-    takes_cross: bool = True,
 ) -> None:
-    """Raise ValueError, naming the sizes, for a call that the mechanism `name` cannot answer."""
+    """Raise ValueError, naming the sizes, for a call that the mechanism, called `name`, cannot answer."""
     n_q, n_k = q.shape[-2], k.shape[-2]
     if key_padding_mask is not None and key_padding_mask.shape != (k.shape[0], n_k):
         raise ValueError(
@@ -39,15 +45,15 @@ def check_call(
         )
     if key_padding_mask is not None and key_padding_mask.dtype != torch.bool:
         raise ValueError(f"key_padding_mask is {key_padding_mask.dtype}; it must be bool, True for padding")
-    if attn_mask is not None and not takes_attn_mask:
+    if attn_mask is not None and not mechanism.takes_attn_mask:
         raise ValueError(
             f"{name} attention forms no {n_q} x {n_k} scores, so attn_mask cannot apply; use sdpa or softmax"
         )
-    if causal and not takes_causal:
+    if causal and not mechanism.takes_causal:
         raise ValueError(
             f"{name} attention mixes all {n_k} positions before any query reads them: causal=True cannot hold"
         )
-    if (causal or not takes_cross) and n_q != n_k:
+    if (causal or not mechanism.takes_cross) and n_q != n_k:
         what = "causal attention" if causal else f"{name} attention"
         raise ValueError(f"{what} needs as many queries as keys, got {n_q} and {n_k}")
     if attn_mask is not None and attn_mask.dtype != torch.bool and not attn_mask.is_floating_point():
@@ -137,7 +143,7 @@ class AttentionBlock(nn.Module):
     ) -> Tensor:
         if self.backend == "softmax":
             return self.with_weights(q, k, v, key_padding_mask, attn_mask, causal)[0]
-        check_call(self.backend, q, k, key_padding_mask, attn_mask, causal, takes_attn_mask=True)
+        check_call(self.backend, self, q, k, key_padding_mask, attn_mask, causal)
         dropout = self.dropout if self.training else 0.0  # the function itself does not know of eval()
         if key_padding_mask is None and attn_mask is None:
             # Row-contiguous heads: the kernel is 7 % faster at 4,096 tokens than on views of the packed projection.
@@ -160,7 +166,7 @@ class AttentionBlock(nn.Module):
         causal: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """The output and the weights [B, h, N_q, N_k] that made it (after dropout, in training)."""
-        check_call("softmax", q, k, key_padding_mask, attn_mask, causal, takes_attn_mask=True)
+        check_call("softmax", self, q, k, key_padding_mask, attn_mask, causal)
         weights = attention_weights(q, k, key_padding_mask, attn_mask, causal)
         weights = F.dropout(weights, self.dropout, self.training)
         return weights @ v, weights
@@ -183,7 +189,7 @@ class NoMixing(nn.Module):
         attn_mask: Tensor | None = None,
         causal: bool = False,
     ) -> Tensor:
-        check_call("none", q, k, key_padding_mask, attn_mask, causal, takes_cross=False)
+        check_call("none", self, q, k, key_padding_mask, attn_mask, causal)
         return v
 
 
@@ -207,7 +213,7 @@ class FourierMixing(nn.Module):
         attn_mask: Tensor | None = None,
         causal: bool = False,
     ) -> Tensor:
-        check_call("fourier", q, k, key_padding_mask, attn_mask, causal, takes_causal=False, takes_cross=False)
+        check_call("fourier", self, q, k, key_padding_mask, attn_mask, causal)
         batch, heads, length, d_head = v.shape
         if key_padding_mask is not None:
             v = v.masked_fill(key_padding_mask[:, None, :, None], 0)

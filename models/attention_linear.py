@@ -223,7 +223,7 @@ class LinearAttention(nn.Module):
         attn_mask: Tensor | None = None,
         causal: bool = False,
     ) -> Tensor:
-        check_call(self.name, q, k, key_padding_mask, attn_mask, causal)
+        check_call(self.name, self, q, k, key_padding_mask, attn_mask, causal)
         scale = self.length_scale(q.shape[-2], k.shape[-2], key_padding_mask)
         if causal:
             return self.stream(q, k, v, None, key_padding_mask, scale)[0]

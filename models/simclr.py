@@ -22,7 +22,7 @@ def halve(x: Tensor) -> Tensor:
 class RecurrentEncoder(nn.Module):
     """(A): channels [M, T] -> features [M, n_features, T]: GRUs at the full, half and quarter rate, joined; two residual GRUs."""
 
-    def __init__(self, n_features: int = 4, widths: tuple[int, int, int] = (256, 128, 64), d: int = 128) -> None:
+    def __init__(self, n_features: int = 4, widths: Sequence[int] = (256, 128, 64), d: int = 128) -> None:
         super().__init__()
         self.grus = nn.ModuleList([nn.GRU(1, width, batch_first=True) for width in widths])
         self.dense = nn.Linear(sum(widths), d)
@@ -77,7 +77,7 @@ class ConvolutionalEncoder(nn.Module):
         super().__init__()
         if not width > 0:
             raise ValueError(f"width={width} must be above 0")
-        sizes = [max(1, round(c * width)) for c in (100, 100, 50)]
+        sizes = scaled(width, 100, 100, 50)
         d = sum(sizes)
         self.branches = nn.ModuleList([SameConv(1, c, k) for c, k in zip(sizes, kernels[:3], strict=True)])
         self.dense = nn.ModuleList([nn.Linear(d, d) for _ in range(4)])
@@ -101,9 +101,7 @@ def over_last(norm: nn.Module, x: Tensor) -> Tensor:
 class Projector(nn.Module):
     """(C): features [M, c_in, T] -> [M, n_out]: bidirectional LSTMs at three rates, first and last outputs, two dense layers."""
 
-    def __init__(
-        self, c_in: int = 4, n_out: int = 32, widths: tuple[int, int, int] = (256, 128, 64), d: int = 128
-    ) -> None:
+    def __init__(self, c_in: int = 4, n_out: int = 32, widths: Sequence[int] = (256, 128, 64), d: int = 128) -> None:
         super().__init__()
         self.lstms = nn.ModuleList([nn.LSTM(c_in, width, batch_first=True, bidirectional=True) for width in widths])
         self.dense = nn.Linear(4 * sum(widths), d)
@@ -140,7 +138,7 @@ class ChannelEncoder(nn.Module):
             raise ValueError(f"decimate={decimate}, width={width}: at least 1, and above 0")
         self.decimate, self.n_features = decimate, n_features
         self.encoder: nn.Module = (
-            RecurrentEncoder(n_features, scaled((256, 128, 64), width), scaled((128, 0, 0), width)[0])
+            RecurrentEncoder(n_features, scaled(width, 256, 128, 64), *scaled(width, 128))
             if kind == "recurrent"
             else ConvolutionalEncoder(n_features, width, kernels)
         )
@@ -149,10 +147,9 @@ class ChannelEncoder(nn.Module):
         return self.encoder(x[:, :: self.decimate])
 
 
-def scaled(widths: tuple[int, int, int], scale: float) -> tuple[int, int, int]:
+def scaled(scale: float, *widths: int) -> list[int]:
     """Widths times `scale`, each at least 1."""
-    a, b, c = (max(1, round(width * scale)) for width in widths)
-    return a, b, c
+    return [max(1, round(width * scale)) for width in widths]
 
 
 class Chosen(nn.Module):
@@ -200,7 +197,7 @@ class ChannelClassifier(nn.Module):
         self.choose, self.encoder, self.frozen, self.pool = Chosen(picks), encoder, frozen, pool
         n_used = n_chans if picks is None else len(picks)
         self.head = Projector(
-            n_used * n_features, n_classes, scaled((256, 128, 64), head_width), scaled((128, 0, 0), head_width)[0]
+            n_used * n_features, n_classes, scaled(head_width, 256, 128, 64), *scaled(head_width, 128)
         )
         encoder.requires_grad_(not frozen)
 
