@@ -137,8 +137,9 @@ class ChannelEncoder(nn.Module):
         if decimate < 1 or not width > 0:
             raise ValueError(f"decimate={decimate}, width={width}: at least 1, and above 0")
         self.decimate, self.n_features = decimate, n_features
+        *widths, d = scaled(width, 256, 128, 64, 128)
         self.encoder: nn.Module = (
-            RecurrentEncoder(n_features, scaled(width, 256, 128, 64), *scaled(width, 128))
+            RecurrentEncoder(n_features, widths, d)
             if kind == "recurrent"
             else ConvolutionalEncoder(n_features, width, kernels)
         )
@@ -196,9 +197,8 @@ class ChannelClassifier(nn.Module):
             raise ValueError(f"pool={pool}: at least 1")
         self.choose, self.encoder, self.frozen, self.pool = Chosen(picks), encoder, frozen, pool
         n_used = n_chans if picks is None else len(picks)
-        self.head = Projector(
-            n_used * n_features, n_classes, scaled(head_width, 256, 128, 64), *scaled(head_width, 128)
-        )
+        *widths, d = scaled(head_width, 256, 128, 64, 128)
+        self.head = Projector(n_used * n_features, n_classes, widths, d)
         encoder.requires_grad_(not frozen)
 
     def train(self, mode: bool = True) -> "ChannelClassifier":
