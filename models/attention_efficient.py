@@ -190,7 +190,7 @@ class LocalWindow(nn.Module):
     Reference: Beltagy et al. 2020 (Longformer), arXiv:2004.05150, section 3.1.
     Main idea: neighbours in time matter most; layers stacked on each other see further.
     Cost: 4 N window d_model operations; in blocks as here 1.5 times as many, more for windows below 33. Memory O(N d_model), and
-    N (2 window) numbers of a mask, for each sample where there is padding.
+    1.5 N window numbers of a mask (of each sample, where there is padding).
     Exact inside the window, and equal to softmax attention where the window covers the sequence (window >= 2 N - 1). Choose it
     for local patterns; nothing further than n_layers (window - 1) / 2 tokens away can be used. Causal: the window's past half.
     """
