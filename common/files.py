@@ -1,14 +1,18 @@
 """Files and folders that are either whole or not there, and hashes that name them."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 
 def fsync_path(path: Path) -> None:
@@ -65,6 +69,36 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         fsync_path(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def only_process(path: Path, waiting: str | None = None) -> Iterator[bool]:
+    """Hold the lock of `path`, which the system frees if the process dies; yields False where locks don't exist.
+
+    Without locks (some network disks) two processes may do the same work, and the first to finish wins.
+
+    waiting: a line for stderr, printed where another process has the lock.
+    """
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if waiting is not None:
+                print(waiting, file=sys.stderr, flush=True)
+            lock.acquire()
+    except NotImplementedError:
+        yield False
+        return
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def _set_shared_mode(path: Path, mode: int) -> None:

@@ -10,11 +10,11 @@ left and right differ.
 
 import argparse
 import contextlib
-import errno
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,10 +22,9 @@ from typing import Any, Literal
 
 import mne
 import numpy as np
-from filelock import FileLock
 
 from common.errors import InputError, run_main
-from common.files import atomic_folder, hash_of
+from common.files import atomic_folder, hash_of, only_process
 from common.progress import Progress
 from data import eeg_physionet, eeg_simulated
 from data.eeg_recording import (
@@ -158,7 +157,8 @@ def load_eeg(
     """The trials of the recordings asked for; built once, then memory-mapped from `cache_dir`.
 
     dataset: "physionet" reads (and downloads what is missing to) `data_dir`, MNE's own folder if None.
-    "simulated" writes the recordings of `seed` under `cache_dir` and reads them by the same path.
+    "simulated" writes the recordings of `seed` under `cache_dir` and reads them by the same path. In both
+    folders' names a leading ~ is the home folder.
     subjects, runs: ranges such as "1,3,7-20". labelled: trials around the cues of left/right runs; else
     consecutive stretches of any run, label -1.
     exclude: subjects to leave out: "known" (those with known faults; of physionet only), "none", or ranges.
@@ -174,6 +174,9 @@ def load_eeg(
     if on_bad not in ("stop", "skip"):
         raise InputError(f"on_bad={on_bad!r} is not allowed; choose stop or skip")
     preprocessing = preprocessing or Preprocessing()
+    # os.path: Path.expanduser raises for a user that is not there.
+    cache_dir = Path(os.path.expanduser(cache_dir))
+    data_dir = None if data_dir is None else Path(os.path.expanduser(data_dir))
     physionet = dataset == "physionet"
     highest = eeg_physionet.N_SUBJECTS if physionet else eeg_simulated.N_SUBJECTS
     wanted = eeg_physionet.parse_numbers(subjects, "subjects", highest)
@@ -181,14 +184,23 @@ def load_eeg(
     pairs = [(subject, run) for subject in kept for run in _check_runs(runs, labelled)]
     workers = max(1, min(n_workers or available_cores(), len(pairs) // RECORDINGS_PER_WORKER))
 
-    if physionet:
-        folder = eeg_physionet.data_folder(data_dir)
-        eeg_physionet.download(folder, pairs, quiet=quiet)
-    else:
-        folder = eeg_simulated.write_simulated(cache_dir, seed, pairs, workers, quiet)
+    try:
+        if physionet:
+            folder = eeg_physionet.data_folder(data_dir)
+            eeg_physionet.download(folder, pairs, quiet=quiet)
+        else:
+            folder = eeg_simulated.write_simulated(cache_dir, seed, pairs, workers, quiet)
+    except OSError as error:
+        if not physionet:
+            where = f"cache_dir={str(cache_dir)!r}"
+        elif data_dir is not None:
+            where = f"data_dir={str(data_dir)!r}"
+        else:
+            where = f"{error.filename} (MNE's own folder, since data_dir is not given)"
+        raise _cannot_keep(where, "recordings", error) from error
+    digests, unreadable = _hash_files(folder, pairs, on_bad)
+    pairs, sha256 = list(digests), list(digests.values())
     files = [eeg_physionet.recording_path(folder, subject, run) for subject, run in pairs]
-    with ThreadPoolExecutor() as pool:  # hashing leaves Python's lock: 99 subjects (770 MB) in under a second
-        sha256 = list(pool.map(_sha256, files))
     genuine = [
         not (physionet and checksums) or digest == eeg_physionet.expected_sha256(*pair)
         for pair, digest in zip(pairs, sha256, strict=True)
@@ -228,7 +240,7 @@ def load_eeg(
         preprocessing=preprocessing,
         fingerprint=fingerprint,
         recordings=recordings,
-        excluded=(*excluded, *bad),
+        excluded=(*excluded, *unreadable, *bad),
         files=tuple(file_of[report.subject, report.run] for report in recordings),
         cache_dir=cache_dir,
     )
@@ -271,6 +283,38 @@ def _check_runs(runs: str, labelled: bool) -> tuple[int, ...]:
     return numbers
 
 
+def _hash_files(
+    folder: Path, pairs: Sequence[tuple[int, int]], on_bad: str
+) -> tuple[dict[tuple[int, int], str], list[Excluded]]:
+    """SHA-256 (hex) of each recording (subject, run), and the recordings that cannot be read at all.
+
+    The latter never reach the cache, which would go on leaving them out once they can be read.
+    """
+
+    def sha256(pair: tuple[int, int]) -> str | OSError:
+        try:
+            with eeg_physionet.recording_path(folder, *pair).open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:  # hashing leaves Python's lock: 96 subjects (750 MB) in under a second
+        results = dict(zip(pairs, pool.map(sha256, pairs), strict=True))
+    digests = {pair: result for pair, result in results.items() if isinstance(result, str)}
+    reasons = {
+        pair: f"it cannot be read ({result.strerror or result})"
+        for pair, result in results.items()
+        if isinstance(result, OSError)
+    }
+    for pair, reason in reasons.items():
+        file = eeg_physionet.recording_path(folder, *pair)
+        if on_bad == "stop":
+            raise _bad_recording(file, reason)
+        if not digests:
+            raise InputError(f"no recording is left of {len(pairs)}, {file} and following: {reason}")
+    return digests, [Excluded(*pair, reason) for pair, reason in reasons.items()]
+
+
 Job = tuple[Path, int, int, Preprocessing, bool, bool]
 """What it takes to read a recording: file, subject, run, preprocessing, labelled, and whether its bytes are
 the expected ones.
@@ -288,7 +332,7 @@ def _built_once(
         found = _open(folder, jobs)
         if found is None:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with _only_process(folder) as alone:
+            with only_process(folder) as alone:
                 found = _open(folder, jobs)  # built while this process waited?
                 if found is None:
                     shutil.rmtree(folder, ignore_errors=True)
@@ -298,10 +342,7 @@ def _built_once(
                     found = _open(folder, jobs)
                     assert found is not None, f"{folder} cannot be read right after it was written"
     except OSError as error:
-        raise InputError(
-            f"cache_dir={str(folder.parent)!r}: cannot keep the trials ({error.strerror or error}); "
-            "make room, or give a folder that can be written"
-        ) from error
+        raise _cannot_keep(f"cache_dir={str(folder.parent)!r}", "trials", error) from error
     return found
 
 
@@ -317,29 +358,6 @@ def _open(folder: Path, jobs: Sequence[Job]) -> tuple[np.ndarray, dict[str, Any]
         return None
 
 
-@contextlib.contextmanager
-def _only_process(folder: Path) -> Iterator[bool]:
-    """Hold the lock of `folder`, which the system frees if the process dies; False where locks don't exist.
-
-    Without locks (some network disks) two processes may build the same trials, and the first to finish wins.
-    """
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-    try:
-        lock.acquire()
-    except NotImplementedError:
-        yield False
-        return
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-            raise
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
-
-
 def _build(folder: Path, jobs: Sequence[Job], on_bad: str, workers: int, quiet: bool) -> None:
     """Read every recording, in parallel, and write `trials.f32` and `index.json` to `folder`, whole or not at all."""
     _check_space(folder.parent, jobs)
@@ -348,7 +366,6 @@ def _build(folder: Path, jobs: Sequence[Job], on_bad: str, workers: int, quiet: 
     bad: list[Excluded] = []
     progress_bar = contextlib.closing(Progress(len(jobs), unit="recording", quiet=quiet))
     with progress_bar as progress, atomic_folder(folder) as temporary:
-        temporary.chmod(0o755)  # others may read it, as they may any file of the cache
         with (temporary / "trials.f32").open("wb") as out:
             for (file, subject, run, *_), result in zip(
                 jobs, map_processes(try_read_trials, jobs, workers), strict=True
@@ -378,9 +395,10 @@ def _bad_recording(file: Path, reason: str) -> InputError:
     return InputError(f"{file}: {reason}; or leave such recordings out with on_bad=skip")
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _cannot_keep(where: str, what: str, error: OSError) -> InputError:
+    return InputError(
+        f"{where}: cannot keep the {what} ({error.strerror or error}); make room, or give a folder that can be written"
+    )
 
 
 def _check_space(folder: Path, jobs: Sequence[Job]) -> None:
@@ -407,6 +425,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     inspect.add_argument("--cache_dir", type=Path, default=Path("cache"), help="where trials are kept (default: cache)")
     inspect.add_argument("--subjects", default="1", help="such as 1,3,7-20 (default: 1)")
     inspect.add_argument("--runs", default="4,8,12", help="default: 4,8,12")
+    inspect.add_argument(
+        "--unlabelled", action="store_true", help="any run (1-14), cut into stretches without labels, for pre-training"
+    )
     inspect.add_argument("--exclude", default="known", help="known (default), none, or subjects such as 88,92")
     inspect.add_argument("--on_bad", default="skip", help="stop or skip (default): what to do about damaged recordings")
     inspect.add_argument("--no_checksums", action="store_true", help="take files whose bytes are not PhysioNet's")
@@ -421,6 +442,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.data_dir,
         args.subjects,
         args.runs,
+        labelled=not args.unlabelled,
         exclude=args.exclude,
         on_bad=args.on_bad,
         checksums=not args.no_checksums,
@@ -429,8 +451,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(data.table())
     of = data.summary()
     subjects = "1 subject" if of["n_subjects"] == 1 else f"{of['n_subjects']} subjects"
+    labels = "no labels" if args.unlabelled else f"{of['n_left']} left, {of['n_right']} right"
     print(
-        f"{data.dataset}: {of['n_trials']} trials of {subjects} ({of['n_left']} left, {of['n_right']} right), "
+        f"{data.dataset}: {of['n_trials']} {'stretches' if args.unlabelled else 'trials'} of {subjects} ({labels}), "
         f"{of['n_chans']} channels, {of['n_times']} samples at {data.sfreq:g} Hz, fingerprint {data.fingerprint[:12]}"
     )
     from data.eeg_figures import (

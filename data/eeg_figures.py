@@ -10,6 +10,7 @@ from data.eeg import EegData
 from data.eeg_recording import CHANNELS, electrode_positions, read_epochs, read_filtered, read_raw
 
 MU_BAND = (8.0, 13.0)
+SHORTEST_SPECTRUM = 0.5  # seconds: in less there is hardly a frequency to show below 4 Hz, MNE's lowest band
 TASK_WINDOW = (0.5, 3.5)  # seconds from the cue: after the response to the cue itself, before the target goes
 
 
@@ -18,6 +19,7 @@ def recording_figures(data: EegData, recording: int = 0) -> dict[str, Figure]:
     `contralateral_topomap` of all trials.
 
     `recording` counts in `data.recordings`. Unlabelled data has no events, so only the first two are drawn.
+    `spectrum_topomaps` needs trials of SHORTEST_SPECTRUM, `contralateral_topomap` trials that cover TASK_WINDOW.
     """
     report, file = data.recordings[recording], data.files[recording]
     title = f"{data.dataset} subject {report.subject} run {report.run}"
@@ -27,8 +29,10 @@ def recording_figures(data: EegData, recording: int = 0) -> dict[str, Figure]:
             "raw_traces": raw_traces(filtered, title),
             "spectrum": spectrum(read_raw(file), filtered, title),
         }
-        if (data.label >= 0).all():
+        labelled, times = (data.label >= 0).all(), data.times
+        if labelled and times[-1] - times[0] >= SHORTEST_SPECTRUM:
             figures["spectrum_topomaps"] = spectrum_topomaps(read_epochs(file, data.preprocessing), title)
+        if labelled and times[0] <= TASK_WINDOW[0] and TASK_WINDOW[1] <= times[-1]:
             figures["contralateral_topomap"] = contralateral_topomap(data)
     return figures
 
@@ -77,6 +81,7 @@ def contralateral_map(data: EegData) -> np.ndarray:
     over subjects.
 
     Imagining a fist weakens mu on the opposite side: negative on the left (C3), positive on the right (C4).
+    The trials must cover TASK_WINDOW.
     """
     inside = (data.times >= TASK_WINDOW[0]) & (data.times <= TASK_WINDOW[1])
     band = scipy.signal.butter(4, MU_BAND, "bandpass", fs=data.sfreq, output="sos")

@@ -51,7 +51,8 @@ class Preprocessing:
     """The exercise's pipeline: 7-30 Hz FIR, then epochs from 1 s before the cue to 4 s after it.
 
     Seconds and hertz. `baseline` subtracts each channel's mean before the cue, as `mne.Epochs` does by
-    default; without a sample before the cue (tmin >= 0) there is nothing to subtract.
+    default; without a sample before the cue (tmin >= 0) there is nothing to subtract, and in a trial that ends
+    before it (tmax < 0) the mean is that of the whole trial.
     """
 
     sfreq: float = 160.0
@@ -82,6 +83,11 @@ class Preprocessing:
     def n_times(self) -> int:
         """Samples in a trial; both ends count, so -1 to 4 s at 160 Hz are 801."""
         return round(self.tmax * self.sfreq) - self.first_sample + 1
+
+    @property
+    def n_baseline(self) -> int:
+        """Samples of a trial whose mean is subtracted: up to the cue, or all where the trial ends before it."""
+        return min(1 - self.first_sample, self.n_times) if self.baseline and self.first_sample < 0 else 0
 
 
 @dataclass(frozen=True)
@@ -219,6 +225,9 @@ def read_filtered(path: Path, preprocessing: Preprocessing) -> mne.io.BaseRaw:
 def read_epochs(path: Path, preprocessing: Preprocessing) -> mne.Epochs:
     """The exercise's epochs: events 2 = left, 3 = right, 64 EEG channels, tmin to tmax around the cue."""
     raw = read_filtered(path, preprocessing)
+    n_baseline = preprocessing.n_baseline
+    # MNE refuses a baseline that ends at the cue, 0, where the trial does not reach it; None is the trial's end.
+    baseline = (None, 0 if n_baseline < preprocessing.n_times else None) if n_baseline else None
     events, _ = mne.events_from_annotations(raw, event_id=EVENT_CODES, verbose="ERROR")
     picks = mne.pick_types(raw.info, meg=False, eeg=True, stim=False, eog=False, exclude="bads")
     epochs = mne.Epochs(
@@ -227,7 +236,7 @@ def read_epochs(path: Path, preprocessing: Preprocessing) -> mne.Epochs:
         {"left": 2, "right": 3},
         tmin=preprocessing.tmin,
         tmax=preprocessing.tmax,
-        baseline=(None, 0) if preprocessing.baseline and preprocessing.first_sample < 0 else None,
+        baseline=baseline,
         proj=True,
         picks=picks,
         on_missing="ignore",  # a recording may lack one class
@@ -270,7 +279,7 @@ def bandpass_trials(signal: np.ndarray, starts: np.ndarray, preprocessing: Prepr
     after = 2 * signal[:, -1:] - signal[:, -2 : -half - 2 : -1]
     n_fft = scipy.fft.next_fast_len(n_times + 2 * half, real=True)
     response = scipy.fft.rfft(kernel, n_fft)
-    n_baseline = 1 - preprocessing.first_sample if preprocessing.baseline and preprocessing.first_sample < 0 else 0
+    n_baseline = preprocessing.n_baseline
     trials = np.empty((len(starts), len(signal), n_times), np.float32)
     stretch = np.zeros((len(signal), n_fft))
     for out, start in zip(trials, starts, strict=True):
@@ -335,8 +344,9 @@ def find_faulty_channels(signal: np.ndarray, sfreq: float) -> tuple[tuple[str, .
     clipped = np.zeros(len(signal), dtype=bool)
     for channel in np.flatnonzero(~flat):
         for extreme, of_seconds in ((top[channel], highest[channel]), (bottom[channel], lowest[channel])):
-            # 1 % of a recording is more than a second, so an extreme that one second alone reaches is no
-            # clipping; that spares counting through the whole signal (4 ms a recording).
+            # An extreme that one second alone reaches counts as no clipping, which spares counting through the
+            # whole signal (4 ms a recording): 1 % of a task run (125 s) is more than a second; of a baseline run
+            # (61 s) it is 0.6 s, so there a channel held for one second, once, passes.
             if np.count_nonzero(of_seconds == extreme) > 1:
                 at_extreme = np.count_nonzero(signal[channel] == extreme)
                 clipped[channel] |= at_extreme > CLIPPED_SHARE * signal.shape[1]

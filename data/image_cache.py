@@ -16,11 +16,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import PIL
-from filelock import FileLock, Timeout
 from PIL import Image
 
 from common.errors import InputError
-from common.files import atomic_folder, hash_of
+from common.files import atomic_folder, hash_of, only_process
 from common.progress import Progress
 from data.image_sources import ImageFile, ImageSource, crop_and_resize, decode, require_free_space
 
@@ -85,7 +84,8 @@ def cached_images(
         cached = _open(folder, key, len(source.files))
         if cached is None:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with _only_process(folder) as alone:
+            waiting = f"waiting for another process that decodes the same images ({folder})"
+            with only_process(folder, waiting) as alone:
                 cached = _open(folder, key, len(source.files))  # made while this process waited?
                 if cached is None:
                     _clear(folder, alone)
@@ -130,38 +130,6 @@ def _open(folder: Path, key: str, n_files: int) -> CachedImages | None:
 
 
 # --- writing ------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _only_process(folder: Path) -> Iterator[bool]:
-    """Hold the lock of `folder`; the system frees it when the process dies. Yields False where locks don't
-    exist.
-
-    Without locks (some network disks) two processes may decode the same images, and the first to finish wins.
-    """
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-    try:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print(
-                f"waiting for another process that decodes the same images ({folder})",
-                file=sys.stderr,
-                flush=True,
-            )
-            lock.acquire()
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-            raise
-        yield False
-        return
-    except NotImplementedError:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
 
 
 def _clear(folder: Path, alone: bool) -> None:

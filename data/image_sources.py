@@ -134,12 +134,15 @@ def list_files(path: Path) -> list[ImageFile]:
     """The image files of a folder or a zip at any depth, sorted by path; hidden ones are left out."""
     try:
         if path.is_dir():
-            return list(_walk(path, "", frozenset()))
-        if path.is_file():
-            return _list_zip(path)
+            files = list(_walk(path, "", frozenset()))
+        elif path.is_file():
+            files = _list_zip(path)
+        else:
+            raise InputError(f"{path}: no such folder or zip; give data_dir the path of a folder or a zip of images")
     except OSError as error:
         raise InputError(f"{error.filename or path}: {error.strerror or error}") from error
-    raise InputError(f"{path}: no such folder or zip; give data_dir the path of a folder or a zip of images")
+    # Folder by folder: as whole texts, "cat-2/1.jpg" would come before "cat/1.jpg".
+    return sorted(files, key=lambda file: file.name.split("/"))
 
 
 def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[ImageFile]:
@@ -149,7 +152,7 @@ def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Itera
     if identity in above:
         return
     with os.scandir(folder) as found:
-        entries = sorted((entry for entry in found if not _is_hidden(entry.name)), key=lambda entry: entry.name)
+        entries = [entry for entry in found if not _is_hidden(entry.name)]
     for entry in entries:
         name, path = prefix + entry.name, folder / entry.name
         if entry.is_dir():
@@ -180,7 +183,7 @@ def _list_zip(path: Path) -> list[ImageFile]:
         if info.flag_bits & 0x1:
             raise InputError(f"{path}: the zip is encrypted; unpack it with its password and give the folder")
         files.append(ImageFile(name, (info.file_size, info.CRC), partial(archive.read, info)))
-    return sorted(files, key=lambda file: file.name)
+    return files
 
 
 def _place(path: Path) -> str:

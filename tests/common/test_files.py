@@ -1,5 +1,6 @@
 """Files and folders are whole or absent, readable as the umask says, and errors are one line."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -7,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from common.errors import InputError
-from common.files import atomic_file, atomic_folder, hash_of
+from common.files import atomic_file, atomic_folder, hash_of, only_process
 from tests.conftest import ROOT
 
 
@@ -54,6 +56,36 @@ def test_modes_follow_the_umask(tmp_path: Path) -> None:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
     assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o750
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom common.files import only_process\n"
+        "with only_process(Path(sys.argv[1]), 'waiting for it') as alone: print(alone, Path(sys.argv[1]).exists())"
+    )
+    with only_process(tmp_path / "cache") as alone:
+        assert alone
+        other = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "cache")],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert other.stderr is not None
+        assert other.stderr.readline() == "waiting for it\n"
+        (tmp_path / "cache").mkdir()
+    assert other.communicate() == ("True True\n", "")
+
+
+@pytest.mark.parametrize("error", [NotImplementedError(), OSError(errno.ENOLCK, "no locks available")])
+def test_where_locks_do_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def none_here(self: FileLock, timeout: float | None = None) -> None:
+        raise error
+
+    monkeypatch.setattr(FileLock, "acquire", none_here)
+    with only_process(tmp_path / "cache") as alone:
+        assert not alone
+    error = OSError(errno.ENOSPC, "no space left on device")
+    with pytest.raises(OSError, match="no space"), only_process(tmp_path / "cache"):
+        pass
 
 
 def test_hash_does_not_depend_on_key_order() -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -154,6 +155,39 @@ def test_a_cache_that_cannot_be_written_is_one_clear_line(folder: Path) -> None:
         load_eeg("physionet", folder.parent / "file", folder, "2", checksums=False, quiet=True)
 
 
+def test_simulated_recordings_that_cannot_be_written_are_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        InputError, match=r"^cache_dir='.*/file/cache': cannot keep the recordings \(Not a directory\);"
+    ):
+        load_eeg("simulated", tmp_path / "file" / "cache", subjects="1", runs="4", quiet=True)
+
+
+def test_a_data_dir_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "MNE-eegbci-data").write_text("")
+    with pytest.raises(InputError, match=r"^data_dir='.*': cannot keep the recordings \(Not a directory\);"):
+        load_eeg("physionet", tmp_path / "cache", tmp_path, "1", quiet=True)
+
+
+def test_what_is_built_is_as_open_as_the_umask_says(folder: Path) -> None:
+    umask = os.umask(0o002)
+    try:
+        load(folder)
+    finally:
+        os.umask(umask)
+    (built,) = (folder.parent / "cache").glob("eeg-*")
+    assert stat.S_IMODE(built.stat().st_mode) == 0o775
+
+
+def test_a_leading_tilde_is_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    data = load_eeg("physionet", Path("~/cache"), Path("~/data"), "2", checksums=False, quiet=True)
+    assert data.cache_dir == folder.parent / "cache"
+    assert list(data.cache_dir.glob("eeg-*"))
+    with pytest.raises(InputError, match=r"data_dir='~no\.such\.user/data' is not a folder"):
+        load_eeg("physionet", Path("~/cache"), Path("~no.such.user/data"), "2", quiet=True)
+
+
 # Bad recordings
 
 
@@ -177,6 +211,22 @@ def test_on_bad_skip_lists_it_and_goes_on(folder: Path) -> None:
     assert "left out: subject 2 run 8: its line feeds" in data.table()
     with pytest.raises(InputError, match="line feeds"):  # what skip built is no excuse for stop
         load(folder, on_bad="stop")
+
+
+def test_a_recording_that_cannot_be_read_stops_or_is_left_out(folder: Path) -> None:
+    path = recording_path(folder, 2, 8)
+    path.rename(path.with_suffix(".away"))
+    path.mkdir()
+    with pytest.raises(InputError, match=r"S002R08.edf: it cannot be read \(Is a directory\); or leave .* on_bad=skip"):
+        load(folder)
+    data = load(folder, on_bad="skip")
+    assert len(data.trials) == 30
+    assert [(entry.run, entry.reason) for entry in data.excluded] == [(8, "it cannot be read (Is a directory)")]
+    with pytest.raises(InputError, match=r"no recording is left of 1, .*S002R08.edf and following: it cannot be read"):
+        load(folder, on_bad="skip", runs="8")
+    path.rmdir()
+    path.with_suffix(".away").rename(path)
+    assert len(load(folder, on_bad="skip").trials) == 45  # nothing remembers that it could not be read
 
 
 def test_other_bytes_than_physionets_are_refused_unless_asked(folder: Path) -> None:
@@ -271,6 +321,17 @@ def test_inspect_prints_the_table_and_writes_the_figures(eeg_cache: Path, simula
     assert sum(line.split()[:1] in (["1"], ["2"]) for line in done.stdout.splitlines()) == 6
     names = {"raw_traces", "spectrum", "spectrum_topomaps", "contralateral_topomap"}
     assert {file.stem for file in (tmp_path / "figures").glob("*.png")} == names
+
+
+def test_inspect_takes_runs_without_labels(eeg_cache: Path, simulated: EegData, tmp_path: Path) -> None:
+    arguments = ("--runs", "1,4", "--cache_dir", str(eeg_cache))
+    done = inspect(*arguments, "--unlabelled", "--out", "figures", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "simulated: 48 stretches of 1 subject (no labels)" in done.stdout
+    assert {file.stem for file in (tmp_path / "figures").glob("*.png")} == {"raw_traces", "spectrum"}
+    refused = inspect(*arguments, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "in run 1 there is no left or right fist" in refused.stderr
 
 
 def test_inspect_ends_with_2_and_one_line_on_bad_input(tmp_path: Path) -> None:

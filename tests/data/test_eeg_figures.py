@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from data.eeg import EegData, load_eeg
 from data.eeg_figures import contralateral_map, recording_figures
-from data.eeg_recording import CHANNELS
+from data.eeg_recording import CHANNELS, Preprocessing
 
 
 def texts(figure) -> str:  # type: ignore[no-untyped-def]
@@ -25,6 +26,25 @@ def test_every_figure_says_that_the_data_is_simulated(simulated: EegData) -> Non
 def test_unlabelled_data_has_no_figures_of_events(tmp_path: Path) -> None:
     data = load_eeg("simulated", tmp_path, subjects="1", runs="4", labelled=False, quiet=True)
     assert set(recording_figures(data)) == {"raw_traces", "spectrum"}
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")  # numpy's, at the mean of nothing
+@pytest.mark.parametrize(
+    ("tmin", "tmax", "maps"),
+    [
+        (0.5, 3.5, {"spectrum_topomaps", "contralateral_topomap"}),
+        (-3.0, -1.0, {"spectrum_topomaps"}),  # no sample after the cue
+        (0.5, 2.5, {"spectrum_topomaps"}),  # the map's title says 0.5-3.5 s
+        (0.0, 0.4, set()),
+        (0.6, 0.75, set()),  # too short for the filter, and for MNE's lowest band
+    ],
+)
+def test_maps_are_left_out_where_the_trial_is_elsewhere_or_too_short(
+    eeg_cache: Path, simulated: EegData, tmin: float, tmax: float, maps: set[str]
+) -> None:
+    cut = Preprocessing(tmin=tmin, tmax=tmax)
+    data = load_eeg("simulated", eeg_cache, subjects="1", runs="4,8", preprocessing=cut, quiet=True)
+    assert set(recording_figures(data)) == {"raw_traces", "spectrum", *maps}
 
 
 def test_the_map_is_the_difference_of_log_power() -> None:

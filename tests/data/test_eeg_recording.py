@@ -65,6 +65,8 @@ def test_simulated_trials_are_the_exercises(edf_file: Path) -> None:
         Preprocessing(baseline=False),
         Preprocessing(tmin=-6.0, tmax=4.0),  # the first trial would start before the recording
         Preprocessing(tmin=-1.0, tmax=5.0),  # the last would end after it
+        Preprocessing(tmin=-3.0, tmax=-1.0),  # a control: the trial ends before the cue, and is its own baseline
+        Preprocessing(tmin=-1.0, tmax=0.0),
     ],
 )
 def test_other_settings_follow_mne(edf_file: Path, settings_: Preprocessing) -> None:

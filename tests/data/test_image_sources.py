@@ -191,6 +191,13 @@ def test_class_folders_give_labels(tmp_path: Path, zipped: bool, container: str)
     assert source.labels.tolist() == [0, 0, 1]
 
 
+def test_a_folder_and_a_zip_come_in_the_same_order(tmp_path: Path) -> None:
+    names = ["cat/1.jpg", "cat/b/1.jpg", "cat/b-c.jpg", "cat-2/1.jpg", "dog.jpg", "dog/1.jpg"]
+    order = names_of(write_folder(tmp_path / "x", names))
+    assert order == ["cat/1.jpg", "cat/b/1.jpg", "cat/b-c.jpg", "cat-2/1.jpg", "dog/1.jpg", "dog.jpg"]
+    assert names_of(write_zip(tmp_path / "x.zip", names[::-1])) == order
+
+
 @pytest.mark.parametrize("names", [["1.jpg", "2.jpg"], ["photos/1.jpg", "photos/2.jpg"], ["1.jpg", "cat/1.jpg"]])
 def test_no_class_folders_no_labels(tmp_path: Path, names: list[str]) -> None:
     source = folder_source(write_folder(tmp_path, names), "all")

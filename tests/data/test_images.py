@@ -69,7 +69,7 @@ def test_celeba_missing_images_stop_or_are_listed(tmp_path: Path) -> None:
 
 
 def test_folder_and_zip_give_the_same_images_and_fingerprint(tmp_path: Path) -> None:
-    names = [f"{kind}/{number:03d}.jpg" for kind in ("cat", "dog") for number in range(20)]
+    names = [f"{kind}/{number:03d}.jpg" for kind in ("cat", "cat-2") for number in range(20)]
     folder = load(write_folder(tmp_path / "x", names), tmp_path / "cache", workers=3)
     zipped = load(write_zip(tmp_path / "x.zip", names), tmp_path / "cache", workers=1)
     np.testing.assert_array_equal(folder.pixels, zipped.pixels)
