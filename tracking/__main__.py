@@ -75,8 +75,16 @@ def _sync_run(folder: Path) -> int:
     except InputError:
         print(f"{folder}: a training process is writing to it and delivers by itself")
         return 0
+    except OSError as error:
+        print(f"{folder}: cannot be read ({error.strerror or error})")
+        return 1
     try:
         facts = spool.facts()
+        if not isinstance(facts.get("tracking_uri"), str) or "run_id" not in facts:
+            print(
+                f"{folder}: run.json is damaged (no tracking_uri or run_id in it): {spool.pending()} records still wait"
+            )
+            return 1
         store.use(facts["tracking_uri"])
         delivery = Delivery(spool, facts["tracking_uri"])
         waiting = spool.pending()
@@ -91,7 +99,7 @@ def _sync_run(folder: Path) -> int:
             return 1
         refused = f", {delivery.refused} refused (see refused.jsonl there)" if delivery.refused else ""
         print(f"{folder}: {f'{waiting} records delivered' if waiting else 'nothing waits'}{refused}")
-        if spool.facts().get("status") == "FINISHED":
+        if spool.facts().get("status") == "FINISHED" and spool.sent == spool.size:
             spool.clear()
         return 1 if delivery.refused else 0
     finally:

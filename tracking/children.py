@@ -1,6 +1,10 @@
-"""The runs of a study below their parent: what the store knows of them, ending those that died, an alias for the best models."""
+"""The runs of a study below their parent: what the store knows of them, ending those that died, an alias for the best models.
 
-from collections.abc import Collection
+Every function raises InputError, in one line, where the store does not answer.
+"""
+
+import contextlib
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from common.errors import InputError
@@ -8,21 +12,22 @@ from common.errors import InputError
 
 def experiment_of(run_id: str) -> str:
     """The name of the run's experiment."""
-    client = _client()
-    return str(client.get_experiment(client.get_run(run_id).info.experiment_id).name)
+    with _asking() as client:
+        return str(client.get_experiment(client.get_run(run_id).info.experiment_id).name)
 
 
 def metrics_of(run_id: str) -> dict[str, float]:
     """The last value of each metric that the store has of the run."""
-    return dict(_client().get_run(run_id).data.metrics)
+    with _asking() as client:
+        return dict(client.get_run(run_id).data.metrics)
 
 
 def end_orphans(parent: str, alive: Collection[str]) -> list[str]:
     """End (KILLED) the RUNNING children of `parent` that are not among `alive`; returns their ids."""
-    client = _client()
-    experiment = client.get_run(parent).info.experiment_id
-    children = f"tags.mlflow.parentRunId = '{parent}' and attributes.status = 'RUNNING'"
-    orphans = [r.info.run_id for r in client.search_runs([experiment], children, max_results=1000)]
+    with _asking() as client:
+        experiment = client.get_run(parent).info.experiment_id
+        children = f"tags.mlflow.parentRunId = '{parent}' and attributes.status = 'RUNNING'"
+        orphans = [r.info.run_id for r in client.search_runs([experiment], children, max_results=1000)]
     ended = [run_id for run_id in orphans if run_id not in alive]
     for run_id in ended:
         end_killed(run_id)
@@ -31,27 +36,31 @@ def end_orphans(parent: str, alive: Collection[str]) -> list[str]:
 
 def end_killed(run_id: str) -> None:
     """End a run whose process is gone."""
-    client = _client()
-    client.set_tag(run_id, "reaped", "its process was killed")
-    client.set_terminated(run_id, "KILLED")
+    with _asking() as client:
+        client.set_tag(run_id, "reaped", "its process was killed")
+        client.set_terminated(run_id, "KILLED")
 
 
 def alias_models(run_id: str, alias: str) -> list[str]:
     """Give every model version that the run registered the alias; returns their addresses."""
-    client = _client()
-    found = [v for v in client.search_model_versions(f"run_id = '{run_id}'", max_results=100)]
-    for version in found:
-        client.set_registered_model_alias(version.name, alias, version.version)
-    return sorted(f"models:/{version.name}/{version.version}" for version in found)
+    with _asking() as client:
+        found = [v for v in client.search_model_versions(f"run_id = '{run_id}'", max_results=100)]
+        for version in found:
+            client.set_registered_model_alias(version.name, alias, version.version)
+        return sorted(f"models:/{version.name}/{version.version}" for version in found)
 
 
-def _client() -> Any:
+@contextlib.contextmanager
+def _asking() -> Iterator[Any]:
+    """The store's client; whatever it raises becomes one line."""
     from tracking import store
 
     uri = store.tracking_uri()
     try:
-        return store.connect(uri)
+        yield store.connect(uri)
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"tracking store {uri}: {store.reason(error)}") from None
+        raise InputError(
+            f"tracking store {uri}: {store.reason(error)}; start it, or correct MLFLOW_TRACKING_URI"
+        ) from None

@@ -24,6 +24,7 @@ from mlflow.entities import (
     Param,
     RunTag,
 )
+from mlflow.entities import Run as StoredRun
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from PIL import Image
@@ -48,6 +49,7 @@ class Delivery:
     def __init__(self, spool: Spool, uri: str) -> None:
         self._spool, self._uri = spool, uri
         self._client: MlflowClient | None = None
+        self._ended = False
         self.refused = 0
 
     def client(self) -> MlflowClient:
@@ -56,7 +58,8 @@ class Delivery:
             self._client = store.connect(self._uri)
         facts = self._spool.facts()
         if facts["run_id"] is None:
-            self._spool.set_facts(run_id=_created_run(self._client, facts))
+            created = _created_run(self._client, facts).info
+            self._spool.set_facts(run_id=created.run_id, experiment_id=created.experiment_id)
         return self._client
 
     def send(self, operations: Sequence[tuple[Operation, int]]) -> None:
@@ -76,20 +79,22 @@ class Delivery:
                 continue
             self._send_metrics(client, run_id, metrics)
             metrics, waiting = [], 0
+            if operation.get("newest"):
+                operation = {**operation, "file": self._spool.take_newest(operation["file"])}
             self._or_set_aside(operation, partial(self._send_one, client, run_id, facts, operation))
             self._spool.mark_sent(end)
             if operation.get("file"):
-                self._spool.remove_file(operation["file"])
+                self._spool.remove_file(operation["file"])  # one that was refused has been moved away
         self._send_metrics(client, run_id, metrics)
 
     def beat(self, after_outage: bool) -> None:
         """Refresh the run's heartbeat, which tells `reap` that it lives.
 
-        An outage may have had it reaped, so say RUNNING again.
+        An outage may have had it reaped, so say RUNNING again, unless it is this process that ended it.
         """
         client = self.client()
         run_id = self._spool.facts()["run_id"]
-        if after_outage and client.get_run(run_id).info.status == "KILLED":
+        if after_outage and not self._ended and client.get_run(run_id).info.status == "KILLED":
             client.update_run(run_id, status="RUNNING")
         client.set_tag(run_id, "heartbeat", json.dumps(heartbeat()))
 
@@ -159,8 +164,10 @@ class Delivery:
                 _hand_over(client, operation["run_id"], run_id)
             case "status":
                 client.update_run(run_id, status=operation["status"])
+                self._ended = False  # a resume: what ended the run before is behind it
             case "finish":
                 client.set_terminated(run_id, operation["status"], end_time=operation["time"])
+                self._ended = True
             case unknown:
                 raise KeyError(f"unknown operation {unknown}")
 
@@ -179,7 +186,7 @@ def image_name(key: str, step: int, time_ms: int) -> str:
     return f"{re.sub('/', '~', key)}+step+{step}+timestamp+{time_ms}+{identity}"
 
 
-def _created_run(client: MlflowClient, facts: Mapping[str, Any]) -> str:
+def _created_run(client: MlflowClient, facts: Mapping[str, Any]) -> StoredRun:
     """The run that was started while the store was away.
 
     Looked for first, in case it was created and the answer lost.
@@ -187,9 +194,9 @@ def _created_run(client: MlflowClient, facts: Mapping[str, Any]) -> str:
     experiment = store.experiment_id(client, facts["experiment"])
     found = client.search_runs([experiment], f"tags.`local_id` = '{facts['local_id']}'", max_results=1)
     if found:
-        return str(found[0].info.run_id)
+        return found[0]
     tags = {**facts["tags"], "local_id": facts["local_id"]}
-    return str(store.create_run(client, facts["experiment"], facts["run_name"], tags).info.run_id)
+    return store.create_run(client, facts["experiment"], facts["run_name"], tags)
 
 
 def _metrics(operation: Operation) -> list[Metric]:

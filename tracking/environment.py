@@ -3,6 +3,7 @@
 The code's commit, the Python and torch, the device, every installed package.
 """
 
+import contextlib
 import os
 import platform
 import shlex
@@ -45,8 +46,19 @@ def environment() -> dict[str, Any]:
         "cuda": torch.version.cuda if cuda else None,
         "gpus": torch.cuda.device_count() if cuda else 0,
         "world_size": int(os.environ.get("WORLD_SIZE", "1")),
-        "packages": dict(sorted((dist.metadata["Name"], dist.version) for dist in metadata.distributions())),
+        "packages": _packages(),
     }
+
+
+def _packages() -> dict[str, str]:
+    """The version of every installed package; a folder without metadata, which a broken uninstall leaves, is none."""
+    versions: dict[str, str] = {}
+    for found in metadata.distributions():
+        # Python gives it no name; importlib_metadata, which takes over where a library imports it, raises.
+        with contextlib.suppress(FileNotFoundError):
+            if name := found.metadata["Name"]:
+                versions.setdefault(name, found.version)  # of two, the first on the path is the one in use
+    return dict(sorted(versions.items()))
 
 
 def command_line() -> str:

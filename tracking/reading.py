@@ -154,10 +154,13 @@ class Reader:
         from tracking import store
 
         info, tags = run.info, dict(run.data.tags)
+        ended = (
+            info.end_time and info.status != "RUNNING"
+        )  # a resumed run keeps the time at which it was stopped before
         return RecordedRun(
             run_id=info.run_id, name=info.run_name or info.run_id, experiment=self._experiments[info.experiment_id],
             entry_point=tags.get("entry_point") or tags.get("mlflow.project.entryPoint") or "", status=info.status,
-            started=info.start_time / 1000, seconds=(info.end_time - info.start_time) / 1000 if info.end_time else None,
+            started=info.start_time / 1000, seconds=(info.end_time - info.start_time) / 1000 if ended else None,
             params=dict(run.data.params), metrics=dict(run.data.metrics), last_steps=store.last_steps(run), tags=tags,
             parent=tags.get("mlflow.parentRunId"), children=children, page=f"#/experiments/{info.experiment_id}/runs/{info.run_id}",
         )  # fmt: skip

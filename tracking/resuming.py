@@ -24,7 +24,10 @@ def run_folder(output_dir: Path, run_id: str) -> Path:
 
 
 def folder_to_resume(output_dir: Path, resume: str, entry_point: str) -> Path | None:
-    """The local folder of the run to resume; None if there is none here (it may still be on the server)."""
+    """The local folder of the run to resume; None if there is none here (it may still be on the server).
+
+    Where `latest` finds none, a line says so.
+    """
     if resume != "latest":
         if not re.fullmatch(r"[A-Za-z0-9_-]+", resume):
             raise InputError(
@@ -38,10 +41,12 @@ def folder_to_resume(output_dir: Path, resume: str, entry_point: str) -> Path | 
         for path in output_dir.glob(f"*/{CHECKPOINT_NAME}*")
         if (facts := read_facts(path.parent)).get("entry_point") == entry_point and facts.get("status") != "FINISHED"
     ]
+    if not unfinished:
+        print(f"resume=latest: no unfinished {entry_point} run with a checkpoint in {output_dir}; starting a new one")
+        return None
     return max(
         unfinished,
         key=lambda folder: max(path.stat().st_mtime for path in folder.glob(f"{CHECKPOINT_NAME}*")),
-        default=None,
     )
 
 
@@ -49,7 +54,7 @@ def find_resumable(resume: str | None, entry_point: str, output_dir: Path) -> st
     """The id of the run to go on with, or None for a new one.
 
     The run that torchrun's workers of this job began before it restarted them; else the one that `resume` (an
-    id or `latest`) names, None where `latest` finds nothing.
+    id or `latest`) names, None where `latest` finds nothing, with a line that says so.
     """
     begun = run_of_this_job(entry_point, output_dir)
     if begun is not None or resume is None:

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -111,10 +112,7 @@ class Run:
         self._spool.add("image", key=key, step=int(step), file=relative)
 
     def log_figure(self, figure: Any, path: str) -> None:
-        """Record a matplotlib figure as the artifact `path` (`figures/loss.png`.
-
-        The suffix sets the format).
-        """
+        """Record a matplotlib figure as the artifact `path` (`figures/loss.png`; the suffix sets the format)."""
         folder, name = _split(path)
         file, relative = self._spool.new_file(name)
         figure.savefig(file, dpi=120, bbox_inches="tight")
@@ -301,8 +299,8 @@ def start_run(
     job (see `find_resumable`). The resumed run goes on under its own id; the one that
     `mlflow run` made for this command is ended with the tag `resumes`.
 
-    Raises InputError for an unknown run id, a run of another entry point, a run in use, or a store that
-    refuses.
+    Raises InputError for an unknown run id, a run of another entry point, a run in use, an `output_dir` that
+    can't be written, or a store that refuses.
     """
     if int(os.environ.get("RANK", "0")) > 0:
         return SilentRun(output_dir)
@@ -327,11 +325,10 @@ def start_run(
         facts |= read_facts(folder)
         if "MLFLOW_TRACKING_URI" in os.environ:  # the user, or `mlflow run`, says where the store is now
             facts["tracking_uri"] = store.tracking_uri()
-    elif resume == "latest":
-        print(f"resume=latest: no unfinished {entry_point} run with a checkpoint in {output_dir}; starting a new one")
-    elif resume:
+    elif resume and resume != "latest":
         facts["run_id"] = resume
 
+    _check_writable(folder or output_dir)  # before the store gets a run that could never be written
     store.use(facts["tracking_uri"])
     continues = facts["run_id"] is not None or folder is not None
     client, stored = _stored_run(facts, folder, inherited, every_tag)
@@ -347,15 +344,15 @@ def start_run(
     folder = folder or run_folder(output_dir, facts["run_id"] or facts["local_id"])
     has_something = (folder / "spool.jsonl").exists() or bool(stored and stored.data.metrics)
     resumed = has_something or (continues and bool(resume))
+    # What another machine has delivered counts as recorded, too.
+    delivered = _delivered_steps(client, stored, facts["tracking_uri"])
 
     spool = Spool(folder)
     spool.set_facts(**{**facts, "status": "RUNNING", "job": this_job()})
     note_job_served()
     run = Run(spool, Delivery(spool, facts["tracking_uri"]), resumed)
-    if stored is not None and stored.data.metrics:
-        # What another machine has delivered counts as recorded, too.
-        raise_marks(run._metric_marks, store.last_steps(stored))
-        raise_marks(run._image_marks, store.last_image_steps(client, stored.info.run_id))
+    raise_marks(run._metric_marks, delivered[0])
+    raise_marks(run._image_marks, delivered[1])
     if inherited and inherited != facts["run_id"]:
         spool.add("handover", run_id=inherited)
     spool.add("status", status="RUNNING")
@@ -369,6 +366,33 @@ def start_run(
     run.log_dict(where_it_runs, "environment.json")
     run.start_writer()
     return run
+
+
+def _check_writable(folder: Path) -> None:
+    """Make the folder and write into it, or raise InputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"x")
+    except OSError as error:
+        raise InputError(
+            f"output_dir: cannot write to {str(folder)!r} ({error.strerror or error}); give a folder that can be written"
+        ) from None
+
+
+def _delivered_steps(client: Any, stored: Any, uri: str) -> tuple[dict[str, int], dict[str, int]]:
+    """The last step of each metric and of each image that the store has for the run."""
+    if stored is None or not stored.data.metrics:
+        return {}, {}
+    from tracking import store
+
+    try:
+        return store.last_steps(stored), store.last_image_steps(client, stored.info.run_id)
+    except Exception as error:  # of whatever store the artifacts are in: S3, HTTP, a folder
+        raise InputError(
+            f"tracking store {uri}: the artifacts of run {stored.info.run_id}: {store.reason(error)}; try again when they can "
+            "be listed"
+        ) from None
 
 
 def _stored_run(

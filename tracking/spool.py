@@ -14,6 +14,7 @@ changes nothing.
 
 import base64
 import contextlib
+import io
 import json
 import math
 import os
@@ -43,11 +44,16 @@ READ_BYTES = 1 << 20
 BACKLOG_FILE_BYTES = 16 << 20
 """Files up to this many bytes in all travel inside a checkpoint's backlog."""
 
+TRAVELLING = ("metrics", "params", "tags", "dataset", "evaluations", "file", "image")
+"""Operations of a checkpoint's backlog. A checkpoint may come from anybody, so the others, which register models and end or
+change runs, are neither put into one nor taken from one."""
+
 
 class Spool:
     """The folder of one run.
 
-    `run.json` (what the run is), `spool.jsonl`, `sent`, `files/`, and the run's checkpoints.
+    `run.json` (what the run is), `spool.jsonl`, `sent`, `files/`, what the store refused (`refused.jsonl`,
+    `refused/`), and the run's checkpoints.
 
     Only one process at a time may write to it (a lock holds the others off); a partial last line is cut off
     on opening.
@@ -64,9 +70,10 @@ class Spool:
         self._path, self._sent_path = folder / "spool.jsonl", folder / "sent"
         self._cut_partial_line()
         self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        self._lock = threading.Lock()
+        self._lock, self._facts_lock = threading.Lock(), threading.Lock()
         self.size = os.fstat(self._descriptor).st_size
-        self._file_number = max((int(path.name) for path in folder.glob("files/*") if path.name.isdigit()), default=0)
+        kept = [*folder.glob("files/*"), *folder.glob("refused/*")]
+        self._file_number = max((int(path.name) for path in kept if path.name.isdigit()), default=0)
         self.sent = min(self._read_sent(), self.size)
 
     def close(self) -> None:
@@ -109,7 +116,7 @@ class Spool:
             if not block.endswith(b"\n"):
                 block += file.readline()
         operations = []
-        for line in block.splitlines(keepends=True):
+        for line in io.BytesIO(block):  # not splitlines, which also splits at a \r in a damaged line
             if not line.endswith(b"\n"):
                 break  # being written just now
             start += len(line)
@@ -132,15 +139,41 @@ class Spool:
         self.sent = offset
 
     def set_aside(self, operation: Operation, reason: str) -> None:
-        """Keep an operation that the store refuses for good in `refused.jsonl`; those behind it can pass."""
+        """Keep an operation that the store refuses for good in `refused.jsonl`, its file in `refused/`.
+
+        Those behind it can pass.
+        """
+        relative = operation.get("file")
+        if relative and (self.folder / relative).exists():
+            kept = str(Path("refused", *Path(relative).parts[1:]))
+            (self.folder / kept).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self.folder / relative, self.folder / kept)
+            operation = {**operation, "file": kept}
         with open(self.folder / "refused.jsonl", "a") as file:
             file.write(json.dumps({"reason": reason, **operation}) + "\n")
 
+    def take_newest(self, relative: str) -> str:
+        """Take the file out of the place where the training puts the next one of its kind; returns where it is now.
+
+        So what is uploaded and then removed is never the newer one. What an earlier try left there is
+        uploaded unless a newer one has come since.
+        """
+        public = self.folder / relative
+        private = public.parent / "uploading" / public.name
+        if public.exists():
+            private.parent.mkdir(exist_ok=True)
+            os.replace(public, private)
+        return str(private.relative_to(self.folder))
+
     def remove_file(self, relative: str) -> None:
-        """Drop a delivered file."""
-        (self.folder / relative).unlink(missing_ok=True)
+        """Drop a delivered file or folder."""
+        path = self.folder / relative
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
-            (self.folder / relative).parent.rmdir()
+            path.parent.rmdir()
 
     def pending(self) -> int:
         """How many operations are not delivered."""
@@ -161,42 +194,47 @@ class Spool:
     def backlog(self) -> str:
         """What is not delivered yet, as text for a checkpoint.
 
-        The lines, and small files inside them as base64.
+        The lines, and small files inside them as base64. Checkpoints that wait for their upload are left out:
+        the next one would hold the one before it.
         """
         lines, room = [], BACKLOG_FILE_BYTES
         for line in self.lines(self.sent):
             operation = _parse(line.encode())
-            file = operation.get("file")
-            if file:
-                path = self.folder / file
-                size = path.stat().st_size if path.is_file() else room + 1
-                if size > room:
-                    continue  # too large to travel (a checkpoint, a model), or delivered this very moment
-                room -= size
-                with contextlib.suppress(FileNotFoundError):
-                    operation["bytes"] = base64.b64encode(path.read_bytes()).decode()
-                    lines.append(json.dumps(operation))
-            elif operation["op"] not in ("register", "finish"):
-                lines.append(line)
+            if not _travels(operation):
+                continue
+            if "file" in operation:
+                try:
+                    with open(self.folder / operation["file"], "rb") as file:
+                        content = file.read(room + 1)
+                except OSError:
+                    continue  # a folder, or delivered and removed this very moment
+                if len(content) > room:
+                    continue  # too large to travel
+                room -= len(content)
+                line = json.dumps({**operation, "bytes": base64.b64encode(content).decode()})
+            lines.append(line)
         return "\n".join(lines)
 
     def restore(self, backlog: str) -> tuple[dict[str, int], dict[str, int]]:
         """Add the lines of a checkpoint's backlog that the spool lacks.
 
-        Returns the last steps they hold, as `last_steps` does.
+        Returns the last steps they hold, as `last_steps` does. A line that names a file without holding its
+        bytes is left out: it would upload, and then remove, a file of this machine.
         """
         known = {_identity(_parse(line.encode())) for line in self.lines()}
         metrics: dict[str, int] = {}
         images: dict[str, int] = {}
-        for line in backlog.splitlines():
+        for line in backlog.split("\n"):
             operation = _parse(line.encode())
+            if not _travels(operation) or not _is_whole(operation):
+                continue
             if operation["op"] == "metrics":
                 raise_marks(metrics, {key: operation["step"] for key in operation["values"]})
             elif operation["op"] == "image":
                 raise_marks(images, {operation["key"]: operation["step"]})
             if _identity(operation) in known:
                 continue
-            if "bytes" in operation:
+            if "file" in operation:
                 path, relative = self.new_file(Path(operation["file"]).name)
                 path.write_bytes(base64.b64decode(operation.pop("bytes")))
                 operation["file"] = relative
@@ -204,7 +242,7 @@ class Spool:
         return metrics, images
 
     def clear(self) -> None:
-        """Remove the delivered spool of a finished run; `run.json` and checkpoints stay."""
+        """Remove the delivered spool of a finished run; `run.json`, checkpoints and what was refused stay."""
         with self._lock:
             os.ftruncate(self._descriptor, 0)
             self.size = 0
@@ -216,8 +254,8 @@ class Spool:
         return read_facts(self.folder)
 
     def set_facts(self, **facts: Any) -> None:
-        """Change `run.json`."""
-        with atomic_file(self.folder / "run.json") as temporary:
+        """Change `run.json`, from the training's thread or the writer's."""
+        with self._facts_lock, atomic_file(self.folder / "run.json") as temporary:
             temporary.write_text(json.dumps({**self.facts(), **facts}, indent=1) + "\n")
 
     def _read_sent(self) -> int:
@@ -351,6 +389,24 @@ def _parse(line: bytes) -> Operation:
     except ValueError:
         pass
     return {"op": "unreadable", "line": line.decode(errors="replace").rstrip("\n")}
+
+
+def _travels(operation: Operation) -> bool:
+    """Whether a checkpoint's backlog may hold the operation."""
+    return operation["op"] in TRAVELLING and not operation.get("newest")
+
+
+def _is_whole(operation: Operation) -> bool:
+    """Whether an operation of a backlog holds what it needs, and no file of this machine."""
+    op, step = operation["op"], operation.get("step")
+    if op in ("file", "image"):
+        file, content = operation.get("file"), operation.get("bytes")
+        if not isinstance(file, str) or not isinstance(content, str) or Path(file).name in ("", ".."):
+            return False
+        return op == "file" or (isinstance(step, int) and isinstance(operation.get("key"), str))
+    if op == "metrics" and not (isinstance(step, int) and isinstance(operation.get("values"), dict)):
+        return False
+    return "file" not in operation
 
 
 def _identity(operation: Operation) -> str:

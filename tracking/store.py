@@ -66,8 +66,8 @@ def connect(uri: str) -> MlflowClient:
 
     A SQLite store is created on first use, safely among processes that start at once.
 
-    Raises InputError for a kind of store that MLflow refuses, and MlflowException where a server does not
-    answer.
+    Raises InputError for a kind of store that MLflow refuses, and MlflowException for a database that can't be
+    opened. A server is not asked here: whether it answers shows at the first request.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -188,7 +188,10 @@ def is_refused(error: Exception) -> bool:
 
     Anything else (away, overloaded, no rights) may pass later.
     """
-    return isinstance(error, MlflowException) and error.error_code == "INVALID_PARAMETER_VALUE"
+    if not isinstance(error, MlflowException):
+        return False
+    # MLflow's check of an artifact's path gives no code of its own.
+    return error.error_code == "INVALID_PARAMETER_VALUE" or str(error).startswith("Invalid artifact path")
 
 
 def is_away(error: Exception) -> bool:

@@ -6,10 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
+import zlib
+from collections import Counter, OrderedDict, defaultdict, namedtuple
+from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from common.errors import InputError
 from tracking import StopRequest, find_checkpoint, load_checkpoint, save_checkpoint
@@ -52,6 +60,58 @@ def test_a_state_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> 
     save_checkpoint(path, state(1))
     with pytest.raises(TypeError, match=r"state\['config'\]\['path'\] is a PosixPath"):
         save_checkpoint(path, {"config": {"path": Path("x")}})
+    assert load_checkpoint(path)["step"] == 1
+
+
+Point = namedtuple("Point", "x y")
+Colour = IntEnum("Colour", "RED")
+
+
+@pytest.mark.parametrize(
+    "value", [np.float64(1.0), np.str_("a"), Colour.RED, Point(1, 2), defaultdict(list), [np.float64(1.0)], frozenset()]
+)
+def test_what_looks_plain_but_could_not_be_read_again(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(TypeError, match=r"state\['value'\](\[0\])? is a "):
+        save_checkpoint(tmp_path / "checkpoint.pt", {"value": value})
+
+
+def test_every_type_that_is_accepted_is_read_again(tmp_path: Path) -> None:
+    values: dict[str, Any] = {
+        "plain": ["a", 1, 1.0, True, b"\xff", None, 2**70], "tuple": (1, (2,)), "set": {1, "a"}, "ordered": OrderedDict(a=1),
+        "counter": Counter("aab"), "dtype": torch.bfloat16, "device": torch.device("cpu"), "size": torch.Size([2, 3]),
+        "parameter": torch.nn.Parameter(torch.ones(2)), 7: {(1, "a"): 2},
+    }  # fmt: skip
+    save_checkpoint(tmp_path / "checkpoint.pt", values)
+    assert str(load_checkpoint(tmp_path / "checkpoint.pt")) == str(values)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("File is encrypted"), zlib.error("invalid block")])
+def test_whatever_the_archive_raises_the_previous_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, state(1))
+    save_checkpoint(path, state(2))
+    path.write_bytes(b"damaged")
+
+    class Archive(zipfile.ZipFile):
+        def __init__(self, file: Path) -> None:
+            if file == path:
+                raise error
+            super().__init__(file)
+
+    monkeypatch.setattr("tracking.checkpoint.zipfile.ZipFile", Archive)
+    assert load_checkpoint(path)["step"] == 1
+    assert str(error) in capsys.readouterr().err
+
+
+def test_an_encrypted_bit_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, state(1))
+    save_checkpoint(path, state(2))
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag of the first entry in the directory
+    path.write_bytes(content)
     assert load_checkpoint(path)["step"] == 1
 
 
@@ -136,6 +196,24 @@ def test_find_checkpoint_of_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert find_checkpoint(tmp_path, "abc") == tmp_path / "abc" / "checkpoint.pt"
     (tmp_path / "abc" / "checkpoint.pt").rename(tmp_path / "abc" / "checkpoint.pt.previous")
     assert load_checkpoint(find_checkpoint(tmp_path, "abc") or tmp_path)["step"] == 1
+
+
+def test_a_download_that_breaks_off_leaves_nothing(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = MlflowClient(database)
+    run_id = client.create_run("0").info.run_id
+    client.log_text(run_id, "x", "checkpoints/checkpoint.pt")
+
+    def broken(self: MlflowClient, run_id: str, path: str, folder: str) -> str:
+        (Path(folder) / "checkpoints").mkdir()
+        (Path(folder) / "checkpoints" / "half").write_text("")
+        raise MlflowException("connection reset")
+
+    monkeypatch.setattr(MlflowClient, "download_artifacts", broken)
+    with pytest.raises(InputError, match="connection reset"):
+        find_checkpoint(tmp_path / "runs", run_id)
+    assert list((tmp_path / "runs" / run_id).iterdir()) == []
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

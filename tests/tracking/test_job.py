@@ -75,3 +75,14 @@ def test_a_restart_that_finds_no_run_says_so(
     assert find_resumable(None, "wgan", tmp_path) is None
     assert f"no run of it is in {tmp_path}" in capsys.readouterr().out
     assert os.environ["TORCHELASTIC_RUN_ID"] == "job-1"
+
+
+def test_latest_says_where_it_found_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    (make_run(tmp_path, "other-entry-point", entry_point="fid") / "checkpoint.pt").touch()
+    assert find_resumable("latest", "wgan", tmp_path) is None
+    assert capsys.readouterr().out == (
+        f"resume=latest: no unfinished wgan run with a checkpoint in {tmp_path}; starting a new one\n"
+    )

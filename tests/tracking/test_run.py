@@ -61,27 +61,6 @@ sys.exit(stop.exit_code)
 """
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite store with MLflow's tables, made once: creating them takes seconds."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    store.connect(f"sqlite:///{path}")
-    return path
-
-
-@pytest.fixture
-def database(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URI of a fresh SQLite store in `tmp_path`, which is the working directory.
-
-    Runs and child processes use it.
-    """
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr("mlflow.tracking._tracking_service.utils._tracking_uri", None)
-    return f"sqlite:///{tmp_path}/mlflow.db"
-
-
 @pytest.fixture(scope="module")
 def shared_server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Server]:
     """One server for the tests of this module; they may kill it, `server` starts it again."""
@@ -301,6 +280,40 @@ def test_resume_of_what_is_not_there(database: str, capsys: pytest.CaptureFixtur
     assert "starting a new one" in capsys.readouterr().out
     with pytest.raises(InputError, match="is a wgan run"):
         tracking.start_run("fid", {}, resume=run.run_id)
+
+
+def test_an_output_folder_that_cannot_be_written(database: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "runs", Path("/proc/runs")):
+        with pytest.raises(InputError, match=f"output_dir: cannot write to '{folder}'"):
+            tracking.start_run("wgan", {}, output_dir=folder)
+    assert MlflowClient(database).get_experiment_by_name("wgan-eeg") is None  # and so no run of it
+
+
+def test_resuming_where_the_artifacts_cannot_be_listed(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tracking.start_run("wgan", {}) as run:
+        run.log_metrics({"loss": 1.0}, 1)
+
+    def gone(self: MlflowClient, run_id: str, path: str | None = None) -> list:
+        raise PermissionError(13, "Permission denied", "/mnt/artifacts")
+
+    with monkeypatch.context() as context:
+        context.setattr(MlflowClient, "list_artifacts", gone)
+        with pytest.raises(InputError, match=r"artifacts of run .* Permission denied"):
+            tracking.start_run("wgan", {}, resume=run.run_id)
+    with tracking.start_run("wgan", {}, resume=run.run_id) as again:  # the folder is free
+        assert again.resumed
+
+
+def test_a_package_without_metadata_does_not_stop_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tracking import environment
+
+    for name in ("half_removed-1.0", "other_half-2.0"):
+        (tmp_path / f"{name}.dist-info").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    packages = environment.environment()["packages"]
+    assert packages["mlflow"]
+    assert all(isinstance(name, str) for name in packages)
 
 
 def test_one_run_is_written_by_one_process(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
