@@ -231,4 +231,6 @@ def file_extractor(path: Path, device: torch.device, open_program: Callable[[Pat
             f"features: {path} is neither a TorchScript file nor an exported .pt2 program ({fault})"
         ) from None
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return network_extractor(path.stem, network, digest, f"file {path.name}, SHA-256 {digest[:12]}", device)
+    # The hash in the name: files of one name in two folders, or one called digits.pt, must not share a score's name.
+    name = f"{path.stem}_{digest[:8]}"
+    return network_extractor(name, network, digest, f"file {path.name}, SHA-256 {digest[:12]}", device)

@@ -2,11 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")  # no display on a cluster node
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure  # without pyplot: it needs no display, and leaves a notebook's backend alone
 
 
 def loss_curves(

@@ -7,6 +7,7 @@ moments are float64 with the unbiased covariance (divisor n - 1), as torch-fidel
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -96,8 +97,8 @@ def frechet_of(features: Tensor, reference: Gaussian) -> float:
 
 def frechet_by_size(
     features: Tensor, reference: Gaussian, sizes: Sequence[int], generator: torch.Generator
-) -> tuple[list[float], float]:
-    """The distance of random subsets of `features` at each size, and its extrapolation to infinitely many images.
+) -> tuple[list[float], float, float]:
+    """The distance of random subsets of `features` at each size, its extrapolation to infinitely many images, and the line's slope.
 
     The distance falls with n like 1/n by bias alone (Chong and Forsyth 2020, "Effectively Unbiased FID", arXiv 1911.07023): the
     extrapolation is the intercept of the least-squares line in 1/n. The reference keeps its own finite size.
@@ -111,16 +112,19 @@ def frechet_by_size(
     x = 1 / torch.tensor(sizes, dtype=torch.float64)
     y = torch.tensor(distances, dtype=torch.float64)
     slope = ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
-    return distances, float(y.mean() - slope * x.mean())
+    return distances, float(y.mean() - slope * x.mean()), float(slope)
 
 
 def bootstrap_differences(
     a: Tensor, b: Tensor, reference: Gaussian, draws: int, generator: torch.Generator
 ) -> list[float]:
-    """`draws` bootstrap values of FD(b) - FD(a), sorted.
+    """`draws` bootstrap values of FD(b) - FD(a), sorted, moved so that their mean is the difference observed.
 
     a, b: features [n, d] of the same n latent chains before and after; row i of both is drawn together (paired), so what the two
     have in common cancels. The reference is held fixed.
+
+    Drawing rows again adds the bias of a distance at n images a second time, by another amount to each side where their spreads
+    differ. So only the spread of the draws is used: as they are, their interval can lie beside the observed difference.
     """
     if a.shape != b.shape:
         raise ValueError(
@@ -130,7 +134,8 @@ def bootstrap_differences(
     for _ in range(draws):
         rows = torch.randint(len(a), (len(a),), generator=generator).to(a.device)
         values.append(frechet_of(b[rows], reference) - frechet_of(a[rows], reference))
-    return sorted(values)
+    shift = frechet_of(b, reference) - frechet_of(a, reference) - fmean(values)
+    return sorted(value + shift for value in values)
 
 
 def interval(sorted_values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
@@ -157,8 +162,15 @@ def squared_mmd(x: Tensor, y: Tensor, kernel: Callable[[Tensor, Tensor], Tensor]
     return float(within - 2 * xy.mean())
 
 
+MIN_BLOCKS = 10
+"""Blocks that a kernel distance is the mean of, at least."""
+
+MIN_IMAGES = 2 * MIN_BLOCKS
+"""Images on each side that a kernel distance needs: two in each block."""
+
+
 def kernel_distance(
-    x: Tensor, y: Tensor, generator: torch.Generator, block_size: int = 1000, min_blocks: int = 10
+    x: Tensor, y: Tensor, generator: torch.Generator, block_size: int = 1000, min_blocks: int = MIN_BLOCKS
 ) -> tuple[float, float]:
     """The kernel distance (Binkowski et al. 2018, KID) of features [m, d] and [n, d], and its standard error.
 
@@ -211,12 +223,12 @@ def _distances(x: Tensor, y: Tensor) -> Tensor:
 def inception_score(logits: Tensor, splits: int = 10) -> tuple[float, float]:
     """exp of the mean KL divergence of p(class | image) from p(class) (Salimans et al. 2016): mean and sd over `splits` parts.
 
-    logits: [n, classes].
+    logits: [n, classes]. The sd divides by `splits`, not splits - 1, as that paper's code and torch-fidelity do.
     """
     if len(logits) < splits:
         raise ValueError(f"an Inception score over {splits} splits needs as many images, there are {len(logits)}")
     scores = torch.stack([_exp_mean_kl(part) for part in _even_parts(logits.double(), splits)])
-    return float(scores.mean()), float(scores.std())
+    return float(scores.mean()), float(scores.std(correction=0))
 
 
 def _exp_mean_kl(logits: Tensor) -> Tensor:

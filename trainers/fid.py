@@ -51,14 +51,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def draw_sizes(score: str, sizes: list[int], distances: list[float], limit: float, title: str) -> Figure:
+def draw_sizes(score: str, sizes: list[int], distances: list[float], limit: float, slope: float, title: str) -> Figure:
     """The distance against 1/n with the line whose intercept is the extrapolation."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
     inverse = [1 / n for n in sizes]
-    slope = sum((x - sum(inverse) / len(inverse)) * y for x, y in zip(inverse, distances, strict=True)) / sum(
-        (x - sum(inverse) / len(inverse)) ** 2 for x in inverse
-    )
     axis.plot(inverse, distances, "o", label="measured")
     axis.plot([0, max(inverse)], [limit, limit + slope * max(inverse)], "--", label=f"line; at infinite n {limit:.4g}")
     axis.set_xlabel("1 / number of generated images")
@@ -104,12 +101,14 @@ def run_fid(config: FidConfig) -> int:
         sizes = torch.linspace(smallest, config.n_images, config.n_sizes).round().int().unique().tolist()
         if len(sizes) > 1:
             draws = torch.Generator().manual_seed(config.seed)
-            by_size, limit = frechet_by_size(fake.x, reference.gaussian, sizes, draws)
+            by_size, limit, slope = frechet_by_size(fake.x, reference.gaussian, sizes, draws)
             results[f"{extractor.score}_infinity"] = limit
             for n, distance in zip(sizes, by_size, strict=True):
                 run.log_metrics({f"{extractor.score}_by_n": distance}, step=n)
             title = f"{generator.uri}: {extractor.score} on {images.name}, bias in the number of images"
-            run.log_figure(draw_sizes(extractor.score, sizes, by_size, limit, title), "figures/distance_by_n.png")
+            run.log_figure(
+                draw_sizes(extractor.score, sizes, by_size, limit, slope, title), "figures/distance_by_n.png"
+            )
         results["images_per_second"] = config.n_images / seconds
         run.log_metrics(results, step=0)
         run.log_evaluations(generator.uri, evaluations(config, extractor, reference, results))

@@ -22,7 +22,7 @@ from common.errors import InputError, run_main
 from common.progress import Progress
 from evaluation.features import Extractor, Features, extract
 from evaluation.figures import image_grid, lines, loss_curves, picture
-from evaluation.frechet import bootstrap_differences, frechet_of, interval, kernel_distance
+from evaluation.frechet import MIN_IMAGES, bootstrap_differences, frechet_of, interval, kernel_distance
 from models.isir import Chains, run_chains
 from tracking.run import Run, start_run
 from tracking.silent_run import SilentRun
@@ -60,7 +60,9 @@ class IsirFidConfig(MeasureConfig):
     mala_steps: int = option(3, "MALA steps per iteration of ex2mcmc and mala", ge=1)
     step_size: float = option(0.02, "step h of MALA: z + h grad log p + sqrt(2 h) noise", gt=0)
     bootstrap: int = option(200, "bootstrap draws for the intervals of the differences", ge=20)
-    n_sweep: int = option(500, "chains of each point of the sweeps", ge=2)
+    n_sweep: int = option(
+        500, "chains of each point of the sweeps; more than the features have dimensions", ge=MIN_IMAGES
+    )
     sweep_particles: Integers = option((1, 3, 30), "N_p of the sweep over particles, at n_iterations, or none")
     sweep_beta: Floats = option((0.1, 0.3, 3.0), "beta of the sweep over the critic's scale, or none")
     chunk_images: int = option(256, "images in memory at once while sampling; the results do not depend on it", ge=16)
@@ -134,6 +136,15 @@ class Laboratory:
     def features_of(self, z: Tensor) -> Features:
         """Features of the images of codes [n, nz]."""
         return extract(self.extractor, images_of(self.generator, z, self.config.batch_size, self.device))
+
+    def generating_seconds(self, z: Tensor) -> float:
+        """Seconds that the images of codes [n, nz] take alone: plain sampling, without the feature network."""
+        began = time.monotonic()
+        for _ in images_of(self.generator, z, self.config.batch_size, self.device):
+            pass
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.monotonic() - began
 
     def distances(self, features: Features) -> dict[str, float]:
         """Fréchet and kernel distance only, for the sweeps."""
@@ -227,9 +238,14 @@ def comment(
             f"{samplers[name].scores['recall'] - plain.scores['recall']:+.3f}."
         )
     better = [name for name, (_, _, high) in differences.items() if high < 0]
+    many = (
+        f" {len(differences)} samplers are as many tests: one such interval alone is weak evidence."
+        if len(differences) > 1
+        else ""
+    )
     text += [
         "",
-        f"It helped with: {', '.join(better)}."
+        f"It helped with: {', '.join(better)}.{many}"
         if better
         else "**It did not help**: no sampler's interval lies below zero.",
     ]
@@ -249,10 +265,13 @@ def comment(
     if {"importance", "density"} <= set(samplers):
         norms = {name: samplers[name].chains.curves["squared_norm"][-1] for name in ("importance", "density")}
         start = float(plain.chains.z.square().sum(1).mean())
+        shorter = (
+            "and z became shorter: their change of score is not the critic's doing alone" if norms["density"] < start
+            else "but here z did not become shorter on average"
+        )  # fmt: skip
         text.append(
             f"Mean |z|^2: plain {start:.1f}, importance {norms['importance']:.1f}, density {norms['density']:.1f}. The density "
-            "weights count the prior twice, so they shrink z whatever the critic says: their change of score is not the critic's "
-            "doing alone."
+            f"weights count the prior twice, which favours short z whatever the critic says, {shorter}."
         )
     for name, rows in sweeps.items():
         best = min(rows, key=lambda row: row[score])
@@ -337,6 +356,7 @@ def run_isir_fid(config: IsirFidConfig) -> int:
         )
         extractor = build_extractor(config, run, device)
         check_count(config.n_images, "n_images", extractor, config)
+        check_count(config.n_sweep, "n_sweep", extractor, config)
         reference = measure_reference(config, images, extractor, processes)
         run.log_params({**describe_measurement(extractor, generator, reference), "resolved_critic_uri": critic.uri})
         lab = Laboratory(config, generator, critic, extractor, reference, device)
@@ -349,9 +369,8 @@ def run_isir_fid(config: IsirFidConfig) -> int:
             features = lab.features_of(chains.z)
             samplers[name] = Sampled(chains, features, scores(config, extractor, features, reference), seconds)
         assert start is not None
-        began = time.monotonic()
+        seconds = lab.generating_seconds(start)
         features = lab.features_of(start)
-        seconds = time.monotonic() - began
         with torch.no_grad():
             value = torch.cat(
                 [critic.network(generator.network(part)).reshape(-1) for part in start.split(config.batch_size)]

@@ -24,8 +24,15 @@ from evaluation.features import (
     network_extractor,
     save_features,
 )
-from evaluation.frechet import Gaussian, frechet_distance, inception_score, kernel_distance, precision_recall
-from evaluation.images import to_uint8
+from evaluation.frechet import (
+    MIN_IMAGES,
+    Gaussian,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+)
+from evaluation.images import drawn_rows, to_uint8
 from tracking.evaluations import Evaluation
 from tracking.models import load_program, open_program
 from tracking.run import Run
@@ -46,7 +53,7 @@ class MeasureConfig:
     )
     model_uri: OptionalStr = option(
         None, "generator: models:/name/version, runs:/id/name, a folder, a .safetensors or torch-mimicry .pth file; "
-        "not given: the newest registered wgan-generator",
+        "not given: models:/wgan-generator@latest-good",
     )  # fmt: skip
     # Reference
     dataset: Literal["model", "digits", "celeba", "folder"] = option(
@@ -56,14 +63,14 @@ class MeasureConfig:
     split: Literal["train", "valid", "test", "all"] = option("train", "partition of the reference images")
     on_bad: Literal["stop", "skip"] = option("stop", "what to do with an image that cannot be read")
     cache_dir: Path = option(Path("cache"), "folder of decoded images and of reference features, shared by runs")
-    n_reference: int = option(50_000, "reference images at most, drawn at random from the split", ge=2)
+    n_reference: int = option(50_000, "reference images at most, drawn at random from the split", ge=MIN_IMAGES)
     # Features
     features: str = option(
         "digits", "inception, digits, a models:/ address, or a TorchScript or .pt2 file that takes images in [-1, 1]"
     )
     weights: OptionalPath = option(None, "file of Inception's weights; not given: torch-hub's cache, else downloaded")
     force: bool = option(False, "measure in spite of too few images, other preprocessing or other Inception weights")
-    n_images: int = option(5000, "generated images", ge=2)
+    n_images: int = option(5000, "generated images", ge=MIN_IMAGES)
     n_neighbours: int = option(10_000, "images on each side that precision and recall are computed from", ge=8)
     batch_size: int = option(100, "images in memory at once", ge=1)
     seed: int = option(0, "seed of latent codes, reference draw, blocks and bootstrap", ge=0, le=2**31 - 1)
@@ -137,7 +144,9 @@ def build_extractor(config: MeasureConfig, run: Run | SilentRun, device: torch.d
 
 
 def check_count(n: int, what: str, extractor: Extractor, config: MeasureConfig) -> None:
-    """Refuse fewer images than a covariance of the features needs, unless forced."""
+    """Refuse fewer images than a kernel distance needs, and, unless forced, than a covariance of the features needs."""
+    if n < MIN_IMAGES:
+        raise InputError(f"{what}: {n} images; a kernel distance needs at least {MIN_IMAGES}, force or not; give more")
     if n <= extractor.dim and not config.force:
         raise InputError(
             f"{what}: {n} images for features of dimension {extractor.dim}: their covariance is singular and the distance mostly "
@@ -145,14 +154,11 @@ def check_count(n: int, what: str, extractor: Extractor, config: MeasureConfig) 
         )
 
 
-def measure_reference(
-    config: MeasureConfig, images: ImageSet, extractor: Extractor, processes: Processes, limit: int | None = None
-) -> Reference:
+def measure_reference(config: MeasureConfig, images: ImageSet, extractor: Extractor, processes: Processes) -> Reference:
     """Features of at most n_reference images of the set (a random draw), from the cache where they are there already."""
-    n = min(len(images), limit or config.n_reference)
+    n = min(len(images), config.n_reference)
     check_count(n, "n_reference" if n < len(images) else f"{images.source}, split {images.split}", extractor, config)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))[:n]
-    rows = np.sort(order.numpy())
+    rows = drawn_rows(len(images), n, config.seed)
     key = [
         "reference",
         images.fingerprint,
@@ -202,8 +208,8 @@ def scores(config: MeasureConfig, extractor: Extractor, fake: Features, referenc
     """All scores of generated images, under the names of their features."""
     real = reference.features
     distance, error = kernel_distance(fake.x, real.x, torch.Generator().manual_seed(config.seed))
-    k = config.n_neighbours
-    precision, recall = precision_recall(real.x[:k], fake.x[:k])
+    k = config.n_neighbours  # the generated images come from independent codes: any k of them will do
+    precision, recall = precision_recall(real.x[drawn_rows(len(real.x), k, config.seed)], fake.x[:k])
     result = {
         extractor.score: frechet_distance(Gaussian.of(fake.moments), reference.gaussian),
         extractor.kernel_score: distance, f"{extractor.kernel_score}_se": error,

@@ -10,8 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, UnidentifiedImageError
 
-import evaluation.figures  # noqa: F401 (chooses the backend that needs no display)
-
 POINTS = 400
 """Points of a line at most: more than a chart of this size shows."""
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-import evaluation.figures  # noqa: F401  (sets matplotlib's backend)
 from evaluation import distances
 from trainers.theory_networks import penalised_slope
 

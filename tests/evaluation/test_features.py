@@ -1,5 +1,6 @@
 """Feature networks: Inception beside torch-fidelity's, weights checked by hash, other networks, and the cache."""
 
+import hashlib
 import io
 import zipfile
 from pathlib import Path
@@ -114,10 +115,21 @@ def test_torchscript_and_exported_files(tmp_path: Path) -> None:
     torch.export.save(
         torch.export.export(Pooled(), (torch.zeros(2, 3, 40, 41),), dynamic_shapes=(sizes,)), tmp_path / "mean.pt2"
     )
-    for name, score in (("Mean Colour.pt", "fd_mean_colour"), ("mean.pt2", "fd_mean")):
+    for name, score in (("Mean Colour.pt", "mean_colour"), ("mean.pt2", "mean")):
         extractor = file_extractor(tmp_path / name, CPU, open_program)
-        assert (extractor.score, extractor.dim) == (score, 3)
+        digest = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()[:8]
+        assert (extractor.score, extractor.kernel_score) == (f"fd_{score}_{digest}", f"kd_{score}_{digest}")
+        assert extractor.dim == 3
         assert torch.allclose(extract(extractor, images.split(2)).x, expected, atol=1e-6)
+
+
+def test_networks_of_one_file_name_have_scores_of_their_own(tmp_path: Path) -> None:
+    for folder, network in (("a", nn.Flatten()), ("b", Pooled())):
+        (tmp_path / folder).mkdir()
+        torch.jit.script(network).save(str(tmp_path / folder / "digits.pt"))  # type: ignore[no-untyped-call]
+    scores = {file_extractor(tmp_path / folder / "digits.pt", CPU, open_program).score for folder in ("a", "b")}
+    assert len(scores) == 2
+    assert "fd_digits" not in scores  # the built-in features'
 
 
 def test_files_and_networks_that_do_not_fit(tmp_path: Path) -> None:

@@ -132,9 +132,11 @@ def test_extrapolation_finds_the_intercept() -> None:
     """Two draws from one Gaussian: true distance 0, but far from it at every finite size."""
     reference = gaussian(torch.zeros(8), torch.eye(8))
     sizes = [100, 200, 400, 800, 1600]
-    distances, limit = frechet_by_size(draw(1600, 8), reference, sizes, torch.Generator().manual_seed(0))
+    distances, limit, slope = frechet_by_size(draw(1600, 8), reference, sizes, torch.Generator().manual_seed(0))
     assert distances[0] > 5 * distances[-1]
     assert abs(limit) < distances[-1] < 0.1
+    line = np.polyfit(1 / np.array(sizes), distances, 1)
+    assert [slope, limit] == pytest.approx(line.tolist())
     with pytest.raises(ValueError, match="two different"):
         frechet_by_size(draw(10, 2), reference, [10], torch.Generator())
 
@@ -152,6 +154,21 @@ def test_paired_bootstrap_sees_what_pairs_have_in_common() -> None:
     assert low < frechet_of(a - 0.3, reference) - frechet_of(a, reference) < high
     with pytest.raises(ValueError, match="as many rows"):
         bootstrap_differences(a, a[:5], reference, 1, torch.Generator())
+
+
+def test_the_interval_lies_about_the_observed_difference_where_the_spreads_differ() -> None:
+    """One side spreads too widely, the other too narrowly, by as much: the true difference is 0, the bootstrap's biases differ."""
+    d, n, narrower = 64, 300, 0.35  # of n draws the mean difference is 0.005, found by trying
+    reference = gaussian(torch.zeros(d), 0.85**2 * torch.eye(d))
+    inside = zero_inside = 0
+    for seed in range(10):
+        a = draw(n, d, seed)
+        b = a * (1 - narrower)
+        low, high = interval(bootstrap_differences(a, b, reference, 60, torch.Generator().manual_seed(seed)))
+        inside += low < frechet_of(b, reference) - frechet_of(a, reference) < high
+        zero_inside += low < 0 < high
+    assert inside == 10
+    assert zero_inside >= 8
 
 
 def test_interval_is_central() -> None:
@@ -223,5 +240,10 @@ def test_inception_score_of_known_predictions() -> None:
     sure = 1000 * torch.eye(4).repeat(25, 1)  # each split has every class equally often
     assert inception_score(sure, splits=5) == pytest.approx((4.0, 0.0), abs=1e-6)
     assert inception_score(torch.zeros(30, 4), splits=3) == pytest.approx((1.0, 0.0), abs=1e-6)
+    assert inception_score(draw(20, 4), splits=1)[1] == 0
+    halves = torch.cat(
+        [1000 * torch.eye(4), torch.zeros(4, 4)]
+    )  # scores 4 and 1: mean 2.5, sd 1.5 over the two of them
+    assert inception_score(halves, splits=2) == pytest.approx((2.5, 1.5), abs=1e-6)
     with pytest.raises(ValueError, match="as many images"):
         inception_score(torch.zeros(3, 4), splits=10)

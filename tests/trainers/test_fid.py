@@ -151,9 +151,15 @@ def test_a_refusal_is_one_line_and_status_2(trained: Path) -> None:
     assert runs(trained)[-1].info.status == "FAILED"
 
 
+def test_isir_fid_refuses_too_few_chains_of_the_sweeps_before_it_samples(trained: Path) -> None:
+    text = run_trainer(trained, "isir_fid", status=2, n_images=70, n_sweep=30)
+    assert "error: n_sweep: 30 images for features of dimension 64" in text
+    assert "chain iteration" not in text
+
+
 def test_isir_fid_with_no_parameters_but_sizes(trained: Path) -> None:
     text = run_trainer(
-        trained, "isir_fid", n_images=70, n_iterations=2, n_particles=3, n_sweep=30, bootstrap=20, sweep_particles="1,3",
+        trained, "isir_fid", n_images=70, n_iterations=2, n_particles=3, n_sweep=70, bootstrap=20, sweep_particles="1,3",
         sweep_beta="0.1", mala_steps=2,
     )  # fmt: skip
     run = runs(trained)[-1]
@@ -166,7 +172,8 @@ def test_isir_fid_with_no_parameters_but_sizes(trained: Path) -> None:
         assert metrics[f"{sampler}_difference"] == pytest.approx(
             metrics[f"{sampler}_fd_digits"] - metrics["plain_fd_digits"]
         )
-        assert metrics[f"{sampler}_difference_low"] < metrics[f"{sampler}_difference_high"]
+        low, high = metrics[f"{sampler}_difference_low"], metrics[f"{sampler}_difference_high"]
+        assert low < metrics[f"{sampler}_difference"] < high
     assert metrics["importance_images_per_sample"] == 1 + 2 * 3
     steps = [point.step for point in client(trained).get_metric_history(run.info.run_id, "importance_ess")]
     assert sorted(steps) == [1, 2]

@@ -27,9 +27,16 @@ def write(differences: dict[str, tuple[float, float, float]], **samplers: Sample
 def test_a_gain_is_said_with_its_size() -> None:
     text = write({"importance": (-2.0, -3.0, -1.0)}, importance=sampled(6.0))
     assert "fd_digits 8 -> 6 (-25.0 %): better than plain sampling" in text
-    assert "It helped with: importance." in text
+    assert "It helped with: importance.\n" in text
     assert "| importance | 6 | -2 (-3 to -1) | 0.1 (0.01) | 0.400 | 0.500 | 3 | 200.00 |" in text
     assert "lowest fd_digits 6.5 at 1" in text
+
+
+def test_of_several_samplers_one_interval_below_zero_is_called_weak_evidence() -> None:
+    text = write(
+        {"importance": (-2.0, -3.0, -1.0), "mala": (0.1, -1.0, 1.0)}, importance=sampled(6.0), mala=sampled(8.1)
+    )
+    assert "It helped with: importance. 2 samplers are as many tests: one such interval alone is weak evidence." in text
 
 
 def test_no_gain_is_said_plainly() -> None:
@@ -42,6 +49,18 @@ def test_no_gain_is_said_plainly() -> None:
     assert "worse than plain sampling" in text
     assert "**It did not help**" in text
     assert "Mean |z|^2: plain 6.0, importance 6.0, density 3.0" in text
+    assert "and z became shorter: their change of score is not the critic's doing alone" in text
+
+
+def test_longer_codes_are_not_called_shorter() -> None:
+    text = write(
+        {"importance": (-0.1, -1.0, 0.8), "density": (3.0, 2.0, 4.0)},
+        importance=sampled(7.9),
+        density=sampled(11.0, 7.0),
+    )
+    assert "density 7.0" in text
+    assert "but here z did not become shorter" in text
+    assert "not the critic's doing" not in text
 
 
 def test_weights_that_do_nothing_or_everything_are_named() -> None:
