@@ -1,7 +1,10 @@
-"""The one error that users see, and the one place that turns it into an exit status."""
+"""The one error that users see, and the one place that turns it, or SIGTERM, into an exit status."""
 
+import signal
 import sys
+import threading
 from collections.abc import Callable
+from types import FrameType
 
 
 class InputError(Exception):
@@ -12,10 +15,21 @@ class InputError(Exception):
 
 
 def run_main(main: Callable[[], int | None]) -> None:
-    """Run `main` and exit: status 2 with one line on stderr for an InputError, else main's own status."""
+    """Run `main` and exit: status 2 with one line on stderr for an InputError, 143 for SIGTERM, else main's own status.
+
+    SIGTERM raises SystemExit wherever `main` is, so that a run that is open is ended as KILLED. A trainer that can go on from a
+    checkpoint has a better answer, `tracking.StopRequest`, which takes the signal over as long as it lasts.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _exit_on)
     try:
         status = main()
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     sys.exit(status or 0)
+
+
+def _exit_on(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # schedulers repeat it; ending the run must not be cut short
+    sys.exit(128 + number)

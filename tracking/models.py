@@ -280,7 +280,10 @@ def pinned(uri: str) -> str:
         try:
             found = store.connect(store.tracking_uri()).get_model_version_by_alias(match[1], match[2])
         except Exception as error:
-            raise InputError(f"model {uri}: {store.reason(error)} (store {store.tracking_uri()})") from None
+            raise InputError(
+                f"model {uri}: {store.reason(error)} (store {store.tracking_uri()}); train one first, or name the store by "
+                "MLFLOW_TRACKING_URI"
+            ) from None
         return f"models:/{match[1]}/{found.version}"
     name = re.fullmatch(r"models:/([^/@]+)", uri)
     if name and not re.fullmatch(r"m-[0-9a-f]{32}", name[1]):  # models:/m-... is the id of a logged model, not a name

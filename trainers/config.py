@@ -12,9 +12,9 @@ import os
 import subprocess
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -65,7 +65,7 @@ def parse_config(config_class: type[C], presets: Mapping[str, Mapping[str, Any]]
     `--dry_run` prints the resolved config as JSON and exits.
     """
     parser = _argument_parser(config_class, presets, prog)
-    namespace, unknown = parser.parse_known_args(list(argv))
+    namespace, unknown = parser.parse_known_args(_joined(argv, _fields(config_class)))
     if unknown:
         name = unknown[0].split("=")[0].lstrip("-")
         close = difflib.get_close_matches(name, _fields(config_class), n=1)
@@ -115,12 +115,13 @@ def launch_processes(n_processes: int, module: str, argv: Sequence[str], max_res
     """Run `python -m module argv` in `n_processes` processes under torchrun; None if this process is to do the work itself.
 
     A process that torchrun started (LOCAL_RANK is set) or a single one that is not to be restarted does the work itself. When
-    a process is lost torchrun starts all of them again, `max_restarts` times at most, and they go on from the checkpoint.
+    a process is lost torchrun starts all of them again, `max_restarts` times at most, and they go on from the checkpoint;
+    not where one of them ended with an InputError, whose status 2 is then the status of all (trainers/torchrun.py).
     """
     if "LOCAL_RANK" in os.environ or (n_processes == 1 and max_restarts == 0):
         return None
     # The bare -- ends torchrun's own options: without it, it takes our --nproc for an abbreviation of one of them.
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}"]
+    torchrun = [sys.executable, "-m", "trainers.torchrun", "--standalone", f"--nproc-per-node={n_processes}"]
     command = [*torchrun, f"--max-restarts={max_restarts}", "-m", "--", module, *argv]
     # exec, so that a signal sent to this process reaches torchrun, which passes it to every worker.
     if sys.platform != "win32":
@@ -129,14 +130,33 @@ def launch_processes(n_processes: int, module: str, argv: Sequence[str], max_res
     return subprocess.call(command)
 
 
+def _joined(argv: Sequence[str], names: Container[str]) -> list[str]:
+    """`--name value` as `--name=value`: argparse takes a value such as -1,0,1 or -1e-3 for an option where it stands alone."""
+    joined: list[str] = []
+    for word in argv:
+        before = joined[-1] if joined else ""
+        if before.startswith("--") and before[2:] in names and not word.startswith("--"):
+            joined[-1] = f"{before}={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
 def _fields(config_class: type) -> dict[str, Any]:
     return config_class.__pydantic_fields__  # type: ignore[attr-defined]
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose own faults (a parameter without a value) are InputErrors, without the list of all parameters."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; write --name value, or see {self.prog} --help")
 
 
 def _argument_parser(
     config_class: type, presets: Mapping[str, Mapping[str, Any]], prog: str
 ) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"python -m trainers.{prog}",
         description=(config_class.__doc__ or "").strip(),
         allow_abbrev=False,

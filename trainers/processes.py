@@ -83,6 +83,12 @@ def join_processes(device: str) -> Processes:
     on_gpu = torch.cuda.is_available() and device != "cpu"
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if on_gpu and here > gpus:
+        raise InputError(
+            f"nproc: {here} processes on this machine, but each needs a GPU of its own and PyTorch sees {gpus}; "
+            f"give nproc of at most {gpus}, or device=cpu"
+        )
     if on_gpu:
         torch.cuda.set_device(local_rank)
         torch.set_float32_matmul_precision("high")

@@ -32,9 +32,9 @@ class StoredNetwork:
 def load_generator(uri: str | None, device: torch.device) -> StoredNetwork:
     """The generator at `uri` (`models:/`, `runs:/`, a folder, a .safetensors file, or a torch-mimicry checkpoint .pth).
 
-    None: the newest registered `wgan-generator`. Raises InputError for anything else.
+    None: the `wgan-generator` with the alias latest-good. Raises InputError for anything else.
     """
-    uri = pinned(uri or "models:/wgan-generator")
+    uri = pinned(uri or "models:/wgan-generator@latest-good")
     if uri.endswith(".pth"):
         return _mimicry_generator(Path(uri), device)
     state, config = load_weights(uri)

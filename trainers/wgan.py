@@ -22,6 +22,7 @@ from common.errors import InputError, run_main
 from common.progress import Progress
 from data.images import ImageBatches, ImageSet, divide, load_images
 from evaluation.figures import image_grid, loss_curves, picture
+from evaluation.images import drawn_rows
 from models import mimicry
 from models.sync_norm import synchronise_batch_norms
 from models.wgan import Critic, Generator
@@ -156,7 +157,7 @@ def mean_critic_value(D: nn.Module, batches: Iterable[Tensor]) -> float:
 def evaluate(
     training: Training, images: ImageSet, held_out: ImageSet | None, device: torch.device, seed: int
 ) -> dict[str, float]:
-    """The critic's Wasserstein estimate E D(x) - E D(G(z)) on up to 1,000 training images and on as many held-out ones.
+    """The critic's Wasserstein estimate E D(x) - E D(G(z)) on up to 1,000 training images and on up to 1,000 held-out ones.
 
     A critic that has learnt its training images by heart rates held-out ones lower: the gap between the two estimates shows it.
     """
@@ -167,7 +168,7 @@ def evaluate(
     figures = {}
     for name, image_set in (("train", images), ("held_out", held_out)):
         if image_set is not None:
-            pixels = torch.from_numpy(np.array(image_set.pixels[:1000])).to(device)
+            pixels = torch.from_numpy(np.array(image_set.pixels[drawn_rows(len(image_set), 1000, seed)])).to(device)
             real = mean_critic_value(training.D, (part.float() / 127.5 - 1 for part in pixels.split(64)))
             figures[f"wasserstein_{name}"] = real - fake
     if held_out is not None:
@@ -175,18 +176,21 @@ def evaluate(
     return figures
 
 
-def lost_critic(losses: Sequence[float]) -> str | None:
+def lost_critic(losses: Sequence[float], gp_scale: float) -> str | None:
     """What to say if the critic lost its hold: its loss over the steps was below 0 once, but not over the last tenth.
 
     A critic of constant slope 1 has a loss of 0 or less; above 0 the penalty outweighs the distance that it finds. Runs with a high
     learning rate can fall into this state and stay there, |grad D| far above 1, and which of them do is decided by rounding.
+    Without a penalty (gp_scale 0) this says nothing.
     """
+    if gp_scale == 0:
+        return None
     last = float(np.mean(losses[-max(1, len(losses) // 10) :]))
     if last <= 0 or min(losses) >= 0:
         return None
     return (
         f"the critic lost its hold: critic_loss ended at {last:.1f}, and above 0 the penalty outweighs the distance it finds; "
-        "the images are the worse for it. Another seed may do, or lower lr_generator and lr_critic"
+        "the images may be the worse for it. Another seed may do, or lower lr_generator and lr_critic"
     )
 
 
@@ -227,7 +231,12 @@ def load_held_out(config: WganConfig) -> ImageSet | None:
 
 
 def check_unchanged(config: WganConfig, checkpoint: dict[str, Any]) -> None:
-    """Refuse to resume with other hyper-parameters than the checkpoint's, unless `allow_changes`."""
+    """Refuse to resume with fewer steps than are done, and with other hyper-parameters unless `allow_changes`."""
+    done = checkpoint["training"]["step"]
+    if config.steps < done:
+        raise InputError(
+            f"resume: {done} steps are done already, more than steps={config.steps}; give steps of at least {done}"
+        )
     now, before = as_params(config), checkpoint["config"]
     compared = set(now) - OPERATIONAL | ({"steps"} if config.lr_decay == "linear" else set())
     changed = [
@@ -257,10 +266,11 @@ def record_results(
     figures: dict[str, float],
     images: ImageSet,
     codes: Tensor,
+    alias: str | None,
 ) -> list[ModelInfo]:
     """Log the closing figures, curves, grids and the checkpoint; register generator (its average and raw) and critic."""
     run.log_metrics(figures, training.step)
-    if warning := lost_critic(log.column("critic_loss")):
+    if warning := lost_critic(log.column("critic_loss"), config.gp_scale):
         run.set_tags({"warning": warning})
     title = f"WGAN-GP on {config.dataset}, {config.image_size} pixels, gp_scale {config.gp_scale:g}"
     run.log_figure(draw_curves(log, title), "figures/loss_curves.png")
@@ -291,7 +301,7 @@ def record_results(
         log_model(
             run, network, name, example, registered_name=f"wgan-{name.replace('_', '-')}",
             config={"class": name.split("_")[0], **shape_}, metrics=figures, params=as_params(config), tags=facts, metadata=facts,
-            step=training.step, sampler=None if name == "critic" else sampler_with(training.D),
+            step=training.step, sampler=None if name == "critic" else sampler_with(training.D), alias=alias,
         )
         for name, network, example, shape_ in models
     ]  # fmt: skip
@@ -314,7 +324,7 @@ def report(
     print("  " + ", ".join(f"{name.replace('_', ' ')} {last[name]:.4f}" for name in shown))
     estimates = ", ".join(f"{name.removeprefix('wasserstein_')} {value:.3f}" for name, value in figures.items())
     print(f"  Wasserstein estimate: {estimates}")
-    if warning := lost_critic(log.column("critic_loss")):
+    if warning := lost_critic(log.column("critic_loss"), config.gp_scale):
         print(f"  warning: {warning}", file=sys.stderr)
     for model in models:
         print(f"  model {model.uri}")
@@ -468,7 +478,7 @@ def run_wgan(config: WganConfig, study_trial: StudyTrial | None = None) -> int:
         seconds = time.monotonic() - began
         if processes.is_first:
             figures = evaluate(training, images, held_out, processes.device, config.seed)
-            models = record_results(run, config, training, log, figures, images, grid_codes)
+            models = record_results(run, config, training, log, figures, images, grid_codes, study_trial.alias)
             study_trial.conclude(run, training.ema.model, grid_codes)
             run.finish()
             report(run, config, figures, seconds, training.step - began_at, log, models)

@@ -39,7 +39,7 @@ class Training:
         # fused: one kernel for all tensors, the same update to rounding.
         self.optimizer_G = torch.optim.Adam(G.parameters(), lr=lr_generator, betas=betas, fused=True)
         self.optimizer_D = torch.optim.Adam(D.parameters(), lr=lr_critic, betas=betas, fused=True)
-        self._learning_rates = (lr_generator, lr_critic)
+        self._learning_rates, self._betas = (lr_generator, lr_critic), betas
         self.random = torch.Generator().manual_seed(seed)
         self.step = 0
 
@@ -68,6 +68,10 @@ class Training:
         self.ema.model.load_state_dict(state["ema"])
         self.optimizer_G.load_state_dict(state["optimizer_G"])
         self.optimizer_D.load_state_dict(state["optimizer_D"])
+        # The state brings the old rates back, too. `set_learning_rates` sets lr anew before each step, nothing else sets betas.
+        for optimizer in (self.optimizer_G, self.optimizer_D):
+            for group in optimizer.param_groups:
+                group["betas"] = self._betas
         self.random.set_state(state["random"])
 
 

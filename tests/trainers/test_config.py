@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -14,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from common.errors import InputError
 from tests.conftest import ROOT
 from tests.trainers.running import config_class_of
-from trainers.config import CONFIG, ImageSize, OptionalPath, as_params, build_config, option, parse_config
+from trainers.config import CONFIG, Floats, ImageSize, OptionalPath, as_params, build_config, option, parse_config
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -26,6 +27,8 @@ class Toy:
     gp_scale: float = option(10.0, "weight", ge=0)
     flip: bool = option(False, "mirror")
     data_dir: OptionalPath = option(None, "where")
+    shift: float = option(0.0, "any number")
+    offsets: Floats = option((), "numbers")
 
 
 PRESETS: dict[str, dict[str, Any]] = {"small": {}, "big": {"image_size": 128, "gp_scale": 5.0}}
@@ -42,6 +45,13 @@ def test_defaults_then_preset_then_what_was_given() -> None:
     assert parse("--flip", "true", "--image_size", "64", "--data_dir", "a b") == Toy(
         flip=True, image_size=64, data_dir="a b"
     )
+
+
+def test_values_may_begin_with_a_minus_sign() -> None:
+    """Also as `mlflow run -P offsets=-1,0,1` passes them: in a word of their own, which argparse takes for an option."""
+    assert parse("--offsets", "-1,0,1", "--shift", "-1e-3") == Toy(offsets=(-1, 0, 1), shift=-0.001)
+    assert parse("--offsets=-1,2", "--flip", "true") == Toy(offsets=(-1, 2), flip=True)
+    assert parse("--data_dir", "-").data_dir == Path("-")
 
 
 def test_empty_means_not_given() -> None:
@@ -61,6 +71,10 @@ def test_empty_means_not_given() -> None:
         (["--preset", "huge"], ["preset", "'huge'", "small, big"]),
         (["--gp_scales", "1"], ["gp_scales", "did you mean gp_scale?"]),
         (["--gp_scale", "-1", "--flip", "x"], ["gp_scale", "flip"]),
+        (["--gp_scales", "-1,2"], ["gp_scales", "did you mean gp_scale?"]),
+        (["--gp_scale"], ["--gp_scale: expected one argument", "write --name value", "python -m trainers.toy --help"]),
+        (["--gp_scale", "--flip", "true"], ["--gp_scale: expected one argument"]),
+        (["--dry_run=5"], ["--dry_run", "'5'"]),
     ],
 )
 def test_refusals_name_field_value_and_what_is_allowed(argv: list[str], words: list[str]) -> None:
@@ -83,7 +97,8 @@ def test_dry_run_prints_the_resolved_config(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit) as end:
         parse("--preset", "big", "--dry_run")
     assert end.value.code == 0
-    assert json.loads(capsys.readouterr().out) == as_params(Toy(preset="big", image_size=128, gp_scale=5.0))
+    resolved = as_params(Toy(preset="big", image_size=128, gp_scale=5.0))
+    assert json.loads(capsys.readouterr().out) == {**resolved, "offsets": []}
 
 
 def test_help_names_every_field_with_range_and_default(capsys: pytest.CaptureFixture[str]) -> None:

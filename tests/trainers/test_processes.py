@@ -5,12 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from common.errors import InputError
+from tests.conftest import ROOT
 from tests.tracking.servers import free_port
-from trainers.processes import Processes
+from tests.trainers.running import run_trainer, runs
+from trainers.processes import Processes, join_processes
 
 
 def _gather(rank: int, folder: str) -> None:
@@ -59,3 +63,34 @@ def test_a_process_leaves_its_group_when_it_ends() -> None:
     for process in started:
         output, _ = process.communicate(timeout=240)
         assert (process.returncode, output) == (0, "group left: True\n")
+
+
+def test_bad_input_in_two_processes_is_status_2_at_once_without_torchruns_traceback(folder: Path) -> None:
+    text = run_trainer(
+        folder, "wgan", status=2, nproc=2, max_restarts=2, device="cpu", dataset="folder", data_dir="nowhere"
+    )
+    assert "error: nowhere: no such folder or zip" in text
+    assert "Traceback" not in text
+    assert text.count("error: ") <= 2  # each process, once
+    assert runs(folder) == []
+
+
+def test_other_faults_are_tried_again_and_end_with_torchruns_status() -> None:
+    again = "import os, sys; print('attempt', os.environ['TORCHELASTIC_RESTART_COUNT']); sys.exit(3)"
+    torchrun = ["-m", "trainers.torchrun", "--standalone", "--nproc-per-node=1", "--max-restarts=1", "--no-python"]
+    done = subprocess.run(
+        [sys.executable, *torchrun, sys.executable, "-c", again], cwd=ROOT, capture_output=True, text=True, timeout=240
+    )
+    assert (done.returncode, done.stdout) == (1, "attempt 0\nattempt 1\n"), done.stderr
+    assert "ChildFailedError" in done.stderr
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(
+        InputError, match=r"nproc: 2 processes on this machine, .* PyTorch sees 1; give nproc of at most 1"
+    ):
+        join_processes("auto")
+    assert join_processes("cpu").device.type == "cpu"

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from torch import nn
 
 from common.errors import InputError
 from evaluation.distances import smoothed_kl_slope
-from tests.trainers.running import client, run_trainer, runs
+from tests.trainers.running import client, command, environment, run_trainer, runs
 from trainers.config import parse_config
 from trainers.theory import (
     PRESETS,
@@ -138,11 +140,26 @@ def test_errors_of_kl_are_relative_where_it_is_large() -> None:
         (["--sigmas", "0.1,0"], "sigmas: .* none below 0.001"),
         (["--start", "0"], "start up to 10 but not 0"),
         (["--gp_scale", "0"], "gp_scale"),
+        (["--offsets", "-11,0"], "offsets up to 10 either way"),
     ],
 )
 def test_bad_parameters_are_refused(argv: list[str], words: str) -> None:
     with pytest.raises(InputError, match=words):
         parse_config(TheoryConfig, PRESETS, argv, "theory")
+
+
+def test_sigterm_ends_the_run_as_killed(folder: Path) -> None:
+    process = subprocess.Popen(
+        command("theory", steps=1_000_000), cwd=folder, env=environment(folder), stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    while process.poll() is None and not runs(folder):
+        time.sleep(0.2)
+    process.terminate()
+    output = process.communicate(timeout=100)[0]
+    assert process.returncode == 143, output
+    assert "Traceback" not in output
+    assert [run.info.status for run in runs(folder)] == ["KILLED"]
 
 
 def test_a_whole_run(folder: Path) -> None:

@@ -18,13 +18,16 @@ import torch.multiprocessing as mp
 from mlflow.artifacts import download_artifacts
 from torch import Tensor
 
+from common.errors import InputError
+from data.images import ImageSet
 from models.sync_norm import synchronise_batch_norms
 from models.wgan import Critic, Generator
 from tests.data.image_trees import write_celeba
 from tests.trainers.running import client, command, environment, history, run_trainer, runs
+from trainers.config import as_params
 from trainers.processes import Processes
 from trainers.step_log import NotFinite, StepLog
-from trainers.wgan import WganConfig, lost_critic
+from trainers.wgan import WganConfig, check_unchanged, evaluate, lost_critic
 from trainers.wgan_loop import METRICS, Training, sample_images, train
 
 TINY: dict[str, object] = {
@@ -265,12 +268,46 @@ def test_step_log_names_the_first_bad_step_and_term() -> None:
 
 def test_a_critic_that_lost_its_hold_is_told() -> None:
     falls = [10.0, -3.0, *[-2.0] * 18]
-    assert lost_critic(falls) is None
-    assert lost_critic([10.0, 9.0, 8.0]) is None  # too few steps to have had a hold
-    warning = lost_critic([*falls[:-2], 12.0, 17.0])
+    assert lost_critic(falls, 10.0) is None
+    assert lost_critic([10.0, 9.0, 8.0], 10.0) is None  # too few steps to have had a hold
+    lost = [*falls[:-2], 12.0, 17.0]
+    warning = lost_critic(lost, 10.0)
     assert warning is not None
     assert "critic_loss ended at 14.5" in warning
-    assert lost_critic([*falls, 15.0, *[-1.0] * 20]) is None  # found again
+    assert lost_critic(lost, 0.0) is None  # there is no penalty
+    assert lost_critic([*falls, 15.0, *[-1.0] * 20], 10.0) is None  # found again
+
+
+@pytest.mark.parametrize("allow_changes", [False, True])
+def test_fewer_steps_than_are_done_are_refused(allow_changes: bool) -> None:
+    before = WganConfig(steps=20)
+    checkpoint = {"config": as_params(before), "training": {"step": 14}}
+    with pytest.raises(InputError, match=r"resume: 14 steps are done already, .* give steps of at least 14"):
+        check_unchanged(WganConfig(steps=13, allow_changes=allow_changes), checkpoint)
+    check_unchanged(WganConfig(steps=14, allow_changes=allow_changes), checkpoint)
+
+
+def test_the_estimate_is_of_the_whole_set_not_of_its_first_images() -> None:
+    """Classes that are folders lie one after the other: here dark images and then bright ones, rated by their mean."""
+    pixels = np.zeros((4000, 3, 32, 32), np.uint8)
+    pixels[2000:] = 255
+    image_set = ImageSet("shades", "train", "shades", pixels, "print", {}, "hash", [], None, 0)
+    training = Training(Generator(32, 6, 16), torch.nn.Linear(1, 1), nz=6)
+    training.D = Mean()
+    training.ema.model = Black()
+    found = evaluate(training, image_set, image_set, torch.device("cpu"), 0)
+    assert found["wasserstein_train"] == pytest.approx(1.0, abs=0.1)  # halfway between black (-1) and white
+    assert found["wasserstein_gap"] == 0
+
+
+class Mean(torch.nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((1, 2, 3))
+
+
+class Black(torch.nn.Module):
+    def forward(self, z: Tensor) -> Tensor:
+        return -torch.ones(len(z), 3, 32, 32)
 
 
 def test_celeba_preset_on_its_own_layout(folder: Path) -> None:
@@ -384,6 +421,15 @@ def test_learning_rates_fall_to_zero_at_the_last_step() -> None:
         training.set_learning_rates()
         rates.append((training.optimizer_G.param_groups[0]["lr"], training.optimizer_D.param_groups[0]["lr"]))
     assert rates == [(1.0, 2.0), (0.5, 1.0), (0.0, 0.0)]
+
+
+def test_a_resumed_training_has_the_betas_it_was_given() -> None:
+    """Adam's state brings those of before: allow_changes would record new ones and train with the old."""
+    before = Training(*networks(), nz=6, betas=(0.0, 0.9))
+    after = Training(*networks(), nz=6, betas=(0.5, 0.99))
+    after.load_state_dict(before.state_dict())
+    for optimizer in (after.optimizer_G, after.optimizer_D):
+        assert [group["betas"] for group in optimizer.param_groups] == [(0.5, 0.99)]
 
 
 def test_samples_leave_the_generator_as_it_was() -> None:
