@@ -1,7 +1,7 @@
 """What `efficient_attention` writes and draws from what it measured over the length of the sequence."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from matplotlib.figure import Figure
 
@@ -49,15 +49,7 @@ def conclusion(
         text.append("| " + " | ".join([name, *cells, f"{max(taken) / taken[max(taken)]:,.0f}", most]) + " |")
     text += ["", "## Which to choose", ""]
     approximate = [name for name in seconds if name not in (EXACT, "softmax", *CONTROLS)]
-    at_model = [name for name in approximate if (starts[name] or math.inf) <= n_tokens]
-    if at_model:
-        text.append(
-            f"- At the {n_tokens} tokens of this EEG model, {', '.join(at_model)} are faster than exact attention."
-        )
-    else:
-        text.append(
-            f"- At the {n_tokens} tokens of this EEG model nothing is gained: exact attention is as fast as any, and exact."
-        )
+    text += [at_tokens(approximate, seconds, n_tokens)] if approximate else []
     quickest = min((seconds[n][shortest] / seconds[EXACT][shortest], n) for n in approximate) if approximate else None
     if quickest:
         text.append(
@@ -96,6 +88,25 @@ def conclusion(
     return "\n".join(text) + "\n"
 
 
+def at_tokens(approximate: Sequence[str], seconds: Seconds, n_tokens: int) -> str:
+    """Which approximations are faster than exact attention at the measured length next to `n_tokens`, those of an EEG window."""
+    exact = seconds[EXACT]
+    near = min(exact, key=lambda n: abs(math.log(n / n_tokens)))
+    if max(near / n_tokens, n_tokens / near) > 2:
+        return f"- At the {n_tokens} tokens of an EEG window nothing was measured: the nearest length is {near:,}."
+    where = (
+        "those of an EEG window"
+        if near == n_tokens
+        else f"the measured length nearest to the {n_tokens} of an EEG window"
+    )
+    gains = {n: exact[near] / seconds[n][near] for n in approximate if near in seconds[n]}
+    faster = [f"{n} ({gains[n]:.2f} times)" for n in sorted(gains, key=lambda n: -gains[n]) if gains[n] > 1]
+    layer = f"a layer of d_model {D_MODEL} with {N_HEADS} heads"
+    if not faster:
+        return f"- At {near} tokens, {where}, no approximation is faster than exact attention in {layer}, and that is exact."
+    return f"- At {near} tokens, {where}, faster than exact attention in {layer}: {', '.join(faster)}."
+
+
 def _from_length(n: float | None, shortest: int) -> str:
     return "never" if n is None else f"{shortest:,} or fewer" if n == shortest else f"{n:,.0f}"
 
@@ -127,11 +138,14 @@ def draw(values: Mapping[str, Mapping[int, float]], y_label: str, title: str, sh
 def labelling_figure(labelled: Sequence[Labelled], dataset: str) -> Figure:
     """Balanced accuracy, time and memory against the number of tokens that the same recording is cut into."""
     figure = Figure(figsize=(12, 3.8), layout="constrained")
-    panels = (
+    panels: list[tuple[str, Callable[[Labelled], float]]] = [
         ("balanced accuracy (chance 0.333)", lambda row: row.balanced[0]), ("seconds a recording", lambda row: row.seconds),
         ("growth of peak memory, megabytes", lambda row: row.megabytes),
-    )  # fmt: skip
-    for axis, (label, value) in zip(figure.subplots(1, 3), panels, strict=True):
+    ]  # fmt: skip
+    panels = [
+        panel for panel in panels if any(math.isfinite(panel[1](row)) for row in labelled)
+    ]  # memory is not always measured
+    for axis, (label, value) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         for name in dict.fromkeys(row.mechanism for row in labelled):
             rows = sorted((row for row in labelled if row.mechanism == name), key=lambda row: row.n_tokens)
             style = {"color": "black", "linewidth": 2.2} if name == EXACT else {"linewidth": 1.1}

@@ -17,8 +17,10 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from common.errors import InputError
 from data.eeg import EegData, Preprocessing, load_eeg
 from data.eeg_align import AlignedWindows, normalise
+from data.eeg_recording import fir_kernel
 from data.eeg_windows import WindowBatches, Windows
 from data.splits import Fold, make_folds
 from models.eeg_align import mean_covariance, whitening
@@ -35,7 +37,7 @@ class EegConfig:
     """Parameters of every EEG trainer."""
 
     preset: Literal["quick", "physionet"] = option(
-        "quick", "quick: simulated subjects, minutes on two CPU cores; physionet: 99 people of EEGMMI, downloaded"
+        "quick", "quick: simulated subjects, minutes on two CPU cores; physionet: 96 people of EEGMMI, downloaded"
     )
     # Data
     dataset: Literal["simulated", "physionet"] = option("simulated", "simulated recordings, or PhysioNet's EEGMMI")
@@ -98,10 +100,15 @@ class EegConfig:
     allow_changes: bool = option(False, "let a resumed run have other hyper-parameters than before")
 
     @model_validator(mode="after")
-    def _augmentations_known(self) -> "EegConfig":
+    def _values_allowed(self) -> "EegConfig":
         unknown = [name for name in self.augment if name not in NAMES]
         if unknown:
             raise ValueError(f"augment: {', '.join(unknown)}; allowed are none, {', '.join(NAMES)}")
+        if self.batch_size % self.nproc:
+            raise ValueError(
+                f"batch_size: {self.batch_size} windows cannot be shared evenly by nproc={self.nproc} processes; give a multiple "
+                f"of {self.nproc}"
+            )
         return self
 
 
@@ -112,6 +119,13 @@ PHYSIONET = {"dataset": "physionet", "subjects": "1-99", "n_folds": 5, "epochs":
 def load_data(config: EegConfig, quiet: bool) -> tuple[EegData, Windows, list[Fold]]:
     """The trials, their windows and the folds, checked for leaks."""
     preprocessing = Preprocessing(l_freq=config.l_freq, h_freq=config.h_freq, tmin=config.tmin, tmax=config.tmax)
+    half = len(fir_kernel(preprocessing.sfreq, config.l_freq, config.h_freq)) // 2
+    if preprocessing.n_times <= half:  # the registered classifier mirrors half a kernel at an epoch's ends
+        raise InputError(
+            f"tmin={config.tmin:g}, tmax={config.tmax:g}: trials of {preprocessing.n_times} samples are no longer than half the "
+            f"band-pass filter of {config.l_freq:g} to {config.h_freq:g} Hz; give at least {half + 1} samples, "
+            f"{(half + 1) / preprocessing.sfreq:.2f} s"
+        )
     data = load_eeg(
         config.dataset, config.cache_dir, config.data_dir, config.subjects, config.runs, preprocessing,
         exclude=config.exclude, on_bad=config.on_bad, checksums=config.checksums, quiet=quiet,
@@ -149,6 +163,15 @@ def align(windows: Windows, data: EegData, split: str) -> AlignedWindows:
 def warm_cosine(share: float, warmup: float) -> float:
     """The factor of the learning rate after a `share` (0 to 1) of all updates: a linear rise, then half a cosine to zero."""
     return share / warmup if share < warmup else 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Load the moments of `state`. Weight decay, betas and so on stay those of the present config: with allow_changes they may be
+    others than the saved ones."""
+    own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(dict(state))
+    for group, values in zip(optimizer.param_groups, own, strict=True):
+        group.update(values)
 
 
 class Fit:
@@ -258,7 +281,7 @@ class Fit:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_optimizer(self.optimizer, state["optimizer"])
         self.batches.load_state_dict(state["batches"])
         self.best, self.best_loss, self.best_epoch = state["best"], state["best_loss"], state["best_epoch"]
         self.epoch, self.update, self.curve = state["epoch"], state["update"], list(state["curve"])

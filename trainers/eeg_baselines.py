@@ -17,7 +17,8 @@ def classical_log_probabilities(name: str, data: EegData, windows: Windows, fold
     "csp_lda": common spatial patterns and linear discriminant analysis (scikit-learn, MNE). "tangent_lr": covariances aligned to
     the identity by subject (Euclidean alignment, He and Wu 2020; it uses the test subject's trials, not their labels), tangent
     space, centred by subject in the same way, logistic regression (pyriemann, scikit-learn). Both see 0.5 to 3.5 s after the cue
-    of whole trials, and train on training and validation trials, since they stop nothing early.
+    of whole trials (all of those that have nothing there), and train on training and validation trials, since they stop nothing
+    early.
     """
     train = np.unique(windows.trial[np.concatenate([fold.train, fold.validation])])
     test = np.unique(windows.trial[fold.test])

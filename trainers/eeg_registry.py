@@ -26,11 +26,11 @@ def facts_of(config: EegConfig, data: EegData) -> dict[str, str]:
 
 def register_classifier(
     run: Run | SilentRun, config: EegConfig, data: EegData, network: nn.Module, metrics: Mapping[str, float], own: str,
-    entry_point: str, sizes: Mapping[str, Any],
+    entry_point: str, sizes: Mapping[str, Any], alias: str | None,
 ) -> ModelInfo:  # fmt: skip
     """Register the classifier of epochs around `network`, a classifier of windows called `own` in `metrics`.
 
-    It is registered as the entry point is called, with hyphens. sizes: what it takes to build the network again.
+    Its registered name is the entry point with hyphens; it gets the alias. sizes: what it takes to build the network again.
     """
     kernel = torch.from_numpy(fir_kernel(data.sfreq, config.l_freq, config.h_freq))
     reference = group_covariances(data, config.split)[0].mean(0) if config.align == "euclidean" else None
@@ -51,6 +51,6 @@ def register_classifier(
     return log_model(
         run, served, entry_point, np.asarray(data.trials[:4], dtype=np.float32), registered_name=name,
         config={"class": name, **shape, **sizes, **windows}, metrics=metrics, params=as_params(config), tags=facts,
-        metadata={**facts, "epochs": epochs},
+        metadata={**facts, "epochs": epochs}, alias=alias,
         evaluations=[Evaluation("trial_accuracy", metrics[f"{own}_trial_accuracy"], True, conditions)],
     )  # fmt: skip

@@ -263,17 +263,19 @@ def run_eeg(
     config: C,
     build: Callable[[EegData, str], nn.Module],
     explain: Callable[[Run | SilentRun, C, EegData, Windows, Outcome, torch.device], str],
-    register: Callable[[Run | SilentRun, C, EegData, nn.Module, Mapping[str, float]], ModelInfo],
+    register: Callable[[Run | SilentRun, C, EegData, nn.Module, Mapping[str, float], str | None], ModelInfo],
     rivals: Sequence[str] = (),
     procedure: Procedure | None = None,
     study_trial: StudyTrial | None = None,
+    check: Callable[[C, EegData], None] | None = None,
 ) -> int:
     """Train `build(data, name)` for own and rivals on every fold beside the baselines, record and register; the exit status.
 
     own: what the network that is registered is called in tables and metrics. rivals: other networks of the same builder. explain:
-    logs more than the common figures, and returns text for the end of the report. register: registers the network. procedure: how
-    own and rivals are trained, if not by one fit each. study_trial: the run's place in a study; while that searches, `own` alone is
-    trained, on the first fold, and no test window is looked at.
+    logs more than the common figures, and returns text for the end of the report. register: registers the network with an alias
+    (its last argument), unless the leakage check finds a leak. procedure: how own and rivals are trained, if not by one fit each.
+    study_trial: the run's place in a study; while that searches, `own` alone is trained, on the first fold, and no test window is
+    looked at. check: raises InputError for what does not fit the recordings, before the run begins.
     """
     study_trial = study_trial or StudyTrial()
     processes = join_processes(config.device)
@@ -282,6 +284,8 @@ def run_eeg(
     path = find_checkpoint(config.output_dir, run_id) if run_id else None
     checkpoint = processes.share(load_checkpoint(path) if path else None)
     data, windows, folds = load_data(config, quiet=not processes.is_first)
+    if check is not None:
+        check(config, data)
     if checkpoint is not None:
         check_unchanged(config, data, checkpoint)
     if isinstance(windows, EegWindows | AlignedWindows):
@@ -292,7 +296,7 @@ def run_eeg(
         output_dir=config.output_dir, experiment=study_trial.experiment, run_name=config.run_name, resume=run_id,
     )  # fmt: skip
     began = time.monotonic()
-    with run, StopRequest() as stop:
+    with run:
         study_trial.begin(run)
         if checkpoint is not None:
             run.restore(checkpoint["backlog"])
@@ -303,54 +307,61 @@ def run_eeg(
                 f"{config.dataset}: {len(data.trials)} trials, {len(windows)} windows, {len(np.unique(data.subject))} subjects, "
                 f"{len(folds)} folds; run {run.run_id}"
             )
-        state = Progressing(run, config, data, processes, stop, checkpoint, study_trial)
         fits = (1 + len(rivals)) * len(folds) + config.leakage_check + 1
         epochs = procedure.epochs(len(folds)) if procedure else fits * config.epochs
         epochs += len(folds) * config.epochs if config.baselines else 0
         progress = Progress(epochs, unit="epoch", quiet=not processes.is_first)
 
-        def train(name: str, key: str, fold: Fold, label: np.ndarray) -> dict[str, Any]:
-            if name == "eegnet":
-                return state.fit(key, lambda: build_eegnet(data, config.window), windows, fold, label, progress)
-            if procedure is not None:
-                return procedure.train(state, name, key, windows, fold, label, progress)
-            return state.fit(key, partial(build, data, name), windows, fold, label, progress)
+        # Only as long as there is training to stop between two epochs. Afterwards a signal ends the run at once (KILLED), and what
+        # goes on with it has all fits in the checkpoint.
+        with StopRequest() as stop:
+            state = Progressing(run, config, data, processes, stop, checkpoint, study_trial)
 
-        try:
-            if study_trial.searching:
-                train(own, f"{own}_fold1", replace(folds[0], test=np.array([], dtype=int)), windows.label)
+            def train(name: str, key: str, fold: Fold, label: np.ndarray) -> dict[str, Any]:
+                if name == "eegnet":
+                    return state.fit(key, lambda: build_eegnet(data, config.window), windows, fold, label, progress)
+                if procedure is not None:
+                    return procedure.train(state, name, key, windows, fold, label, progress)
+                return state.fit(key, partial(build, data, name), windows, fold, label, progress)
+
+            try:
+                if study_trial.searching:
+                    train(own, f"{own}_fold1", replace(folds[0], test=np.array([], dtype=int)), windows.label)
+                    progress.close()
+                    run.finish()
+                    return 0
+                log_p = {
+                    name: [train(name, f"{name}_fold{i + 1}", fold, windows.label) for i, fold in enumerate(folds)]
+                    for name in (own, *rivals, *(["eegnet"] if config.baselines else []))
+                }
+                dealt = shuffled_labels(windows, config.seed)
+                shuffled = train(own, "leakage", folds[0], dealt) if config.leakage_check else None
+                final = train(own, "final", final_fold(windows, folds), windows.label)
+                if procedure is not None:
+                    procedure.also(state, windows, folds, progress)
+                if processes.any(stop.requested):  # in the last of these, where nobody asked any more
+                    raise Stopped
+            except Stopped:
                 progress.close()
-                run.finish()
+                run.log_checkpoint()
+                run.finish("KILLED")
+                print(f"stopped; go on with resume={run.run_id}", file=sys.stderr)
+                return stop.exit_code or 143
+            except Pruned as verdict:
+                progress.close()
+                run.set_tags({"pruned": str(verdict)})
+                run.finish("KILLED")
                 return 0
-            log_p = {
-                name: [train(name, f"{name}_fold{i + 1}", fold, windows.label) for i, fold in enumerate(folds)]
-                for name in (own, *rivals, *(["eegnet"] if config.baselines else []))
-            }
-            dealt = shuffled_labels(windows, config.seed)
-            shuffled = train(own, "leakage", folds[0], dealt) if config.leakage_check else None
-            final = train(own, "final", final_fold(windows, folds), windows.label)
-            if procedure is not None:
-                procedure.also(state, windows, folds, progress)
-        except Stopped:
-            progress.close()
-            run.log_checkpoint()
-            run.finish("KILLED")
-            print(f"stopped; go on with resume={run.run_id}", file=sys.stderr)
-            return stop.exit_code or 143
-        except Pruned as verdict:
-            progress.close()
-            run.set_tags({"pruned": str(verdict)})
-            run.finish("KILLED")
-            return 0
-        except FloatingPointError as fault:
-            progress.close()
-            run.set_tags({"error": str(fault)})
-            run.finish("FAILED")
-            print(f"error: {fault}; the run is marked failed. Lower lr, or look at the recordings", file=sys.stderr)
-            return 1
+            except FloatingPointError as fault:
+                progress.close()
+                run.set_tags({"error": str(fault)})
+                run.finish("FAILED")
+                print(f"error: {fault}; the run is marked failed. Lower lr, or look at the recordings", file=sys.stderr)
+                return 1
         progress.close()
         if not processes.is_first:
             return 0
+        run.log_checkpoint()
 
         results = {
             name: evaluate(window_predictions([fit["log_p"].numpy() for fit in fits_], windows, folds))
@@ -360,11 +371,13 @@ def run_eeg(
             for name in CLASSICAL:
                 found = [classical_log_probabilities(name, data, windows, fold, config.split) for fold in folds]
                 results[name] = evaluate(trial_predictions(found, data, windows, folds))
-        leakage = None
+        leakage, leaks = None, False
         if shuffled is not None:
             trial, mean = trial_means(shuffled["log_p"].numpy(), windows.trial[folds[0].test])
             first = np.unique(windows.trial[folds[0].test], return_index=True)[1]
             leakage = (float((mean.argmax(1) == dealt[folds[0].test][first]).mean()), len(trial))
+            low, high = chance_bounds(leakage[1], 0.999)
+            leaks = not low <= leakage[0] <= high
         metrics = {key: value for name, result in results.items() for key, value in result.metrics(name).items()}
         if leakage is not None:
             metrics["leakage_check_accuracy"] = leakage[0]
@@ -377,21 +390,18 @@ def run_eeg(
         for name, trained in last.items():
             trained.load_state_dict(log_p[name][-1]["weights"])
         more = explain(run, config, data, windows, Outcome(folds, last, results, state.done), device)
-        network = build(data, own)
-        network.load_state_dict(final["weights"])
-        own_metrics = {key: value for key, value in results[own].metrics(own).items()}
-        model = register(run, config, data, network.eval(), own_metrics)
+        registered = "nothing registered"
+        if not leaks:  # else the figures are not to be trusted, nor is the network to be served
+            network = build(data, own)
+            network.load_state_dict(final["weights"])
+            own_metrics = results[own].metrics(own)
+            registered = f"model {register(run, config, data, network.eval(), own_metrics, study_trial.alias).uri}"
         text = report(config, data, own, results, leakage) + more
         run.log_text(text, "report.md")
         run.log_dict({name: result.by_subject for name, result in results.items()}, "subjects.json")
         run.log_text(subjects_table(results), "subjects.csv")
-        run.log_checkpoint()
-        leaks = (
-            leakage is not None
-            and not chance_bounds(leakage[1], 0.999)[0] <= leakage[0] <= chance_bounds(leakage[1], 0.999)[1]
-        )
         if leaks:
             run.set_tags({"error": "the leakage check did not end at chance"})
         run.finish("FAILED" if leaks else "FINISHED")
-        print(f"\n{text}\n{time.monotonic() - began:.0f} s; model {model.uri}\nrun {run.run_id}\nopen it: {run.url()}")
+        print(f"\n{text}\n{time.monotonic() - began:.0f} s; {registered}\nrun {run.run_id}\nopen it: {run.url()}")
     return 1 if leaks else 0

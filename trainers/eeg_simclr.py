@@ -75,7 +75,7 @@ def build_encoder(config: EegSimclrConfig) -> ChannelEncoder:
 
 def build_projector(config: EegSimclrConfig) -> Projector:
     """The projector (C): a channel's features -> what the loss compares."""
-    widths, d = scaled((256, 128, 64), config.head_width), scaled((128, 0, 0), config.head_width)[0]
+    *widths, d = scaled(config.head_width, 256, 128, 64, 128)
     return Projector(config.n_features, config.projection_dim, widths, d)
 
 
@@ -282,7 +282,7 @@ def pretraining_key(fold: Fold) -> str:
 
 def register(
     contrast: Contrast, run: Run | SilentRun, config: EegSimclrConfig, data: EegData, network: nn.Module,
-    metrics: Mapping[str, float],
+    metrics: Mapping[str, float], alias: str | None,
 ) -> ModelInfo:  # fmt: skip
     """Register the pre-trained encoder (channels in, features out) and the classifier of raw epochs in volts."""
     facts = facts_of(config, data)
@@ -297,6 +297,7 @@ def register(
         run, encoder, "eeg_simclr_encoder", example, registered_name="eeg-simclr-encoder",
         config={"class": "eeg-channel-encoder", "kind": config.encoder, **sizes, **seen}, params=as_params(config), tags=facts,
         metadata={**facts, "input": "channels [n, window] in standard deviations of their window over all channels"},
+        alias=alias,
     )  # fmt: skip
     more = {
         "encoder": config.encoder,
@@ -305,7 +306,7 @@ def register(
         "head_pool": config.head_pool,
         "channels": config.channels,
     }
-    return register_classifier(run, config, data, network, metrics, OWN, "eeg_simclr", more)
+    return register_classifier(run, config, data, network, metrics, OWN, "eeg_simclr", more, alias)
 
 
 def run_eeg_simclr(config: EegSimclrConfig, study_trial: StudyTrial | None = None) -> int:

@@ -257,14 +257,15 @@ def record_explanations(
 
 
 def register(
-    run: Run | SilentRun, config: EegTransformerConfig, data: EegData, network: nn.Module, metrics: Mapping[str, float]
-) -> ModelInfo:
+    run: Run | SilentRun, config: EegTransformerConfig, data: EegData, network: nn.Module, metrics: Mapping[str, float],
+    alias: str | None,
+) -> ModelInfo:  # fmt: skip
     """Register the classifier of raw epochs in volts, its preprocessing inside."""
     own = next(key.removesuffix("_trial_accuracy") for key in metrics if key.endswith("_trial_accuracy"))
     sizes: dict[str, Any] = {name: getattr(config, name) for name in SIZES}
     if config.encoder_uri:
         sizes["channel_encoder"] = load_weights(config.encoder_uri)[1]
-    return register_classifier(run, config, data, network, metrics, own, "eeg_transformer", sizes)
+    return register_classifier(run, config, data, network, metrics, own, "eeg_transformer", sizes, alias)
 
 
 def run_eeg_transformer(config: EegTransformerConfig, study_trial: StudyTrial | None = None) -> int:

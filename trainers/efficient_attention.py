@@ -18,7 +18,7 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from common.errors import run_main
+from common.errors import InputError, run_main
 from common.progress import Progress
 from data.eeg import EegData
 from data.eeg_labelling import whole_recordings
@@ -53,6 +53,7 @@ from trainers.length_tasks import (
     Streamed,
     inference_megabytes,
     label_recordings,
+    latest_start,
     recall_accuracy,
     scale_of,
     stream_recording,
@@ -118,6 +119,8 @@ class EfficientAttentionConfig(EegTransformerConfig):
             )
         if not self.lengths or min(self.lengths) < 2:
             raise ValueError(f"lengths={self.lengths}: at least one, of at least 2 tokens")
+        if list(self.lengths) != sorted(set(self.lengths)):  # a mechanism that took too long is not tried at later ones
+            raise ValueError(f"lengths={self.lengths}: each once, ascending, as 39,512,4096")
         for field in ("recall_pairs", "label_patches"):
             if min(getattr(self, field), default=1) < 1:
                 raise ValueError(f"{field}={getattr(self, field)}: at least 1")
@@ -148,6 +151,38 @@ SPACE = {
     "mechanisms": "sdpa|linear|cosformer|favor|linformer|nystrom|local|fourier", "d_model": "32|64|128", "n_heads": "1|2|4|8",
     "n_layers": "1..4", "patch_len": "8|16|32", "patch_stride": "2|4|8",
 }  # fmt: skip
+
+
+def labelled_subjects(config: EfficientAttentionConfig, data: EegData) -> list[int]:
+    """The subjects whose whole recordings are labelled."""
+    return list(dict.fromkeys(report.subject for report in data.recordings))[: config.label_subjects]
+
+
+def check_recordings(config: EfficientAttentionConfig, data: EegData) -> None:
+    """InputError for labelling or streaming in longer parts than the recordings have; they come last, after all folds."""
+    if not config.label_patches:
+        return
+    subjects = labelled_subjects(config, data)
+    shortest = round(min(r.seconds for r in data.recordings if r.subject in subjects) * data.sfreq)
+    trained_on = shortest - latest_start(data.sfreq)
+    for field, longest in (("label_patches", max(config.label_patches)), ("stream_patch", config.stream_patch)):
+        if longest > trained_on:
+            raise InputError(
+                f"{field}: {longest} samples of a token are more than training sees of the shortest recording, {trained_on} of "
+                f"{shortest}; give at most {max(1, trained_on)}, or label_patches=none"
+            )
+    if config.stream_piece > shortest:
+        raise InputError(
+            f"stream_piece: {config.stream_piece} samples are more than the shortest recording has, {shortest}; give at most that, "
+            "or label_patches=none"
+        )
+    whole = shortest // config.stream_piece * config.stream_piece
+    compared = min(whole, round(config.stream_seconds * data.sfreq))
+    if config.stream_patch > compared:
+        raise InputError(
+            f"stream_patch: {config.stream_patch} samples of a token are more than the {compared} that come in within a recording, "
+            f"in pieces of stream_piece={config.stream_piece} and stream_seconds={config.stream_seconds}; give at most {compared}"
+        )
 
 
 @torch.no_grad()
@@ -244,14 +279,15 @@ def record_tasks(
         run.log_figure(draw(recall, "share of right answers", "Associative recall", share=True), "figures/recall.png")
     if labelled:
         run.log_figure(labelling_figure(labelled, config.dataset), "figures/labelling.png")
-    return tasks_report(recall, labelled, streamed, "Simulated subjects" if config.dataset == "simulated" else "EEGMMI")
+    what = "Simulated subjects" if config.dataset == "simulated" else "EEGMMI"
+    return tasks_report(recall, labelled, streamed, what, on_gpu=device.type == "cuda")
 
 
 def label_and_stream(
     run: Run | SilentRun, config: EfficientAttentionConfig, data: EegData, device: torch.device
 ) -> tuple[list[Labelled], Streamed]:
     """Train on all but each subject's last run, test on that; then a causal network for the recording that does not end."""
-    subjects = list(dict.fromkeys(report.subject for report in data.recordings))[: config.label_subjects]
+    subjects = labelled_subjects(config, data)
     recordings = whole_recordings(data, subjects)
     if config.align == "euclidean":
         recordings = [whitened(recording) for recording in recordings]
@@ -319,13 +355,15 @@ def run_efficient_attention(config: EfficientAttentionConfig, study_trial: Study
         data: EegData,
         network: nn.Module,
         metrics: Mapping[str, float],
+        alias: str | None,
     ) -> ModelInfo:
-        return register(run, transformer_config(config, own), data, network, metrics)
+        return register(run, transformer_config(config, own), data, network, metrics, alias)
 
     rivals = list(dict.fromkeys(name for name in (EXACT, *config.mechanisms) if name not in (own, SAME)))
     return run_eeg(
-        "efficient_attention", own, config, build, record_scaling, register_own, rivals, study_trial=study_trial
-    )
+        "efficient_attention", own, config, build, record_scaling, register_own, rivals, study_trial=study_trial,
+        check=check_recordings,
+    )  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:

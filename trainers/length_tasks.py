@@ -122,8 +122,8 @@ class Labelled:
     """What one mechanism reached at one patch length. Accuracies are means over the test recordings' samples, in [0, 1].
 
     accuracy: of all three states; balanced: mean over the states (chance 1/3), with its interval over subjects; left_right: within
-    tasks, of the two hands (chance 1/2). seconds, megabytes: inference on one recording, one thread; growth of peak memory in a
-    fresh process.
+    tasks, of the two hands (chance 1/2). seconds, megabytes: inference on one recording, one CPU thread or the GPU; growth of peak
+    memory in a fresh process.
     """
 
     mechanism: str
@@ -152,6 +152,11 @@ def scale_of(recordings: Sequence[Recording]) -> np.ndarray:
     return (1 / np.sqrt(np.mean([r.signal.var(axis=1) for r in recordings], axis=0)))[:, None].astype(np.float32)
 
 
+def latest_start(sfreq: float) -> int:
+    """The last sample that training on a recording begins at."""
+    return round(CYCLE_SECONDS * sfreq) - 1
+
+
 def train_labeller(
     sizes: LabelSizes, train: Sequence[Recording], scale: np.ndarray, seed: int, device: torch.device, note: Note
 ) -> RecordingTransformer:
@@ -166,7 +171,7 @@ def train_labeller(
     total, update = sizes.epochs * len(train), 0
     for epoch in range(sizes.epochs):
         for i in dice.permutation(len(train)):
-            first = int(dice.integers(round(CYCLE_SECONDS * sizes.sfreq)))
+            first = int(dice.integers(latest_start(sizes.sfreq) + 1))
             x = torch.from_numpy(train[i].signal[None, :, first:] * scale).to(device)
             label = torch.from_numpy(train[i].label[first:]).to(device)
             rate = min(1.0, (update + 1) / (0.1 * total)) * 0.5 * (1 + math.cos(math.pi * update / total))
@@ -307,9 +312,10 @@ def stream_recording(
 
 
 def tasks_report(
-    recall: Mapping[str, Mapping[int, float]], labelled: Sequence[Labelled], streamed: Streamed | None, what: str
-) -> str:
-    """What the tasks gave, in Markdown, from the figures alone."""
+    recall: Mapping[str, Mapping[int, float]], labelled: Sequence[Labelled], streamed: Streamed | None, what: str,
+    on_gpu: bool = False,
+) -> str:  # fmt: skip
+    """What the tasks gave, in Markdown, from the figures alone. on_gpu: where labelling was timed; streaming is on a CPU always."""
     text: list[str] = []
     if recall:
         lengths = sorted(next(iter(recall.values())))
@@ -327,19 +333,22 @@ def tasks_report(
             state = "at chance, as it must be" if worst < 1.3 / N_VALUES else "ABOVE CHANCE: the task leaks its answers"
             text.append(f"- Without mixing of tokens: at most {worst:.3f}: {state}.")
     if labelled:
+        measured = any(math.isfinite(row.megabytes) for row in labelled)
         text += [
             "", "## Every sample of a whole recording", "",
             f"{what}: rest, left or right at each sample, on runs that training did not see. Balanced accuracy: chance is 0.333; "
-            "intervals 95 %, over subjects. Time and memory: one recording, one CPU thread.", "",
+            f"intervals 95 %, over subjects. Time{' and memory' if measured else ''}: one recording, "
+            f"{'on the GPU, by the clock' if on_gpu else 'one CPU thread'}.{'' if measured else ' Memory was not measured.'}", "",
             "| mechanism | samples a token | tokens | balanced accuracy | accuracy | hand, within tasks | seconds | MB |",
             "|---|---|---|---|---|---|---|---|",
         ]  # fmt: skip
         for row in labelled:
             mean, low, high = row.balanced
             interval = f" ({low:.3f} to {high:.3f})" if math.isfinite(low) else ""
+            megabytes = f"{row.megabytes:.0f}" if math.isfinite(row.megabytes) else ""
             text.append(
                 f"| {row.mechanism} | {row.patch_len} | {row.n_tokens:,} | {mean:.3f}{interval} | {row.accuracy:.3f} "
-                f"| {row.left_right:.3f} | {row.seconds:.3f} | {row.megabytes:.0f} |"
+                f"| {row.left_right:.3f} | {row.seconds:.3f} | {megabytes} |"
             )
         best = max(labelled, key=lambda row: row.balanced[0])
         text += [

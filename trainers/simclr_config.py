@@ -20,7 +20,7 @@ class EegSimclrConfig(EegConfig):
 
     preset: Literal["quick", "physionet", "drawn"] = option(  # type: ignore[assignment]
         "quick",
-        "quick: simulated subjects, minutes on two CPU cores; physionet: 99 people of EEGMMI, downloaded; drawn: the same with the "
+        "quick: simulated subjects, minutes on two CPU cores; physionet: 96 people of EEGMMI, downloaded; drawn: the same with the "
         "networks and settings of Mohsenvand et al. in full size",
     )
     # Networks
@@ -101,10 +101,12 @@ class EegSimclrConfig(EegConfig):
             )
         if self.head_pool > self.window:
             raise ValueError(f"head_pool={self.head_pool}: more samples than a window has, {self.window}")
-        if self.pretrain_batch // self.channels_per_window < 2:
+        least = max(2, self.nproc)
+        if self.pretrain_batch // self.channels_per_window < least:
             raise ValueError(
-                f"pretrain_batch={self.pretrain_batch}: of channels_per_window={self.channels_per_window} channels each, two "
-                "windows or more must fit in"
+                f"pretrain_batch={self.pretrain_batch}: of channels_per_window={self.channels_per_window} channels each, {least} "
+                f"windows or more must fit in (two, and one for each of nproc={self.nproc} processes); give at least "
+                f"{least * self.channels_per_window}"
             )
         if not all(0 < share <= 1 for share in self.label_fractions):
             raise ValueError(f"label_fractions={self.label_fractions}: shares above 0, up to 1")

@@ -15,7 +15,7 @@ from data.eeg_windows import WindowBatches
 from models.eeg_augment import AugmentRanges, recombine, views
 from models.nt_xent import alignment, nt_xent, uniformity
 from models.sync_norm import synchronise_batch_norms
-from trainers.eeg import EegConfig, warm_cosine
+from trainers.eeg import EegConfig, restore_optimizer, warm_cosine
 from trainers.processes import Processes, average_gradients
 
 MONITORED = 128
@@ -131,7 +131,7 @@ class Pretraining:
         if state["pool"] != self.pool_fingerprint:
             raise InputError("resume: the unlabelled recordings are others than those the run began with")
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_optimizer(self.optimizer, state["optimizer"])
         self.batches.load_state_dict(state["batches"])
         self.best, self.best_loss = state["best"], state["best_loss"]
         self.epoch, self.update, self.curve = state["epoch"], state["update"], list(state["curve"])

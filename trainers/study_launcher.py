@@ -176,6 +176,16 @@ class Leader:
             )
         return candidates, winner
 
+    def final_config(self, winner: Candidate, seed: int, resume: str | None = None) -> Any:
+        """The trainer's config of the winner's last training."""
+        return self.target.build(
+            self.config.preset,
+            {
+                **self.config.fixed_values(), **winner.params, **self.config.final_values(self.target),
+                **self.config.places(self.target), "seed": seed, "run_name": f"{self.study.study_name}, winner", "resume": resume,
+            },
+        )  # fmt: skip
+
     def last_training(self, winner: Candidate) -> int:
         """Train the winner with the best of its seeds, look at the test data, register; the trainer's exit status."""
         best_first = sorted(winner.by_seed, key=lambda s: winner.by_seed[s][0])
@@ -190,13 +200,7 @@ class Leader:
         if same and before.get("done"):
             return 0
         resume = before.get("run_id") if same and before.get("host") == this_host() else None
-        config = self.target.build(
-            self.config.preset,
-            {
-                **self.config.fixed_values(), **winner.params, **final["settings"], **self.config.places(self.target), "seed": seed,
-                "run_name": f"{self.study.study_name}, winner", "resume": resume,
-            },
-        )  # fmt: skip
+        config = self.final_config(winner, seed, resume)
         final["command"] = self.target.command(config)
 
         def begun(run_id: str) -> None:
@@ -219,7 +223,8 @@ class Leader:
         """Figures, tables, aliases, the report; the study's run is finished."""
         final = self.study.user_attrs["final"]
         models = alias_models(final["run_id"], ALIAS)
-        tested = {k: v for k, v in metrics_of(final["run_id"]).items() if _is_test_figure(k, self.target, winner)}
+        own = own_name(self.target, self.final_config(winner, final["seed"]))
+        tested = {k: v for k, v in metrics_of(final["run_id"]).items() if _is_test_figure(k, own)}
         settings = ", ".join(f"{k}={v}" for k, v in final["settings"].items())
         text = report(
             self.study, self.objectives, self.config.space_of(self.target), candidates, winner, self.default_trial(), tested,
@@ -243,10 +248,14 @@ class Leader:
         print(f"\n{text}\nrun {self.run.run_id}\nopen it: {self.run.url()}")
 
 
-def _is_test_figure(name: str, target: Target, winner: Candidate) -> bool:
-    own = {"eeg_transformer": "transformer", "eeg_simclr": "simclr"}.get(
-        target.name, str(winner.params.get("mechanisms", ""))
-    )
+def own_name(target: Target, config: Any) -> str:
+    """What the trainer calls the network it registers, in its metrics."""
+    if target.name == "efficient_attention":
+        return str(config.mechanisms[0])
+    return {"eeg_transformer": "transformer", "eeg_simclr": "simclr"}.get(target.name, "")
+
+
+def _is_test_figure(name: str, own: str) -> bool:
     return name.startswith("test_") or name in (f"{own}_subject_mean", f"{own}_trial_log_loss", f"{own}_trial_accuracy")
 
 

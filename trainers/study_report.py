@@ -203,12 +203,21 @@ def report(
     text += ["", "## What was found", ""]
     text.append("- Winner: " + ", ".join(f"`{name}={_short(value)}`" for name, value in winner.params.items()) + ".")
     base = next((c for c in candidates if c.number == default), None)
-    if base is None:
+    if base is None and study.user_attrs.get("defaults") is None:
         text.append("- The trainer's defaults do not lie in this space, so nothing is said about them.")
+    elif base is None:
+        text.append(
+            "- The trial of the trainer's defaults was given up, refused or failed, so they were not repeated, and nothing is said "
+            "about them."
+        )
     elif base.number == winner.number:
         text.append("- **The trainer's defaults won**: the search found nothing better when repeated.")
+    elif not (shared := sorted(set(base.by_seed) & set(winner.by_seed))):
+        text.append(
+            "- Against the trainer's defaults nothing can be said: no repetition of the defaults was completed with a seed of the "
+            "winner's."
+        )
     else:
-        shared = sorted(set(base.by_seed) & set(winner.by_seed))
         differences = [winner.by_seed[s][0] - base.by_seed[s][0] for s in shared]
         better = sum(is_better(study, winner.by_seed[s][0], base.by_seed[s][0]) for s in shared)
         text.append(

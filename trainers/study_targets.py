@@ -251,7 +251,7 @@ def latency(network: nn.Module, example: Tensor) -> dict[str, float]:
     """
     was_training, threads = network.training, torch.get_num_threads()
     network.eval()
-    x = example[:1]
+    x = example[:1].to(next(network.parameters()).device)  # windows may lie on the CPU where the network does not
     torch.set_num_threads(1)
     try:
         taken = []

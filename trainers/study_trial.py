@@ -19,12 +19,14 @@ class StudyTrial:
 
     tags, experiment: of the run. searching: only validation data may be looked at, and nothing is registered.
     every: steps between two measurements, for trainers that do not measure by themselves; 0: none.
+    alias: what registered models get.
     """
 
     tags: Mapping[str, object] = {}
     experiment = "wgan-eeg"
     searching = False
     every = 0
+    alias: str | None = "latest-good"
 
     def begin(self, run: AnyRun) -> None:
         """The run exists now."""

@@ -68,6 +68,8 @@ class InStudy(StudyTrial):
         self.tags = {"mlflow.parentRunId": parent, "objective": ", ".join(objectives), **tags}
         self.searching, self.every = trial is not None, every
         self.pruned = False
+        # A study may train small networks for a short time: what is served, latest-good, stays. When it is closed it says `tuned`.
+        self.alias = None
         self._measure, self._launcher, self._on_begin, self._test = measure, launcher, on_begin, test
         self._reported = steps_of(trial) if trial is not None else set()
         self.values: dict[str, float] = {}

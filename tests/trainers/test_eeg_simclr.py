@@ -231,6 +231,15 @@ def test_other_unlabelled_recordings_are_refused_on_resuming(data: EegData) -> N
         pretraining(tiny(), data, pool_fingerprint="two").load_state_dict(state)
 
 
+def test_a_resumed_pretraining_has_the_weight_decay_of_its_own_config(data: EegData) -> None:
+    """With allow_changes it may be another than the one before, and the run records the new one."""
+    before, after = (pretraining(tiny(), data, weight_decay=value) for value in (0.3, 0.05))
+    before.optimizer.param_groups[0]["betas"] = (0.5, 0.9)
+    after.load_state_dict(before.state_dict())
+    (group,) = after.optimizer.param_groups
+    assert (group["weight_decay"], group["betas"]) == (0.05, (0.9, 0.999))
+
+
 def test_negatives_of_the_same_trial_are_masked_only_if_asked(data: EegData) -> None:
     masked, plain = (pretraining(tiny(), data, mask_same_trial=mask) for mask in (True, False))
     assert masked.monitor()["validation_loss"] < plain.monitor()["validation_loss"]
@@ -318,7 +327,8 @@ def test_the_probe_computes_what_scikit_learn_fitted() -> None:
         (["--tau", "0"], "tau: '0'"),
         (["--kernels", "200,8,8,8"], "kernels: 200 samples cannot mirror a window of 80"),
         (["--kernels", "8,8"], "four numbers"),
-        (["--pretrain_batch", "4", "--channels_per_window", "4"], "two windows or more"),
+        (["--pretrain_batch", "4", "--channels_per_window", "4"], "2 windows or more.*at least 8"),
+        (["--pretrain_batch", "8", "--nproc", "8", "--batch_size", "64"], "8 windows or more.*at least 16"),
         (["--band_stop", "9,79"], "half the sampling rate"),
         (["--noise", "0.3,0.1"], "noise"),
         (["--encoder", "transformer"], "encoder"),

@@ -2,10 +2,13 @@
 
 import copy
 import json
+import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +18,20 @@ import pytest
 import safetensors.torch
 import torch
 
+import trainers.eeg_run
 from common.errors import InputError
 from data.eeg import load_eeg
 from data.splits import make_folds
 from models.simclr import ChannelEncoder
 from tests.trainers.running import client, command, environment, history, run_trainer, runs
 from tracking.evaluations import evaluations_in
+from tracking.models import ModelInfo
 from trainers.config import parse_config
 from trainers.eeg import EegConfig, Fit, load_data, predict
 from trainers.eeg_results import Result, evaluate, report, subjects_table, trial_predictions, window_predictions
 from trainers.eeg_transformer import PRESETS, EegTransformerConfig, build_network, run_eeg_transformer
 from trainers.processes import Processes
+from trainers.study_trial import StudyTrial
 
 TINY: dict[str, object] = {
     "subjects": "1-3", "runs": "4,8", "n_folds": 3, "epochs": 2, "d_model": 8, "n_heads": 2, "d_ff": 8, "n_layers": 1,
@@ -138,6 +144,7 @@ def test_killed_and_resumed_ends_with_the_same_weights(finished: tuple[Path, str
         (["--epochs", "0"], "epochs: '0'"),
         (["--augment", "noise,louder"], "augment: louder; allowed are none, amplitude"),
         (["--align", "riemannian"], "align"),
+        (["--batch_size", "33", "--nproc", "2"], "batch_size: 33 windows cannot be shared evenly by nproc=2"),
     ],
 )
 def test_bad_parameters_stop_before_any_data(argv: list[str], words: str) -> None:
@@ -159,6 +166,10 @@ def test_data_that_does_not_do_is_refused(tmp_path: Path) -> None:
         load(subjects="1", runs="4", split="within_subject")
     with pytest.raises(InputError):
         load(dataset="physionet", subjects="110", data_dir=tmp_path)
+    with pytest.raises(
+        InputError, match="trials of 65 samples are no longer than half the band-pass filter of 7 to 30 Hz"
+    ):
+        load(subjects="1-3", runs="4", tmin=0.0, tmax=0.4)
 
 
 def test_within_one_real_subject(real_data: Path, folder: Path) -> None:
@@ -326,6 +337,116 @@ def test_trial_predictions_stand_in_the_order_of_folds(tmp_path: Path) -> None:
     predictions = trial_predictions(log_p, data, windows, folds)
     assert sorted(predictions.trial) == list(range(len(data.trials)))
     assert (data.label[predictions.trial] == predictions.label).all()
+
+
+def in_this_process(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any
+) -> tuple[Callable[..., int], list[str | None]]:
+    """(runs eeg_transformer here, with a store in `folder`, without figures and export, given what to resume and the place in a
+    study; the aliases of what it registered)."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", environment(folder)["MLFLOW_TRACKING_URI"])
+    monkeypatch.setattr("tracking.run.STOP_LIMIT", 120.0)  # the machine may be busy with other tests
+    monkeypatch.setattr("trainers.eeg_run.record_figures", lambda *_: None)
+    monkeypatch.setattr("trainers.eeg_transformer.record_explanations", lambda *_: "")
+    aliases: list[str | None] = []
+
+    def registered(*_: Any, alias: str | None, **__: Any) -> ModelInfo:
+        aliases.append(alias)
+        return ModelInfo("models:/eeg-transformer/1", "eeg-transformer", 1)
+
+    monkeypatch.setattr("trainers.eeg_registry.log_model", registered)
+    tiny: dict[str, Any] = {
+        **TINY,
+        "epochs": 1,
+        "cache_dir": folder / "cache",
+        "output_dir": folder / "runs",
+        "device": "cpu",
+    }
+
+    def start(resume: str | None = None, study_trial: StudyTrial | None = None) -> int:
+        return run_eeg_transformer(EegTransformerConfig(**{**tiny, **changes, "resume": resume}), study_trial)
+
+    return start, aliases
+
+
+def test_a_signal_after_the_training_ends_the_run_and_resuming_trains_nothing_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, _ = in_this_process(folder, monkeypatch, leakage_check=False)
+    monkeypatch.setattr("trainers.eeg_run.build_eegnet", lambda data, window: build_network(EegTransformerConfig(), 64))
+    before = signal.signal(
+        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
+    )  # as common.errors.run_main does
+    classical = trainers.eeg_run.classical_log_probabilities
+
+    def stopped(*arguments: Any) -> np.ndarray:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return classical(*arguments)
+
+    try:
+        monkeypatch.setattr("trainers.eeg_run.classical_log_probabilities", stopped)
+        with pytest.raises(SystemExit, match="143"):
+            start(None)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    (run,) = runs(folder)
+    assert run.info.status == "KILLED"
+    monkeypatch.setattr("trainers.eeg_run.classical_log_probabilities", classical)
+    monkeypatch.setattr(Fit, "run_epoch", lambda fit: pytest.fail(f"{fit.fold.name} is trained again"))
+    assert start("latest") == 0
+    (run,) = runs(folder)
+    assert run.info.status == "FINISHED"
+    assert "csp_lda_trial_accuracy" in run.data.metrics
+
+
+def test_a_signal_in_the_last_fit_stops_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its last epoch, where nobody asks any more."""
+    start, _ = in_this_process(folder, monkeypatch, baselines=False, leakage_check=False)
+    result_of = Fit.result
+
+    def stopped(fit: Fit) -> dict[str, Any]:
+        if fit.fold.name == "all":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return result_of(fit)
+
+    monkeypatch.setattr(Fit, "result", stopped)
+    assert start(None) == 143
+    assert runs(folder)[-1].info.status == "KILLED"
+
+
+@pytest.mark.parametrize(("leaks", "alias"), [(True, "latest-good"), (False, None)])
+def test_what_serving_follows_moves_only_where_nothing_leaked_and_outside_studies(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, leaks: bool, alias: str | None
+) -> None:
+    start, aliases = in_this_process(folder, monkeypatch, baselines=False)
+    monkeypatch.setattr("trainers.eeg_run.chance_bounds", lambda n, level: (2.0, 3.0) if leaks else (0.0, 1.0))
+    study_trial = StudyTrial()
+    study_trial.alias = alias
+    assert start(None, study_trial) == int(leaks)
+    assert aliases == ([] if leaks else [alias])
+    assert runs(folder)[-1].info.status == ("FAILED" if leaks else "FINISHED")
+
+
+def test_a_resumed_fit_has_the_weight_decay_of_its_own_config(tmp_path: Path) -> None:
+    """With allow_changes it may be another than the one before, and the run records the new one."""
+    data = load_eeg("simulated", tmp_path, subjects="1-3", runs="4", quiet=True)
+    windows = data.windows()
+    fold = make_folds(windows, "cross_subject", 3)[0]
+
+    def fit(weight_decay: float) -> Fit:
+        config = EegTransformerConfig(epochs=2, d_model=8, n_heads=2, d_ff=8, weight_decay=weight_decay)
+        return Fit(config, build_network(config, 64), windows, fold, ALONE, windows.label)
+
+    before, after = fit(0.3), fit(0.05)
+    before.optimizer.param_groups[0]["betas"] = (0.5, 0.9)
+    before.run_epoch()
+    after.load_state_dict(copy.deepcopy(before.state_dict()))
+    (group,) = after.optimizer.param_groups
+    assert (group["weight_decay"], group["betas"]) == (0.05, (0.9, 0.999))
+    first = next(iter(after.optimizer.state.values()))
+    assert first["step"] == before.update
+    assert torch.equal(first["exp_avg"], next(iter(before.optimizer.state.values()))["exp_avg"])
 
 
 def stored_encoder(folder: Path, **changes: Any) -> tuple[Path, ChannelEncoder]:

@@ -1,18 +1,21 @@
 """The efficient_attention entry point: its measures on known numbers, its conclusion, and a small whole run."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from common.errors import InputError
+from data.eeg import load_eeg
 from tests.trainers.running import client, run_trainer, runs
 from tests.trainers.test_eeg_transformer import TINY, result
-from trainers.attention_report import conclusion
+from trainers.attention_report import at_tokens, conclusion, labelling_figure
 from trainers.attention_scaling import build_layer, crossover, fits, growth_exponent, measure_memory, measure_times
 from trainers.config import parse_config
-from trainers.efficient_attention import PRESETS, EfficientAttentionConfig
+from trainers.efficient_attention import PRESETS, EfficientAttentionConfig, check_recordings, run_efficient_attention
+from trainers.length_tasks import Labelled
 
 CPU = torch.device("cpu")
 
@@ -72,7 +75,8 @@ def test_the_conclusion_follows_from_the_figures() -> None:
     }  # fmt: skip
     memory = {"linear": {1024: 1.0, 4096: 4.0}}
     text = conclusion(results, seconds, memory, {"linear": 0.4, "none": 0.9}, 39, "CPU")
-    assert "At the 39 tokens of this EEG model nothing is gained" in text
+    layer = "in a layer of d_model 128 with 8 heads"
+    assert f"At 39 tokens, those of an EEG window, no approximation is faster than exact attention {layer}" in text
     assert "linear from 393 tokens" in text  # 39 (1024 / 39)^(log 2 / log (8 / 3))
     assert "At 4,096 tokens the fastest is linear, 5.3 times sdpa" in text
     assert "no mechanism stays within 5 %" in text
@@ -84,7 +88,62 @@ def test_the_conclusion_follows_from_the_figures() -> None:
     assert "| linear | 2e+03 | 3e+03 | 1.2e+04 | 3e+06 | 333 |" in conclusion(results, endless, memory, {}, 39, "CPU")
     faster = {**seconds, "linear": {39: 0.5, 1024: 1.0, 4096: 2.0}}
     assert "linear from 39 or fewer tokens" in conclusion(results, faster, memory, {}, 39, "CPU")
-    assert "linear are faster than exact attention" in conclusion(results, faster, memory, {"linear": 0.01}, 39, "CPU")
+    assert f"faster than exact attention {layer}: linear (2.00 times)" in conclusion(
+        results, faster, memory, {"linear": 0.01}, 39, "CPU"
+    )
+
+
+def test_at_the_models_length_the_nearest_measured_one_speaks_for_itself() -> None:
+    """Not the length from which on a mechanism stays faster, which a single slow pass moves."""
+    seconds = {
+        "sdpa": {39: 1.0, 160: 2.0, 512: 8.0},
+        "linear": {39: 0.5, 160: 2.5, 512: 2.0},
+        "local": {39: 0.8, 160: 1.0},
+    }
+    found = at_tokens(["linear", "local"], seconds, 41)
+    assert found == (
+        "- At 39 tokens, the measured length nearest to the 41 of an EEG window, faster than exact attention in a layer of d_model "
+        "128 with 8 heads: linear (2.00 times), local (1.25 times)."
+    )
+    assert "At 160 tokens" in at_tokens(["linear"], seconds, 90)
+    assert at_tokens(["linear"], seconds, 7) == (
+        "- At the 7 tokens of an EEG window nothing was measured: the nearest length is 39."
+    )
+
+
+def test_parts_longer_than_the_recordings_are_refused_before_training(folder: Path) -> None:
+    data = load_eeg("simulated", folder / "cache", subjects="1-3", runs="4,8", quiet=True)
+    # The shortest has 20,000 samples or so; training leaves out up to 8.3 s of it.
+    shortest = round(min(report.seconds for report in data.recordings) * data.sfreq)
+    check_recordings(EfficientAttentionConfig(), data)
+    check_recordings(EfficientAttentionConfig(label_patches=(), stream_piece=10**5), data)
+    most = shortest - round(8.3 * 160) + 1
+    check_recordings(EfficientAttentionConfig(label_patches=(most,), stream_patch=most, stream_piece=1), data)
+    for changes, words in (
+        ({"label_patches": (most + 1, 40)}, f"label_patches: {most + 1} samples.*at most {most}"),
+        ({"stream_patch": most + 1}, f"stream_patch: {most + 1} samples.*at most {most}"),
+        ({"stream_piece": shortest + 1}, f"stream_piece: {shortest + 1} samples.*{shortest}"),
+        ({"stream_piece": shortest // 2 + 1, "stream_patch": shortest // 2 + 2}, f"at most {shortest // 2 + 1}"),
+        ({"stream_seconds": 1, "stream_patch": 161}, "stream_patch: 161 samples.*stream_seconds=1; give at most 160"),
+    ):
+        with pytest.raises(InputError, match=words):
+            check_recordings(EfficientAttentionConfig(**changes), data)  # type: ignore[arg-type]
+
+
+def test_the_command_refuses_them_with_status_2_and_no_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainers.eeg_run.start_run", lambda *_, **__: pytest.fail("a run was started"))
+    config = EfficientAttentionConfig(
+        subjects="1-3", runs="4,8", n_folds=3, label_patches=(10**5,), cache_dir=folder / "cache", output_dir=folder / "runs",
+        device="cpu",
+    )  # fmt: skip
+    with pytest.raises(InputError, match="label_patches: 100000 samples"):
+        run_efficient_attention(config)
+
+
+def test_memory_that_was_not_measured_is_not_drawn() -> None:
+    row = Labelled("sdpa", 160, 125, 0.7, (0.6, 0.5, 0.7), 0.55, 1.0, 0.01)
+    assert len(labelling_figure([row], "simulated").axes) == 2
+    assert len(labelling_figure([row, replace(row, megabytes=5.0)], "simulated").axes) == 3
 
 
 @pytest.mark.parametrize(
@@ -94,6 +153,8 @@ def test_the_conclusion_follows_from_the_figures() -> None:
         (["--attention", "linear"], "attention='linear': the exact one"),
         (["--lengths", "1"], "lengths=\\(1,\\)"),
         (["--lengths", "5,x"], "lengths"),
+        (["--lengths", "39,5"], "lengths=\\(39, 5\\): each once, ascending"),
+        (["--lengths", "5,5"], "each once, ascending"),
         (["--label_mechanisms", "linear,quick"], "label_mechanisms: quick; allowed are"),
         (["--recall_pairs", "0"], "recall_pairs=\\(0,\\): at least 1"),
         (["--runs", "4"], "runs=4: labelling trains on some runs"),

@@ -115,3 +115,14 @@ def test_the_report_follows_from_the_figures() -> None:
     assert "6,000 tokens, 1,600 numbers remembered" in text
     assert "ABOVE CHANCE" in tasks_report({"sdpa": {32: 1.0}, "none": {32: 0.4}}, [], None, "")
     assert tasks_report({}, [], None, "") == ""
+    assert "Time and memory: one recording, one CPU thread." in text
+
+
+def test_the_report_names_the_device_and_leaves_out_what_was_not_measured() -> None:
+    row = Labelled("sdpa", 160, 125, 0.7, (0.6, 0.5, 0.7), 0.55, 1.0, 0.01)
+    text = tasks_report({}, [row], Streamed(300, 16, 1e-6, 0.5, 0.6, 1600, 6000), "", on_gpu=True)
+    assert "Time: one recording, on the GPU, by the clock. Memory was not measured." in text
+    assert "| 0.550 | 0.010 |  |" in text
+    assert "nan" not in text
+    assert "ms of one CPU thread a piece" in text  # a stream is labelled on the CPU always
+    assert "Time: one recording, one CPU thread. Memory was not measured." in tasks_report({}, [row], None, "")

@@ -13,6 +13,7 @@ from typing import Any
 import optuna
 import psutil
 import pytest
+import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
@@ -22,7 +23,8 @@ from tests.trainers.running import client, command, environment, history, runs
 from trainers import study_storage
 from trainers.config import as_params, parse_config
 from trainers.space import inside, parse_space, split_settings
-from trainers.study_report import Candidate, best_value, ranked
+from trainers.study_launcher import Leader, own_name
+from trainers.study_report import Candidate, best_value, ranked, report
 from trainers.study_storage import (
     MAX_RETRIES,
     Lease,
@@ -35,7 +37,9 @@ from trainers.study_storage import (
     this_process,
     used,
 )
-from trainers.study_targets import TARGETS
+from trainers.study_targets import TARGETS, latency
+from trainers.study_trial import StudyTrial
+from trainers.study_worker import InStudy
 from trainers.tune import PRESETS, TuneConfig, main
 
 TINY: dict[str, object] = {
@@ -246,6 +250,71 @@ def test_the_best_come_first_and_the_front_before_all_others() -> None:
         two.add_trial(optuna.create_trial(values=values))
     assert [t.number for t in ranked(two, two.trials)] == [1, 0, 3, 2]
     assert Candidate(0, {}, {1: (1.0,), 2: (3.0,)}).mean() == 2.0
+
+
+def report_of(defaults: dict[str, Any] | None, candidates: list[Candidate], state: TrialState) -> str:
+    """The report of a study whose trial 0, in `state`, has the defaults, and whose trial 1 won."""
+    study = optuna.create_study()
+    study.set_user_attr("defaults", defaults)
+    for params, how in (({"x": 1.0}, state), ({"x": 2.0}, TrialState.COMPLETE)):
+        value = 0.5 if how == TrialState.COMPLETE else None
+        dimensions = {"x": FloatDistribution(0, 9)}
+        study.add_trial(optuna.create_trial(state=how, value=value, params=params, distributions=dimensions))
+    default = 0 if defaults and state != TrialState.FAIL else None
+    return report(study, ["loss"], {"x": "0..9"}, candidates, candidates[-1], default, {}, "train", [], "")
+
+
+def test_the_report_tells_defaults_outside_the_space_from_defaults_given_up() -> None:
+    outside, no_repetition = "do not lie in this space", "no repetition of the defaults was completed"
+    winner = Candidate(1, {"x": 2.0}, {1: (0.4,), 2: (0.6,)})
+    text = report_of(None, [winner], TrialState.COMPLETE)
+    assert outside in text
+    for state in (TrialState.PRUNED, TrialState.FAIL):
+        text = report_of({"x": 1.0}, [winner], state)
+        assert outside not in text
+        assert "trial of the trainer's defaults was given up, refused or failed" in text
+    for by_seed in ({}, {3: (0.1,)}):
+        text = report_of({"x": 1.0}, [Candidate(0, {"x": 1.0}, by_seed), winner], TrialState.COMPLETE)
+        assert no_repetition in text
+        assert outside not in text
+    text = report_of({"x": 1.0}, [Candidate(0, {"x": 1.0}, {1: (0.5,)}), winner], TrialState.COMPLETE)
+    assert "loss -0.1 on average, better in 1 of 1" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "argv", "params", "own"),
+    [
+        (
+            "efficient_attention",
+            ["--fixed", "mechanisms=linear", "--space", "d_model=32|64"],
+            {"d_model": 32},
+            "linear",
+        ),
+        ("efficient_attention", [], {"mechanisms": "local"}, "local"),
+        ("eeg_transformer", [], {}, "transformer"),
+        ("eeg_simclr", [], {}, "simclr"),
+    ],
+)
+def test_the_winners_test_figures_are_found_by_what_its_trainer_calls_it(
+    name: str, argv: list[str], params: dict[str, Any], own: str
+) -> None:
+    config = parse_config(TuneConfig, PRESETS, ["--target", name, *argv], "tune")
+    leader = Leader.__new__(Leader)
+    leader.config, leader.target, leader.study = config, TARGETS[name], optuna.create_study()
+    final = leader.final_config(Candidate(0, params, {}), 1)
+    assert own_name(leader.target, final) == own
+
+
+def test_latency_takes_the_example_to_where_the_network_is() -> None:
+    network = torch.nn.Linear(3, 2, device="meta")
+    assert latency(network, torch.randn(4, 3))["latency_ms"] > 0
+
+
+def test_a_study_does_not_move_what_is_served() -> None:
+    study = optuna.create_study()
+    for trial in (None, study.ask()):
+        assert InStudy(trial, ("loss",), "run", "experiment", {}, lambda network, example: {}, 1).alias is None
+    assert StudyTrial.alias == "latest-good"
 
 
 # ----------------------------------------------------------------------------------------------------------------- whole studies
