@@ -185,9 +185,8 @@ for weights in ("importance", "density"):
 table(["codes", "fd_digits", "mean of $\\Vert z \\Vert^2$"], rows)
 
 # %% [markdown]
-# After 120 steps the critic still sees much that is wrong, and its favourites are nearer to the digits; 400 images tell little
-# more. `mlflow run . -e isir_fid` measures it with intervals, and `docs/isir_fid.md` has what came out after 800 steps: no
-# gain.
+# A critic of 120 steps and 400 images tell little: the distance may fall or rise. `mlflow run . -e isir_fid` measures it with
+# intervals, and `docs/isir_fid.md` has what came out after 800 steps.
 
 # %% [markdown]
 # # Problem 2. Signal processing
