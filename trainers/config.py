@@ -130,6 +130,26 @@ def launch_processes(n_processes: int, module: str, argv: Sequence[str], max_res
     return subprocess.call(command)
 
 
+def check_unchanged(
+    config: object, before: Mapping[str, Any], operational: Container[str], other_data: str | None, allow_changes: bool
+) -> None:
+    """Refuse to resume with other parameters or other data than a checkpoint's, unless `allow_changes`.
+
+    before: the checkpoint's parameters, from `as_params`. operational: names of those that may differ, since they change where and
+    how a run computes or reports, not what. other_data: what to say of the data, None where they are the same.
+    """
+    changed = [
+        f"{name} was {before.get(name)!r}, now {value!r}"
+        for name, value in sorted(as_params(config).items())
+        if name not in operational and before.get(name) != value
+    ]
+    changed += [other_data] if other_data else []
+    if changed and not allow_changes:
+        raise InputError(
+            f"resume: {'; '.join(changed)}; give the old values, or allow_changes=true to go on with the new ones"
+        )
+
+
 def _joined(argv: Sequence[str], names: Container[str]) -> list[str]:
     """`--name value` as `--name=value`: argparse takes a value such as -1,0,1 or -1e-3 for an option where it stands alone."""
     joined: list[str] = []

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.errors import InputError
 from common.progress import Progress
 from data.eeg import EegData
 from data.eeg_align import AlignedWindows
@@ -35,7 +34,7 @@ from tracking.models import ModelInfo
 from tracking.resuming import find_resumable
 from tracking.run import Run, start_run
 from tracking.silent_run import SilentRun
-from trainers.config import as_params
+from trainers.config import as_params, check_unchanged
 from trainers.eeg import EegConfig, Fit, load_data
 from trainers.eeg_baselines import build_eegnet, classical_log_probabilities
 from trainers.eeg_results import Result, evaluate, report, subjects_table, trial_predictions, window_predictions
@@ -192,24 +191,6 @@ class Procedure:
     epochs: Callable[[int], int]
 
 
-def check_unchanged(config: EegConfig, data: EegData, checkpoint: Mapping[str, Any]) -> None:
-    """Refuse to resume with other hyper-parameters or other data than the checkpoint's, unless `allow_changes`."""
-    if config.allow_changes:
-        return
-    now, before = as_params(config), checkpoint["config"]
-    changed = [
-        f"{name} was {before.get(name)!r}, now {now[name]!r}"
-        for name in sorted(set(now) - OPERATIONAL)
-        if before.get(name) != now[name]
-    ]
-    if checkpoint["data"] != data.fingerprint:
-        changed.append("the recordings are others")
-    if changed:
-        raise InputError(
-            f"resume: {'; '.join(changed)}; give the old values, or allow_changes=true to go on with the new ones"
-        )
-
-
 def final_fold(windows: Windows, folds: list[Fold]) -> Fold:
     """For the registered network: the first fold's validation windows to stop by, all others to train on, none to test."""
     everything = np.arange(len(windows))
@@ -287,7 +268,8 @@ def run_eeg(
     if check is not None:
         check(config, data)
     if checkpoint is not None:
-        check_unchanged(config, data, checkpoint)
+        other_data = None if checkpoint["data"] == data.fingerprint else "the recordings are others"
+        check_unchanged(config, checkpoint["config"], OPERATIONAL, other_data, config.allow_changes)
     if isinstance(windows, EegWindows | AlignedWindows):
         windows.to(device)
 

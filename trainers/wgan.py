@@ -38,6 +38,7 @@ from trainers.config import (
     OptionalPath,
     OptionalStr,
     as_params,
+    check_unchanged,
     launch_processes,
     option,
     parse_config,
@@ -230,24 +231,17 @@ def load_held_out(config: WganConfig) -> ImageSet | None:
     return load_images(config.dataset, config.image_size, split, config.data_dir, config.cache_dir, config.on_bad)
 
 
-def check_unchanged(config: WganConfig, checkpoint: dict[str, Any]) -> None:
-    """Refuse to resume with fewer steps than are done, and with other hyper-parameters unless `allow_changes`."""
+def check_resumable(config: WganConfig, checkpoint: dict[str, Any], images: ImageSet) -> None:
+    """Refuse to resume with fewer steps than are done, and, unless `allow_changes`, with other hyper-parameters or images."""
     done = checkpoint["training"]["step"]
     if config.steps < done:
         raise InputError(
             f"resume: {done} steps are done already, more than steps={config.steps}; give steps of at least {done}"
         )
-    now, before = as_params(config), checkpoint["config"]
-    compared = set(now) - OPERATIONAL | ({"steps"} if config.lr_decay == "linear" else set())
-    changed = [
-        f"{name} was {before.get(name)!r}, now {now[name]!r}"
-        for name in sorted(compared)
-        if before.get(name) != now[name]
-    ]
-    if changed and not config.allow_changes:
-        raise InputError(
-            f"resume: {'; '.join(changed)}; give the old values, or allow_changes=true to go on with the new ones"
-        )
+    # With lr_decay the rates hang on the last step.
+    operational = OPERATIONAL - {"steps"} if config.lr_decay == "linear" else OPERATIONAL
+    other_data = None if checkpoint["data"] == images.fingerprint else f"{images.source} holds other images"
+    check_unchanged(config, checkpoint["config"], operational, other_data, config.allow_changes)
 
 
 def describe(images: ImageSet) -> dict[str, Any]:
@@ -332,6 +326,23 @@ def report(
     print(f"  open it: {run.url()}")
 
 
+def end_early(run: Run | SilentRun, reason: NotFinite | Pruned) -> int:
+    """Mark a run that a loss or its study ended; the exit status."""
+    if isinstance(reason, Pruned):
+        run.set_tags({"pruned": str(reason)})
+        run.finish("KILLED")
+        return 0
+    run.set_tags({"error": str(reason)})
+    run.finish("FAILED")
+    kept = run.checkpoint_path if run.checkpoint_path.exists() else "none, it was the first steps"
+    print(
+        f"error: {reason}; the run is marked failed; last good checkpoint: {kept}. Lower lr_critic and lr_generator and "
+        "resume with allow_changes=true, or start anew",
+        file=sys.stderr,
+    )
+    return 1
+
+
 def run_wgan(config: WganConfig, study_trial: StudyTrial | None = None) -> int:
     """Train, record and register; the exit status: 0, 1 where a loss became NaN, 128 + signal where one stopped the run.
 
@@ -342,8 +353,6 @@ def run_wgan(config: WganConfig, study_trial: StudyTrial | None = None) -> int:
     run_id = find_resumable(config.resume, "wgan", config.output_dir) if processes.is_first else None
     path = find_checkpoint(config.output_dir, run_id) if run_id else None
     checkpoint = processes.share(load_checkpoint(path) if path else None)
-    if checkpoint is not None:
-        check_unchanged(config, checkpoint)
 
     images = load_images(
         config.dataset,
@@ -355,6 +364,8 @@ def run_wgan(config: WganConfig, study_trial: StudyTrial | None = None) -> int:
         progress=processes.is_first,
     )
     images, _ = divide(images, config.validation_share)
+    if checkpoint is not None:
+        check_resumable(config, checkpoint, images)
     held_out = load_held_out(config) if processes.is_first and not study_trial.searching else None
     batches = ImageBatches(
         images, config.batch_size, seed=config.seed, device=processes.device, flip=config.flip,
@@ -379,11 +390,6 @@ def run_wgan(config: WganConfig, study_trial: StudyTrial | None = None) -> int:
         study_trial.begin(run)
         log = StepLog(run, processes, METRICS, config.log_every, config.batch_size)
         if checkpoint is not None:
-            if checkpoint["data"] != images.fingerprint and not config.allow_changes:
-                raise InputError(
-                    f"resume: {images.source} holds other images than the run was trained on; "
-                    "give the same data, or allow_changes=true to go on with the new"
-                )
             training.load_state_dict(checkpoint["training"])
             batches.load_state_dict(checkpoint["batches"])
             log.load_state_dict(checkpoint["log"])
@@ -448,22 +454,9 @@ def run_wgan(config: WganConfig, study_trial: StudyTrial | None = None) -> int:
             )
             if log.rows and training.step == config.steps:
                 log.flush(training.step)
-        except NotFinite as fault:
+        except (NotFinite, Pruned) as reason:
             progress.close()
-            run.set_tags({"error": str(fault)})
-            run.finish("FAILED")
-            kept = run.checkpoint_path if run.checkpoint_path.exists() else "none, it was the first steps"
-            print(
-                f"error: {fault}; the run is marked failed; last good checkpoint: {kept}. Lower lr_critic and lr_generator and "
-                "resume with allow_changes=true, or start anew",
-                file=sys.stderr,
-            )
-            return 1
-        except Pruned as verdict:
-            progress.close()
-            run.set_tags({"pruned": str(verdict)})
-            run.finish("KILLED")
-            return 0
+            return end_early(run, reason)
         progress.close()
         if training.step < config.steps:  # SIGTERM or Ctrl-C
             run.log_checkpoint()

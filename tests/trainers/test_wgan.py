@@ -7,7 +7,9 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,7 @@ from tests.trainers.running import client, command, environment, history, run_tr
 from trainers.config import as_params
 from trainers.processes import Processes
 from trainers.step_log import NotFinite, StepLog
-from trainers.wgan import WganConfig, check_unchanged, evaluate, lost_critic
+from trainers.wgan import WganConfig, check_resumable, evaluate, lost_critic
 from trainers.wgan_loop import METRICS, Training, sample_images, train
 
 TINY: dict[str, object] = {
@@ -281,10 +283,14 @@ def test_a_critic_that_lost_its_hold_is_told() -> None:
 @pytest.mark.parametrize("allow_changes", [False, True])
 def test_fewer_steps_than_are_done_are_refused(allow_changes: bool) -> None:
     before = WganConfig(steps=20)
-    checkpoint = {"config": as_params(before), "training": {"step": 14}}
+    checkpoint = {"config": as_params(before), "training": {"step": 14}, "data": "abc"}
+    images: Any = SimpleNamespace(fingerprint="abc", source="photos")
     with pytest.raises(InputError, match=r"resume: 14 steps are done already, .* give steps of at least 14"):
-        check_unchanged(WganConfig(steps=13, allow_changes=allow_changes), checkpoint)
-    check_unchanged(WganConfig(steps=14, allow_changes=allow_changes), checkpoint)
+        check_resumable(WganConfig(steps=13, allow_changes=allow_changes), checkpoint, images)
+    check_resumable(WganConfig(steps=14, allow_changes=allow_changes), checkpoint, images)
+    images.fingerprint = "xyz"
+    with nullcontext() if allow_changes else pytest.raises(InputError, match="resume: photos holds other images; give"):
+        check_resumable(WganConfig(steps=20, allow_changes=allow_changes), checkpoint, images)
 
 
 def test_the_estimate_is_of_the_whole_set_not_of_its_first_images() -> None:
