@@ -140,11 +140,12 @@ def labelling_figure(labelled: Sequence[Labelled], dataset: str) -> Figure:
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     panels: list[tuple[str, Callable[[Labelled], float]]] = [
         ("balanced accuracy (chance 0.333)", lambda row: row.balanced[0]), ("seconds a recording", lambda row: row.seconds),
-        ("growth of peak memory, megabytes", lambda row: row.megabytes),
+        # No growth has no place on a logarithmic axis.
+        ("growth of peak memory, megabytes", lambda row: row.megabytes if row.megabytes > 0 else math.nan),
     ]  # fmt: skip
-    panels = [
+    panels = [  # memory is not always measured
         panel for panel in panels if any(math.isfinite(panel[1](row)) for row in labelled)
-    ]  # memory is not always measured
+    ]
     for axis, (label, value) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         for name in dict.fromkeys(row.mechanism for row in labelled):
             rows = sorted((row for row in labelled if row.mechanism == name), key=lambda row: row.n_tokens)

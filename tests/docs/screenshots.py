@@ -19,6 +19,7 @@ from tests.tracking.servers import free_port
 from tracking.reading import Reader
 
 WIDTH, HEIGHT = 1280, 800
+ASSISTANT = 332  # pixels at the right, of a panel that is not ours
 
 
 def wait_for(address: str) -> None:
@@ -34,14 +35,9 @@ def wait_for(address: str) -> None:
             time.sleep(0.5)
 
 
-TIDY = """(() => {
-  const named = words => [...document.querySelectorAll('*')].find(e => !e.children.length && e.textContent === words);
-  named('Model training')?.click();
-  let panel = named('MLflow Assistant');
-  while (panel && panel.querySelectorAll('button').length < 3) panel = panel.parentElement;
-  panel && [...panel.querySelectorAll('button')].slice(0, 3).pop().click();
-})()"""
-"""The UI as one who trains sees it: no assistant, the menu of training."""
+TRAINING_MENU = (
+    "[...document.querySelectorAll('*')].find(e => !e.children.length && e.textContent === 'Model training')?.click()"
+)
 
 
 def show(tab: Page, address: str, words: str) -> None:
@@ -57,10 +53,12 @@ def show(tab: Page, address: str, words: str) -> None:
 def take(tab: Page, address: str, words: str, path: Path) -> None:
     """A picture of `address`, given time to draw its charts once `words` are on it."""
     show(tab, address, words)
-    time.sleep(4)
+    time.sleep(2)
+    tab.evaluate(TRAINING_MENU)
+    time.sleep(3)
     whole = path.with_suffix(".whole.png")
     tab.screenshot(whole, whole=False)
-    picture = Image.open(io.BytesIO(whole.read_bytes())).convert("RGB")
+    picture = Image.open(io.BytesIO(whole.read_bytes())).convert("RGB").crop((0, 0, WIDTH - ASSISTANT, HEIGHT))
     whole.unlink()
     picture.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
@@ -73,7 +71,7 @@ def main() -> None:
     arguments = parser.parse_args()
     reader = Reader()
     runs = reader.runs(arguments.experiment)
-    run = next(run for run in runs if run.entry_point == "wgan" and run.status == "FINISHED")
+    run = next(run for run in runs if run.entry_point == "wgan" and run.status == "FINISHED" and run.parent is None)
     port = free_port()
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     server = subprocess.Popen(
@@ -85,9 +83,6 @@ def main() -> None:
         wait_for(base)
         with open_browser() as tab:
             experiment = f"{base}{run.page.split('/runs/')[0]}/runs"
-            show(tab, experiment, run.name)
-            tab.evaluate(TIDY)
-            time.sleep(2)
             take(tab, experiment, run.name, arguments.folder / "ui_runs.png")
             take(tab, f"{base}{run.page}/model-metrics", "gradient_penalty", arguments.folder / "ui_curves.png")
             take(
