@@ -110,6 +110,7 @@ def test_the_registered_model_takes_raw_epochs(
     assert evaluation.conditions["n_folds"] == 3
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_ends_with_the_same_weights(finished: tuple[Path, str, str], folder: Path) -> None:
     done, run_id, _ = finished
     shutil.copytree(done / "cache", folder / "cache")
@@ -172,6 +173,7 @@ def test_data_that_does_not_do_is_refused(tmp_path: Path) -> None:
         load(subjects="1-3", runs="4", tmin=0.0, tmax=0.4)
 
 
+@pytest.mark.slow
 def test_within_one_real_subject(real_data: Path, folder: Path) -> None:
     text = run_trainer(
         folder, "eeg_transformer", **{**TINY, "subjects": 1, "runs": "4,8,12"}, dataset="physionet", data_dir=real_data / "eegmmi",

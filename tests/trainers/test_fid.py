@@ -151,6 +151,7 @@ def test_a_refusal_is_one_line_and_status_2(trained: Path) -> None:
     assert runs(trained)[-1].info.status == "FAILED"
 
 
+@pytest.mark.slow
 def test_isir_fid_refuses_too_few_chains_of_the_sweeps_before_it_samples(trained: Path) -> None:
     text = run_trainer(trained, "isir_fid", status=2, n_images=70, n_sweep=30)
     assert "error: n_sweep: 30 images for features of dimension 64" in text
