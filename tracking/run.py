@@ -3,15 +3,18 @@
 Nothing here waits for the server but start and finish.
 """
 
+import contextlib
 import json
 import math
 import os
 import re
 import shutil
+import signal
 import tempfile
+import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -245,6 +248,10 @@ class Run:
     ) -> None:
         if self._finished:
             return
+        with _sigterm_ignored():
+            self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
         if error is None or (isinstance(error, SystemExit) and not error.code):
             self.finish("FINISHED")
         elif isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code in (130, 143)):
@@ -366,6 +373,22 @@ def start_run(
     run.log_dict(where_it_runs, "environment.json")
     run.start_writer()
     return run
+
+
+@contextlib.contextmanager
+def _sigterm_ignored() -> Iterator[None]:
+    """While a run is being ended: torchrun, say, sends SIGTERM to a process that already fails because another was lost.
+
+    In a thread other than the main one nothing can be ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_writable(folder: Path) -> None:

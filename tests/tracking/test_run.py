@@ -270,6 +270,28 @@ def test_resuming_under_mlflow_run_ends_the_fresh_run(database: str, monkeypatch
     assert client.get_run(fresh).data.tags["resumes"] == run.run_id
 
 
+def test_sigterm_does_not_cut_short_the_end_of_a_run_that_failed(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun sends it to a process that is failing already, since another was lost."""
+    run = tracking.start_run("toy", {}, output_dir=tmp_path / "runs")
+    finish = run.finish
+
+    def finish_with_a_signal(status: str) -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return finish(status)
+
+    monkeypatch.setattr(run, "finish", finish_with_a_signal)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+    try:
+        with pytest.raises(ValueError, match="lost"), run:
+            raise ValueError("lost")
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert MlflowClient(database).get_run(run.run_id).info.status == "FAILED"
+
+
 def test_resume_of_what_is_not_there(database: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match="is not in sqlite"):
         tracking.start_run("wgan", {}, resume="0123456789abcdef0123456789abcdef")

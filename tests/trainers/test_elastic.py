@@ -87,7 +87,7 @@ def test_without_restarts_a_lost_worker_ends_the_run_and_it_can_be_resumed(folde
     output = process.communicate(timeout=300)[0]
     assert process.returncode != 0, output
     [run] = runs(folder)
-    assert run.info.status in ("FAILED", "KILLED")
+    assert run.info.status in ("FAILED", "KILLED"), output
     assert "resumed at step" in run_trainer(folder, "wgan", **PAIR, resume="latest")
     [run] = runs(folder)
     assert run.info.status == "FINISHED"
