@@ -26,7 +26,7 @@ from common.errors import run_main
 from data.images import ImageBatches, load_images
 from evaluation.features import extract, network_extractor
 from evaluation.frechet import Gaussian, frechet_distance
-from models.digit_features import DigitFeatures
+from models.digit_features import DigitClassifier, DigitFeatures
 from trainers.config import parse_config
 from trainers.digit_features import train_classifier
 from trainers.wgan import PRESETS, WganConfig, build_networks
@@ -60,9 +60,9 @@ def run(setting: str, seed: int, features: Path) -> dict[str, float]:
         after_step=lambda training, metrics: bool(rows.append(metrics)),
     )  # fmt: skip
     norms = torch.stack(rows)[SETTLED:, METRICS.index("input_gradient_norm")]
-    extractor = network_extractor(
-        "digits", DigitFeatures(torch.load(features, weights_only=False)), "settings", "digits", torch.device("cpu")
-    )
+    classifier = DigitClassifier().eval()
+    classifier.load_state_dict(torch.load(features))
+    extractor = network_extractor("digits", DigitFeatures(classifier), "settings", "digits", torch.device("cpu"))
     codes = torch.randn(N_IMAGES, config.nz, generator=torch.Generator().manual_seed(seed))
     real, made = (
         Gaussian.of(extract(extractor, torch.from_numpy(pixels).split(100)).moments)
@@ -93,7 +93,7 @@ def main() -> None:
         ProcessPoolExecutor(args.workers, multiprocessing.get_context("spawn")) as workers,
     ):
         features = Path(folder) / "features.pt"
-        torch.save(classifier, features)
+        torch.save(classifier.state_dict(), features)
         # All settings of a seed before the next seed: whatever is done when it is stopped can be compared.
         running = {(s, seed): workers.submit(run, s, seed, features) for seed in seeds for s in settings}
         found: dict[tuple[str, int], dict[str, float]] = {}

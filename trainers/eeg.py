@@ -25,6 +25,7 @@ from data.eeg_windows import WindowBatches, Windows
 from data.splits import Fold, make_folds
 from models.eeg_align import mean_covariance, whitening
 from models.eeg_augment import NAMES, AugmentRanges, augment, pad_by_reflection
+from tracking.checkpoint import restore_optimizer
 from trainers.config import CONFIG, OptionalInteger, OptionalPath, OptionalStr, Strings, option
 from trainers.processes import Processes, average_gradients
 
@@ -163,15 +164,6 @@ def align(windows: Windows, data: EegData, split: str) -> AlignedWindows:
 def warm_cosine(share: float, warmup: float) -> float:
     """The factor of the learning rate after a `share` (0 to 1) of all updates: a linear rise, then half a cosine to zero."""
     return share / warmup if share < warmup else 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Load the moments of `state`. Weight decay, betas and so on stay those of the present config: with allow_changes they may be
-    others than the saved ones."""
-    own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict(dict(state))
-    for group, values in zip(optimizer.param_groups, own, strict=True):
-        group.update(values)
 
 
 class Fit:

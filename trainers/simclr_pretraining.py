@@ -15,7 +15,8 @@ from data.eeg_windows import WindowBatches
 from models.eeg_augment import AugmentRanges, recombine, views
 from models.nt_xent import alignment, nt_xent, uniformity
 from models.sync_norm import synchronise_batch_norms
-from trainers.eeg import EegConfig, restore_optimizer, warm_cosine
+from tracking.checkpoint import restore_optimizer
+from trainers.eeg import EegConfig, warm_cosine
 from trainers.processes import Processes, average_gradients
 
 MONITORED = 128

@@ -19,7 +19,7 @@ class StudyTrial:
 
     tags, experiment: of the run. searching: only validation data may be looked at, and nothing is registered.
     every: steps between two measurements, for trainers that do not measure by themselves; 0: none.
-    alias: what registered models get.
+    alias: what registered models get; None: nothing that serving follows moves.
     """
 
     tags: Mapping[str, object] = {}

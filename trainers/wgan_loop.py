@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from evaluation.images import to_uint8
 from models.ema import GeneratorEMA
 from models.wgan_step import critic_step_gradients, generator_step_gradients
+from tracking.checkpoint import restore_optimizer
 from trainers.processes import Processes, average_gradients
 
 METRICS = (
@@ -39,7 +40,7 @@ class Training:
         # fused: one kernel for all tensors, the same update to rounding.
         self.optimizer_G = torch.optim.Adam(G.parameters(), lr=lr_generator, betas=betas, fused=True)
         self.optimizer_D = torch.optim.Adam(D.parameters(), lr=lr_critic, betas=betas, fused=True)
-        self._learning_rates, self._betas = (lr_generator, lr_critic), betas
+        self._learning_rates = (lr_generator, lr_critic)
         self.random = torch.Generator().manual_seed(seed)
         self.step = 0
 
@@ -66,12 +67,8 @@ class Training:
         self.G.load_state_dict(state["G"])
         self.D.load_state_dict(state["D"])
         self.ema.model.load_state_dict(state["ema"])
-        self.optimizer_G.load_state_dict(state["optimizer_G"])
-        self.optimizer_D.load_state_dict(state["optimizer_D"])
-        # The state brings the old rates back, too. `set_learning_rates` sets lr anew before each step, nothing else sets betas.
-        for optimizer in (self.optimizer_G, self.optimizer_D):
-            for group in optimizer.param_groups:
-                group["betas"] = self._betas
+        restore_optimizer(self.optimizer_G, state["optimizer_G"])
+        restore_optimizer(self.optimizer_D, state["optimizer_D"])
         self.random.set_state(state["random"])
 
 
