@@ -14,6 +14,7 @@ import pytest
 
 from common.errors import InputError
 from data import eeg as eeg_module
+from data import eeg_cache
 from data.eeg import EegData, Preprocessing, load_eeg
 from data.eeg_physionet import recording_path
 from data.eeg_recording import CHANNELS, read_trials
@@ -72,7 +73,7 @@ def test_the_summary_names_its_data_and_is_json(simulated: EegData) -> None:
 
 def test_built_once_then_mapped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(folder)
-    monkeypatch.setattr(eeg_module, "_build", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr(eeg_cache, "_build", lambda *_: pytest.fail("built again"))
     second = load(folder, on_bad="skip")
     assert second.fingerprint == first.fingerprint
     np.testing.assert_array_equal(first.trials, second.trials)
