@@ -5,15 +5,17 @@ linear-attention-transformer; and the cheap mechanisms beside the exact one.
     python -m benchmarks.attention --lengths 4096 --mode training
     python -m benchmarks.attention --lengths 1024,4096,16384,65536 --mode memory
 
-A layer maps [1, N, 128] to [1, N, 128]: 8 heads, maps to q, k, v and out included, 64 features, landmarks or projected keys (N, if
-fewer). Both sides of a pair have the same weights where these exist; `difference` says how far their outputs are apart. Times are
-CPU time of one thread: all sides take turns in random order in one process, each repeated for at least 20 ms; a ratio is that of
-one round, peer / ours, and the median and the quartiles over rounds are reported. Memory: what the high-water mark (VmHWM) of a
-fresh process grows by in one pass, above what it held before. The default glibc allocator returns large blocks to the system after
-each use and pays for them again; `--malloc tuned` starts the process with an allocator that keeps them. Peers that are not
-installed are left out:
+A layer maps [1, N, 128] to [1, N, 128]: 8 heads, maps to q, k, v and out included, 64 features, landmarks or projected
+keys (N, if fewer). Both sides of a pair have the same weights where these exist; `difference` says how far their
+outputs are apart. Times are
+CPU time of one thread: all sides take turns in random order in one process, each repeated for at least 20 ms; a ratio
+is that of one round, peer / ours, and the median and the quartiles over rounds are reported. Memory: what the
+high-water mark (VmHWM) of a fresh process grows by in one pass, above what it held before. The default glibc allocator
+returns large blocks to the system after each use and pays for them again; `--malloc tuned` starts the process with an
+allocator that keeps them. Peers that are not installed are left out:
 
-    pip install --no-deps linformer==0.2.3 performer-pytorch==1.1.4 nystrom-attention==0.0.14 linear-attention-transformer==0.19.1 \
+    pip install --no-deps linformer==0.2.3 performer-pytorch==1.1.4 nystrom-attention==0.0.14
+    linear-attention-transformer==0.19.1 \
         axial-positional-embedding==0.2.1 local-attention==1.9.0 product_key_memory==0.3.0 CoLT5-attention==0.11.2
 
 The last line is JSON; a ratio above 1 means that the second side of the pair is faster (or smaller).
@@ -33,20 +35,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.attention import AttentionSpec
+from models.attention.spec import AttentionSpec
 from models.transformer import MultiHeadAttentionBlock
-from trainers.attention_scaling import allocator, backend
-from trainers.peak_memory import grown_memory
+from trainers.efficient_attention.peak_memory import grown_memory
+from trainers.efficient_attention.scaling import allocator, backend
 
 D_MODEL, N_HEADS, SIZE = 128, 8, 64
 TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "30000000000", "MALLOC_TOP_PAD_": "268435456"}
 
 PAIRS = (
-    ("MultiheadAttention", "sdpa"), ("MultiheadAttention fast path", "sdpa"), ("linformer", "own linformer"),
-    ("performer-pytorch", "favor"), ("nystrom-attention", "nystrom"), ("linear-attention-transformer", "linear"),
-    ("softmax", "sdpa"), ("sdpa", "linear"), ("sdpa", "cosformer"), ("sdpa", "favor"), ("sdpa", "own linformer"),
-    ("sdpa", "nystrom"), ("sdpa", "local"), ("sdpa", "none"),
-)  # fmt: skip
+    ("MultiheadAttention", "sdpa"),
+    ("MultiheadAttention fast path", "sdpa"),
+    ("linformer", "own linformer"),
+    ("performer-pytorch", "favor"),
+    ("nystrom-attention", "nystrom"),
+    ("linear-attention-transformer", "linear"),
+    ("softmax", "sdpa"),
+    ("sdpa", "linear"),
+    ("sdpa", "cosformer"),
+    ("sdpa", "favor"),
+    ("sdpa", "own linformer"),
+    ("sdpa", "nystrom"),
+    ("sdpa", "local"),
+    ("sdpa", "none"),
+)
 """(a, b): the ratio reported is a / b."""
 
 Layer = Callable[[Tensor], Tensor]
@@ -57,8 +69,13 @@ def own(name: str, length: int) -> MultiHeadAttentionBlock:
     torch.manual_seed(0)
     size = min(SIZE, length)
     spec = AttentionSpec(
-        name, max_len=length, n_projected=size, n_landmarks=size, n_features=SIZE, window=min(65, length - 1 + length % 2)
-    )  # fmt: skip
+        name,
+        max_len=length,
+        n_projected=size,
+        n_landmarks=size,
+        n_features=SIZE,
+        window=min(65, length - 1 + length % 2),
+    )
     return MultiHeadAttentionBlock(D_MODEL, N_HEADS, spec, generator=torch.Generator().manual_seed(0)).eval()
 
 
@@ -262,10 +279,11 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for length in lengths:
         names = [
-            name for name in chosen
+            name
+            for name in chosen
             if (name not in ("sdpa", "MultiheadAttention") or length <= args.quadratic_up_to)
             and (name not in ("softmax", "MultiheadAttention fast path") or length <= min(8192, args.quadratic_up_to))
-        ]  # fmt: skip
+        ]
         difference: dict[str, float] = {}
         if memory:
             values = {name: [found] for name in names if (found := memory_of(name, length, training))}
@@ -274,10 +292,13 @@ def main() -> None:
             values, difference = measured["seconds"], measured["difference"]
         for name, found in values.items():
             row = {
-                "mode": args.mode, "length": length, "side": name, ("megabytes" if memory else "ms"): round(
-                    statistics.median(found) * (1 if memory else 1000), 4), "backend": backend_of(name, length, training),
+                "mode": args.mode,
+                "length": length,
+                "side": name,
+                ("megabytes" if memory else "ms"): round(statistics.median(found) * (1 if memory else 1000), 4),
+                "backend": backend_of(name, length, training),
                 "allocator": allocator(),
-            }  # fmt: skip
+            }
             if name in difference:
                 row["difference"] = float(f"{difference[name]:.1e}")
             rows.append(row)
@@ -291,9 +312,17 @@ def main() -> None:
     for row in rows:
         print(", ".join(f"{key} {value}" for key, value in row.items()))
     conditions = {
-        "mode": args.mode, "d_model": D_MODEL, "heads": N_HEADS, "size": SIZE, "batch": args.batch, "threads": 1,
-        "rounds": args.rounds, "torch": torch.__version__, "allocator": allocator(), "rows": rows,
-    }  # fmt: skip
+        "mode": args.mode,
+        "d_model": D_MODEL,
+        "heads": N_HEADS,
+        "size": SIZE,
+        "batch": args.batch,
+        "threads": 1,
+        "rounds": args.rounds,
+        "torch": torch.__version__,
+        "allocator": allocator(),
+        "rows": rows,
+    }
     print(json.dumps({"name": "attention", "ratios": ratios, "spread": spread, "conditions": conditions}))
 
 

@@ -1,11 +1,14 @@
-"""What the exercise costs in full, counted: floating-point operations of every part, and the hours they take at a given speed.
+"""What the exercise costs in full, counted: floating-point operations of every part, and the hours they take at a given
+speed.
 
     python -m benchmarks.cost
     python -m benchmarks.cost --teraflops 20,50,100 --per_hour 2
 
-Counted, not timed: torch.utils.flop_counter follows each part once with the sizes of `preset=celeba` and `preset=physionet`
-(convolutions and matrix products, 2 operations per multiply-add), on tensors without numbers, and scales it to the whole. Hours are
-an estimate: operations divided by a sustained speed that is assumed. No race: the last line has operations instead of ratios.
+Counted, not timed: torch.utils.flop_counter follows each part once with the sizes of `preset=celeba` and
+`preset=physionet` (convolutions and matrix products, 2 operations per multiply-add), on tensors without numbers, and
+scales it to the whole. Hours are
+an estimate: operations divided by a sustained speed that is assumed. No race: the last line has operations instead of
+ratios.
 """
 
 import argparse
@@ -16,21 +19,21 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.fid import random_inception_state
-from data.eeg_physionet import KNOWN_BAD
+from data.eeg.physionet import KNOWN_BAD
 from evaluation.features import build_inception
-from models.losses import loss_G
-from models.wgan import Critic, Generator
-from models.wgan_step import critic_step_gradients
-from trainers.config import build_config
-from trainers.eeg_simclr import build_encoder, build_projector
-from trainers.eeg_transformer import PRESETS as EEG_PRESETS
-from trainers.eeg_transformer import EegTransformerConfig, build_network
-from trainers.isir_fid import PRESETS as ISIR_PRESETS
-from trainers.isir_fid import IsirFidConfig
-from trainers.simclr_config import PRESETS as SIMCLR_PRESETS
-from trainers.simclr_config import EegSimclrConfig
-from trainers.wgan import PRESETS as WGAN_PRESETS
-from trainers.wgan import WganConfig
+from models.gan.losses import loss_G
+from models.gan.networks import Critic, Generator
+from models.gan.step import critic_step_gradients
+from trainers.eeg_simclr.config import PRESETS as SIMCLR_PRESETS
+from trainers.eeg_simclr.config import EegSimclrConfig
+from trainers.eeg_simclr.run import build_encoder, build_projector
+from trainers.eeg_transformer.run import PRESETS as EEG_PRESETS
+from trainers.eeg_transformer.run import EegTransformerConfig, build_network
+from trainers.isir_fid.run import PRESETS as ISIR_PRESETS
+from trainers.isir_fid.run import IsirFidConfig
+from trainers.wgan.run import PRESETS as WGAN_PRESETS
+from trainers.wgan.run import WganConfig
+from training.config import build_config
 
 TRIALS, POSITIONS = 45, 9  # labelled trials of a person in runs 4, 8 and 12, and windows of a trial
 
@@ -79,7 +82,9 @@ def eeg_operations(config: EegTransformerConfig, n: int = 4) -> float:
 
 
 def contrast_operations(config: EegSimclrConfig, n: int = 8) -> float:
-    """Operations of pre-training on one channel pair: two views, encoder and projector, forward and backward; the loss left out."""
+    """Operations of pre-training on one channel pair: two views, encoder and projector, forward and backward; the loss
+    left out.
+    """
     encoder, projector = build_encoder(config).to("meta"), build_projector(config).to("meta")
     x = torch.empty(n, config.window, device="meta")
     return 2 * operations(lambda: projector(encoder(x)).sum().backward()) / n
@@ -112,11 +117,13 @@ def whole(
         ),
         "fid": (
             isir.n_images * (parts["G(z)"] + inception) + isir.n_reference * inception,
-            f"{isir.n_images:,} x ({giga['G(z)']} + {inception / 1e9:.2f}) + {isir.n_reference:,} x {inception / 1e9:.2f} GFLOP",
+            f"{isir.n_images:,} x ({giga['G(z)']} + {inception / 1e9:.2f}) + {isir.n_reference:,} x "
+            f"{inception / 1e9:.2f} GFLOP",
         ),
         "isir_fid, one sampler (importance)": (
             isir.n_images * (particles + measured),
-            f"{isir.n_images:,} x ({isir.n_iterations} x {isir.n_particles} x ({giga['G(z)']} + {giga['D(x)']}) + {giga['G(z)']} + "
+            f"{isir.n_images:,} x ({isir.n_iterations} x {isir.n_particles} x ({giga['G(z)']} + {giga['D(x)']}) + "
+            f"{giga['G(z)']} + "
             f"{inception / 1e9:.2f}) GFLOP",
         ),
         "isir_fid, all samplers and sweeps": (
@@ -125,7 +132,8 @@ def whole(
         ),
         "eeg_transformer, at most": (
             eeg.n_folds * eeg.epochs * share * windows * per_window,
-            f"{eeg.n_folds} folds x {eeg.epochs} epochs x {share:.2f} x {windows:,} windows x {per_window / 1e9:.4f} GFLOP",
+            f"{eeg.n_folds} folds x {eeg.epochs} epochs x {share:.2f} x {windows:,} windows x {per_window / 1e9:.4f} "
+            "GFLOP",
         ),
         **{
             f"eeg_simclr, preset={preset}: pre-training on a million channel pairs": (
@@ -134,7 +142,7 @@ def whole(
             )
             for preset, count in pair.items()
         },
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from data.eeg import EegData, load_eeg
-from data.eeg_recording import RecordingReport
-from data.eeg_simulated import write_simulated
-from data.eeg_torcheeg import open_mne_dataset
-from data.eeg_windows import EegWindows, WindowBatches
+from data.eeg.load import EegData, load_eeg
+from data.eeg.recording import RecordingReport
+from data.eeg.simulated import write_simulated
+from data.eeg.torcheeg import open_mne_dataset
+from data.eeg.windows import EegWindows, WindowBatches
 
 BATCH = 64
 SIDES = ("ours", "exercise")

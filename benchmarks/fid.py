@@ -1,14 +1,15 @@
 """Inception features and the Fréchet distance: this project beside its peers, on the same images and weights.
 
-The peers: torch-fidelity, torchmetrics, and pytorch-fid where it is installed (pip install --no-deps pytorch-fid==0.3.0).
+The peers: torch-fidelity, torchmetrics, and pytorch-fid where it is installed (pip install --no-deps
+pytorch-fid==0.3.0).
 
     python -m benchmarks.fid --n 128
-    python -m benchmarks.fid --n 2112 --rounds 1 --peers torch-fidelity    # more images than dimensions: a regular covariance
-    python -m benchmarks.fid --n 20000 --weights weights-inception-2015-12-05-6726825d.pth --device cuda
+    python -m benchmarks.fid --n 2112 --rounds 1 --peers torch-fidelity    # more images than dimensions: a regular
+    covariance python -m benchmarks.fid --n 20000 --weights weights-inception-2015-12-05-6726825d.pth --device cuda
 
 Every side turns two sets of uint8 images into features, moments and the distance, after one batch to warm up.
-Without `--weights` the network is randomly initialised, its batch norms' statistics measured as in a trained one. The last line is
-JSON; a ratio above 1 means that this project is faster.
+Without `--weights` the network is randomly initialised, its batch norms' statistics measured as in a trained one. The
+last line is JSON; a ratio above 1 means that this project is faster.
 """
 
 import argparse
@@ -58,8 +59,9 @@ def random_inception_state(seed: int = 0) -> dict[str, Tensor]:
 def measure_batch_norms(state: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
     """`state` with the batch norms' means and variances that uint8 `images` [n, 3, h, w] have under it.
 
-    With others one direction carries nearly all of the features' variance (at 256 images the smallest eigenvalue is 1.6e-5 of the
-    largest, so 3.9e-4), and the distance of any implementation that takes roots of eigenvalues is mostly that of its rounding.
+    With others one direction carries nearly all of the features' variance (at 256 images the smallest eigenvalue is
+    1.6e-5 of the largest, so 3.9e-4), and the distance of any implementation that takes roots of eigenvalues is mostly
+    that of its rounding.
     """
     network = build_inception(state)
     for module in network.modules():
@@ -105,9 +107,16 @@ def torch_fidelity_distance(
             unittest.mock.patch.object(metric_fid, "fid_features_to_statistics", noted),
         ):
             metrics = calculate_metrics(
-                input1=_Images(a), input2=_Images(b), fid=True, cuda=cuda, batch_size=batch_size, cache=False,
-                verbose=False, feature_extractor_weights_path=path, save_cpu_ram=True,
-            )  # fmt: skip
+                input1=_Images(a),
+                input2=_Images(b),
+                fid=True,
+                cuda=cuda,
+                batch_size=batch_size,
+                cache=False,
+                verbose=False,
+                feature_extractor_weights_path=path,
+                save_cpu_ram=True,
+            )
         return float(metrics["frechet_inception_distance"])
 
     return distance
@@ -116,8 +125,8 @@ def torch_fidelity_distance(
 def distance_without_roots(features: list[Tensor]) -> float:
     """The Fréchet distance of two sets of features [n, d], from the features themselves, in float64.
 
-    The trace of (S_a S_b)^(1/2) is the nuclear norm of X_a X_b^T (deviations from the mean, over sqrt(n - 1)): no root of an
-    eigenvalue that is zero but for rounding, so this is right to about 1e-14 where a covariance is singular, too.
+    The trace of (S_a S_b)^(1/2) is the nuclear norm of X_a X_b^T (deviations from the mean, over sqrt(n - 1)): no root
+    of an eigenvalue that is zero but for rounding, so this is right to about 1e-14 where a covariance is singular, too.
     """
     means = [side.double().mean(0) for side in features]
     a, b = ((side.double() - mean) / (len(side) - 1) ** 0.5 for side, mean in zip(features, means, strict=True))
@@ -241,14 +250,20 @@ def main() -> None:
                 "ratios": {label: round(statistics.median(r), 3) for label, r in ratios.items()},
                 "spread": {label: [round(min(r), 3), round(max(r), 3)] for label, r in ratios.items()},
                 "conditions": {
-                    "n": args.n, "image_size": args.image_size, "batch_size": args.batch_size, "rounds": args.rounds,
-                    "device": args.device, "threads": torch.get_num_threads(), "torch": torch.__version__,
+                    "n": args.n,
+                    "image_size": args.image_size,
+                    "batch_size": args.batch_size,
+                    "rounds": args.rounds,
+                    "device": args.device,
+                    "threads": torch.get_num_threads(),
+                    "torch": torch.__version__,
                     "weights": "given" if args.weights else "random",
-                    "clock": "CPU time of one thread" if on_cpu else "wall", "relative_difference": differences,
+                    "clock": "CPU time of one thread" if on_cpu else "wall",
+                    "relative_difference": differences,
                 },
             }
         )
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
 
-from data.image_cache import available_cores
-from data.images import ImageBatches, load_images
+from data.images.cache import available_cores
+from data.images.load import ImageBatches, load_images
 
 SIZE = 64
 BATCH = 64

@@ -1,10 +1,11 @@
-"""Corrected samples per second: `I_SIR` beside a straightforward reading of the exercise's pseudo-code, on the same networks.
+"""Corrected samples per second: `I_SIR` beside a straightforward reading of the exercise's pseudo-code, on the same
+networks.
 
     python -m benchmarks.isir --chains 64 --iterations 5 --particles 10
 
-The reading evaluates all N_p + 1 particles of every chain in each iteration, in one batch; "as it reads" it builds the graph,
-too, since the pseudo-code says nothing else, and once under no_grad. All sides use the same random numbers and must return the same
-codes. The last line is JSON; a ratio above 1 means that this project is faster.
+The reading evaluates all N_p + 1 particles of every chain in each iteration, in one batch; "as it reads" it builds the
+graph, too, since the pseudo-code says nothing else, and once under no_grad. All sides use the same random numbers and
+must return the same codes. The last line is JSON; a ratio above 1 means that this project is faster.
 """
 
 import argparse
@@ -17,14 +18,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from models.isir import BLOCK, I_SIR
-from models.wgan import Critic, Generator
+from models.gan.isir import BLOCK, I_SIR
+from models.gan.networks import Critic, Generator
 
 
 def pseudo_code(
     N_i: int, N_s: int, N_p: int, n_z: int, D: Critic, G: Generator, seed: int, weights: str = "importance"
 ) -> Tensor:
-    """The exercise's algorithm as it reads, drawing from the same streams as models/isir.py."""
+    """The exercise's algorithm as it reads, drawing from the same streams as models/gan/isir.py."""
     seeds = torch.randint(2**62, (-(-N_s // BLOCK),), generator=torch.Generator().manual_seed(seed)).tolist()
     streams = [torch.Generator().manual_seed(s) for s in seeds]
     z = torch.cat([torch.randn(BLOCK, n_z, generator=g) for g in streams])[:N_s].unsqueeze(1)
@@ -94,13 +95,20 @@ def main() -> None:
                 "ratios": {label: round(statistics.median(r), 3) for label, r in ratios.items()},
                 "spread": {label: [round(min(r), 3), round(max(r), 3)] for label, r in ratios.items()},
                 "conditions": {
-                    "N_s": args.chains, "N_i": args.iterations, "N_p": args.particles, "image_size": args.image_size,
-                    "ngf = ndf": args.width, "chunk_images": args.chunk_images, "rounds": args.rounds,
-                    "threads": torch.get_num_threads(), "torch": torch.__version__, "results": "equal",
+                    "N_s": args.chains,
+                    "N_i": args.iterations,
+                    "N_p": args.particles,
+                    "image_size": args.image_size,
+                    "ngf = ndf": args.width,
+                    "chunk_images": args.chunk_images,
+                    "rounds": args.rounds,
+                    "threads": torch.get_num_threads(),
+                    "torch": torch.__version__,
+                    "results": "equal",
                 },
             }
         )
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
     python -m benchmarks.isir_toy --figure docs/figures/isir_toy.png
 
-Importance weights sample p* = N(s e_1, I). Density weights sample N(s/2 e_1, I/2): half the shift and half the variance. In few
-dimensions both arrive; in many, the density weights do not mix, because ratios of exp(-|z|^2 / 2) among draws from the prior are
-astronomic. Not a race: the last line has the largest distance of a mean or variance from its target instead of ratios.
+Importance weights sample p* = N(s e_1, I). Density weights sample N(s/2 e_1, I/2): half the shift and half the
+variance. In few dimensions both arrive; in many, the density weights do not mix, because ratios of exp(-|z|^2 / 2)
+among draws from the prior are astronomic. Not a race: the last line has the largest distance of a mean or variance from
+its target instead of ratios.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from common.files import atomic_file
-from models.isir import Weights, run_chains
+from models.gan.isir import Weights, run_chains
 
 
 def moments(z: Tensor) -> tuple[float, float, float]:
@@ -63,7 +64,8 @@ def main() -> None:
     args = parser.parse_args()
 
     print(
-        "| dimensions | weights | mean of z_1 (target) | variance of z_1 (target) | variance of the others (target) | moved last |"
+        "| dimensions | weights | mean of z_1 (target) | variance of z_1 (target) | variance of the others (target) | "
+        "moved last |"
     )
     print("|---|---|---|---|---|---|")
     shown: dict[Weights, Tensor] = {}
@@ -72,9 +74,16 @@ def main() -> None:
         for weights, mean, variance in (("importance", args.slope, 1.0), ("density", args.slope / 2, 0.5)):
             name: Weights = "importance" if weights == "importance" else "density"
             chains = run_chains(
-                lambda x: args.slope * x[:, 0], lambda z: z, n_chains=args.chains, n_iterations=args.iterations,
-                n_particles=args.particles, n_z=n_z, weights=name, generator=torch.Generator().manual_seed(0), chunk_images=10**5,
-            )  # fmt: skip
+                lambda x: args.slope * x[:, 0],
+                lambda z: z,
+                n_chains=args.chains,
+                n_iterations=args.iterations,
+                n_particles=args.particles,
+                n_z=n_z,
+                weights=name,
+                generator=torch.Generator().manual_seed(0),
+                chunk_images=10**5,
+            )
             found = moments(chains.z)
             cells = " | ".join(
                 f"{value:.2f} ({target:g})" for value, target in zip(found, (mean, variance, variance), strict=True)

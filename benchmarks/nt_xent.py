@@ -2,8 +2,9 @@
 
     python -m benchmarks.nt_xent --pairs 64,256,1000
 
-One thread's processor time, every contestant in turn on the same projections, which they agree on before the race. A ratio is a
-contestant's time over ours. pytorch-metric-learning's memory grows with the cube of the pairs; it is left out above 128.
+One thread's processor time, every contestant in turn on the same projections, which they agree on before the race. A
+ratio is a contestant's time over ours. pytorch-metric-learning's memory grows with the cube of the pairs; it is left
+out above 128.
 """
 
 import argparse
@@ -18,14 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.errors import InputError, run_main
-from models.nt_xent import nt_xent
+from models.eeg.nt_xent import nt_xent
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 PML_PAIRS = 128
 
 
 def plain(z_a: Tensor, z_b: Tensor, tau: float) -> Tensor:
-    """The formula as it is read: cosine similarity of all, exponential, the diagonal left out, both orders one after the other."""
+    """The formula as it is read: cosine similarity of all, exponential, the diagonal left out, both orders one after
+    the other.
+    """
     z = torch.cat([z_a, z_b])
     n = z_a.shape[0]
     similarity = F.cosine_similarity(z[:, None], z[None], dim=2) / tau
@@ -47,10 +50,11 @@ def contestants(tau: float) -> dict[str, Loss]:
             f"{error.name} is not installed; the benchmark needs `pip install -r requirements-dev.txt`"
         ) from None
     return {
-        "ours": lambda a, b: nt_xent(a, b, tau), "lightly": NTXentLoss(temperature=tau),
+        "ours": lambda a, b: nt_xent(a, b, tau),
+        "lightly": NTXentLoss(temperature=tau),
         "pytorch-metric-learning": losses.SelfSupervisedLoss(losses.NTXentLoss(temperature=tau)),
         "formula": lambda a, b: plain(a, b, tau),
-    }  # fmt: skip
+    }
 
 
 def seconds(loss: Loss, z_a: Tensor, z_b: Tensor, repeats: int) -> float:
@@ -92,9 +96,14 @@ def main(argv: list[str] | None = None) -> None:
             ratios[f"{name}, N={n}"] = round(float(np.median(of)), 3)
             spread[f"{name}, N={n}"] = [round(float(v), 3) for v in np.quantile(of, [0.1, 0.9])]
     conditions = {
-        "dim": args.dim, "tau": args.tau, "rounds": args.rounds, "threads": 1, "time": "process_time", "torch": torch.__version__,
+        "dim": args.dim,
+        "tau": args.tau,
+        "rounds": args.rounds,
+        "threads": 1,
+        "time": "process_time",
+        "torch": torch.__version__,
         "machine": platform.machine(),
-    }  # fmt: skip
+    }
     print(json.dumps({"name": "nt_xent", "ratios": ratios, "spread": spread, "conditions": conditions}))
 
 

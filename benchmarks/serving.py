@@ -2,10 +2,12 @@
 
     python -m benchmarks.serving --rounds 15
 
-A generator and an EEG classifier of the quick presets' sizes (untrained: the time does not depend on it) are registered in a store
-of their own and served by real processes on loopback. Every round asks each side once: the network itself, the registered model in
-this process (`mlflow.pyfunc`), and the server, by a client that parses the answer. All use one thread. A ratio is the time of the
-network itself over the time of the other side: 1 where serving is free, 0.5 where it doubles the time. The last line is JSON.
+A generator and an EEG classifier of the quick presets' sizes (untrained: the time does not depend on it) are registered
+in a store of their own and served by real processes on loopback. Every round asks each side once: the network itself,
+the registered model in this process (`mlflow.pyfunc`), and the server, by a client that parses the answer. All use one
+thread. A ratio is the time of the
+network itself over the time of the other side: 1 where serving is free, 0.5 where it doubles the time. The last line is
+JSON.
 """
 
 import argparse
@@ -26,15 +28,15 @@ import mlflow
 import numpy as np
 import torch
 
-from data.eeg_recording import fir_kernel
-from models.eeg_transformer import EegTransformer, EpochClassifier
-from models.isir import I_SIR
-from models.wgan import Critic, Generator
+from data.eeg.recording import fir_kernel
+from models.eeg.transformer import EegTransformer, EpochClassifier
+from models.gan.isir import I_SIR
+from models.gan.networks import Critic, Generator
 from tests.tracking.servers import ModelServer
 from tracking import store
-from tracking.models import log_model
+from tracking.registry.models import log_model
 from tracking.run import start_run
-from trainers.stored_networks import sampler_with
+from training.generators.stored import sampler_with
 
 NZ, IMAGES, ITERATIONS, PARTICLES, CORRECTED = 64, 64, 3, 10, 16
 
@@ -110,9 +112,15 @@ def main() -> None:
 
 
 def measure(
-    rounds: int, seconds: float, G: Generator, D: Critic, classifier: EpochClassifier, epochs: np.ndarray,
-    models: dict[str, mlflow.pyfunc.PyFuncModel], servers: dict[str, ModelServer],
-) -> None:  # fmt: skip
+    rounds: int,
+    seconds: float,
+    G: Generator,
+    D: Critic,
+    classifier: EpochClassifier,
+    epochs: np.ndarray,
+    models: dict[str, mlflow.pyfunc.PyFuncModel],
+    servers: dict[str, ModelServer],
+) -> None:
     clients = {key: Client(server) for key, server in servers.items()}
 
     def direct(n: int, iterations: int) -> object:
@@ -173,7 +181,8 @@ def measure(
             each = [a / b for a, b in zip(times["itself"], times[side], strict=True)]
             ratios[f"{what}, {side}"] = round(statistics.median(each), 3)
             spread[f"{what}, {side}"] = [round(min(each), 3), round(max(each), 3)]
-            line = f"  {side:12s} median {1000 * statistics.median(times[side]):7.1f} ms, slowest {1000 * max(times[side]):7.1f} ms"
+            milliseconds = [1000 * seconds for seconds in times[side]]
+            line = f"  {side:12s} median {statistics.median(milliseconds):7.1f} ms, slowest {max(milliseconds):7.1f} ms"
             if side.startswith("HTTP"):
                 call()
                 size = clients["eeg" if "epoch" in what else "g"].size
@@ -187,13 +196,20 @@ def measure(
                 "ratios": ratios,
                 "spread": spread,
                 "conditions": {
-                    "ratio": "time of the network itself / time of this side", "image_size": 32, "ngf = ndf": 32, "nz": NZ,
-                    "n_particles": PARTICLES, "epochs": "64 x 801", "rounds": rounds, "threads per process": 1,
-                    "torch": torch.__version__, "mlflow": mlflow.__version__,
+                    "ratio": "time of the network itself / time of this side",
+                    "image_size": 32,
+                    "ngf = ndf": 32,
+                    "nz": NZ,
+                    "n_particles": PARTICLES,
+                    "epochs": "64 x 801",
+                    "rounds": rounds,
+                    "threads per process": 1,
+                    "torch": torch.__version__,
+                    "mlflow": mlflow.__version__,
                 },
             }
         )
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -2,13 +2,14 @@
 
     python -m benchmarks.simclr_settings                                   # augmentations
     python -m benchmarks.simclr_settings --settings "head_pool=1;head_pool=40"             # what the head is given
-    python -m benchmarks.simclr_settings --settings "tau=0.2;tau=0.5 pretrain_epochs=12"   # any parameters of eeg_simclr
+    python -m benchmarks.simclr_settings --settings "tau=0.2;tau=0.5 pretrain_epochs=12"   # any parameters of
+    eeg_simclr
 
-Twelve simulated subjects (21 to 32) in four groups of three: for each, an encoder is pre-trained on five of the others, a linear
-probe of it, the head on the frozen encoder and the fine-tuned network are trained on the same five, all labels given, and the group
-says what they are worth (and when to stop their training). The same is done with the untrained encoder: there "fine-tuned" is
-training from scratch. Nobody is a test person here: the defaults of `eeg_simclr` are chosen by this. Accuracy per trial, mean over
-people; differences are paired by person.
+Twelve simulated subjects (21 to 32) in four groups of three: for each, an encoder is pre-trained on five of the others,
+a linear probe of it, the head on the frozen encoder and the fine-tuned network are trained on the same five, all labels
+given, and the group says what they are worth (and when to stop their training). The same is done with the untrained
+encoder: there "fine-tuned" is training from scratch. Nobody is a test person here: the defaults of `eeg_simclr` are
+chosen by this. Accuracy per trial, mean over people; differences are paired by person.
 """
 
 import argparse
@@ -22,10 +23,10 @@ import torch
 from torch import nn
 
 from common.errors import InputError, run_main
-from data.eeg import load_eeg
-from data.eeg_pool import ChannelPool, check_pretraining
-from data.eeg_windows import Windows
-from data.splits import Fold, check_no_leakage
+from data.eeg.load import load_eeg
+from data.eeg.pool import ChannelPool, check_pretraining
+from data.eeg.splits import Fold, check_no_leakage
+from data.eeg.windows import Windows
 from evaluation.classification import (
     accuracy_by_subject,
     mean_interval,
@@ -33,14 +34,14 @@ from evaluation.classification import (
     probability_of_right,
     trial_means,
 )
-from models.eeg_augment import NAMES
-from models.simclr import ChannelClassifier
-from trainers.config import parse_config
-from trainers.eeg import Fit, align, predict
-from trainers.eeg_simclr import begin_pretraining, build_network
-from trainers.processes import Processes
-from trainers.simclr_config import PRESETS, EegSimclrConfig, frozen_fit
-from trainers.simclr_frozen import all_features, encode_windows, fit_probe
+from models.eeg.augment import NAMES
+from models.eeg.simclr import ChannelClassifier
+from trainers.eeg_simclr.config import PRESETS, EegSimclrConfig, frozen_fit
+from trainers.eeg_simclr.frozen import all_features, encode_windows, fit_probe
+from trainers.eeg_simclr.run import begin_pretraining, build_network
+from training.config import parse_config
+from training.eeg.fit import Fit, align, predict
+from training.processes import Processes
 
 N_TRAIN, N_VALIDATION = 5, 3
 """People of a fold: as many to train on as the default run has."""
@@ -72,7 +73,9 @@ def folds_of(windows: Windows) -> list[Fold]:
 def accuracies(
     config: EegSimclrConfig, pool: ChannelPool, windows: Windows, folds: list[Fold], trained: bool
 ) -> dict[str, dict[int, float]]:
-    """{"probe", "frozen", "fine-tuned": {person: accuracy per trial}} of the encoder, pre-trained or as it was drawn."""
+    """{"probe", "frozen", "fine-tuned": {person: accuracy per trial}} of the encoder, pre-trained or as it was
+    drawn.
+    """
     processes = Processes(0, 1, torch.device("cpu"))
     found: dict[str, dict[int, float]] = {"probe": {}, "frozen": {}, "fine-tuned": {}}
     for fold in folds:

@@ -2,12 +2,16 @@
 
     python -m benchmarks.tracking_limits            # all; --parts points,search,study for some
 
-Starts a PostgreSQL cluster and an MLflow server of its own (Debian: apt-get install postgresql, as for tests/stack) and measures
+Starts a PostgreSQL cluster and an MLflow server of its own (Debian: apt-get install postgresql, as for tests/stack) and
+measures
 
-- points: metric points per second into PostgreSQL through the server, by `tracking.Run` (a spool sent in batches of 1000) with 1, 2
+- points: metric points per second into PostgreSQL through the server, by `tracking.Run` (a spool sent in batches of
+1000) with 1, 2
   and 4 trainers at once, beside `mlflow.log_metrics` once per step; 10 metrics per step, one server process;
-- search: seconds of the queries behind the UI's run table with 100 to 20,000 runs in the experiment, each a copy of one real run;
-- study: trials per second of 1 to 8 worker processes on one Optuna study (random search, 8 reports per trial, no work in
+- search: seconds of the queries behind the UI's run table with 100 to 20,000 runs in the experiment, each a copy of one
+real run;
+- study: trials per second of 1 to 8 worker processes on one Optuna study (random search, 8 reports per trial, no work
+in
   between, so that nothing but the storage is measured), in a journal file and in PostgreSQL.
 
 The last line is JSON. Its ratio: points per second of one `tracking.Run` over those of `mlflow.log_metrics`.
@@ -209,14 +213,21 @@ def main() -> None:
             server.kill()
             postgres.stop()
     label = "points per second, tracking.Run over mlflow.log_metrics"
-    print(json.dumps({
-        "name": "tracking_limits",
-        "ratios": {label: round(statistics.median(ratios), 1)} if ratios else {},
-        "spread": {label: [round(min(ratios), 1), round(max(ratios), 1)]} if ratios else {},
-        "conditions": {
-            "rounds": options.rounds, "trials": options.trials, "cores": os.cpu_count(), "database": "PostgreSQL on loopback",
-        },
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "name": "tracking_limits",
+                "ratios": {label: round(statistics.median(ratios), 1)} if ratios else {},
+                "spread": {label: [round(min(ratios), 1), round(max(ratios), 1)]} if ratios else {},
+                "conditions": {
+                    "rounds": options.rounds,
+                    "trials": options.trials,
+                    "cores": os.cpu_count(),
+                    "database": "PostgreSQL on loopback",
+                },
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""What logging costs a training step: `run.log_metrics` beside MLflow's own calls, in one process, on SQLite and over HTTP.
+"""What logging costs a training step: `run.log_metrics` beside MLflow's own calls, in one process, on SQLite and over
+HTTP.
 
     python -m benchmarks.tracking_overhead [--rounds 7] [--steps 400]
 
@@ -81,7 +82,8 @@ def writer_share(label: str, uri: str, folder: Path, steps: int) -> float:
         run.deliver()
         share = (thread_seconds(run._writer.native_id) - before) / (time.perf_counter() - begin)
     print(
-        f"{label:7} {'writer thread':26} {1e6 * share * STEP_SECONDS:10.1f} us per step  {100 * share:8.3f} % of a 50 ms step"
+        f"{label:7} {'writer thread':26} {1e6 * share * STEP_SECONDS:10.1f} us per step  {100 * share:8.3f} % of a 50 "
+        "ms step"
     )
     return share
 

@@ -1,10 +1,12 @@
-"""How far this project's WGAN-GP is from torch-mimicry's own modules and from the plain definition, on equal weights, in float64.
+"""How far this project's WGAN-GP is from torch-mimicry's own modules and from the plain definition, on equal weights,
+in float64.
 
     python -m benchmarks.wgan_parity
 
-Per image size, the largest relative difference (of norms; every parameter's gradient on its own) of G's output in train and eval
-mode, D's output, both losses, the penalty, their gradients; and of the hand-written steps (`models/wgan_step.py`) from automatic
-differentiation. The penalty is compared with alpha as torch-mimicry draws it. The last line is JSON; it has no ratios of time.
+Per image size, the largest relative difference (of norms; every parameter's gradient on its own) of G's output in train
+and eval mode, D's output, both losses, the penalty, their gradients; and of the hand-written steps
+(`models/gan/step.py`) from automatic differentiation. The penalty is compared with alpha as torch-mimicry draws it. The
+last line is JSON; it has no ratios of time.
 """
 
 import json
@@ -13,10 +15,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models import mimicry
-from models.losses import loss_D, loss_G, loss_GP
-from models.wgan import IMAGE_SIZES, Critic, Generator
-from models.wgan_step import critic_step_gradients, generator_step_gradients
+from models.gan import mimicry
+from models.gan.losses import loss_D, loss_G, loss_GP
+from models.gan.networks import IMAGE_SIZES, Critic, Generator
+from models.gan.step import critic_step_gradients, generator_step_gradients
 
 WIDTHS = {32: 32, 48: 64, 64: 64, 128: 32}
 N, NZ = 4, 16
@@ -28,8 +30,8 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
 
 
 def largest(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
-    """Over the tensors of two networks. One that is zero but for rounding (the gradient of a bias before a batch norm, or of the
-    critic's last bias) is measured against a thousandth of the network's largest."""
+    """Over the tensors of two networks. One that is zero but for rounding (the gradient of a bias before a batch norm,
+    or of the critic's last bias) is measured against a thousandth of the network's largest."""
     scale = max(b.norm().item() for b in theirs) / 1000
     return max((a - b).norm().item() / max(b.norm().item(), scale) for a, b in zip(ours, theirs, strict=True))
 

@@ -1,12 +1,14 @@
 """What settings of the quick WGAN-GP are worth over several seeds, and in how many runs the critic loses its hold.
 
     python -m benchmarks.wgan_settings                                                    # the preset as it is
-    python -m benchmarks.wgan_settings --settings ";lr_critic=0.0004;beta2=0.99" --seeds 0-5   # beside it, any parameters of wgan
+    python -m benchmarks.wgan_settings --settings ";lr_critic=0.0004;beta2=0.99" --seeds 0-5   # beside it, any
+    parameters of wgan
 
-Each run is `make wgan`'s: the digits, `preset=quick`, and what a setting changes of it. fd_digits: of 2,000 images of the averaged
-generator, against the digits that it was trained on, in one feature network for all runs. gradient norm: the largest mean of
-|grad D| over 100 steps after the first 100; a critic that holds its penalty stays near 1. Runs with the same seed are compared.
-A run lasts minutes, so many workers (one thread each) are the way to several seeds.
+Each run is `make wgan`'s: the digits, `preset=quick`, and what a setting changes of it. fd_digits: of 2,000 images of
+the averaged generator, against the digits that it was trained on, in one feature network for all runs. gradient norm:
+the largest mean of
+|grad D| over 100 steps after the first 100; a critic that holds its penalty stays near 1. Runs with the same seed are
+compared. A run lasts minutes, so many workers (one thread each) are the way to several seeds.
 """
 
 import argparse
@@ -23,14 +25,14 @@ import torch
 from torch import Tensor
 
 from common.errors import run_main
-from data.images import ImageBatches, load_images
+from data.images.load import ImageBatches, load_images
 from evaluation.features import extract, network_extractor
 from evaluation.frechet import Gaussian, frechet_distance
-from models.digit_features import DigitClassifier, DigitFeatures
-from trainers.config import parse_config
-from trainers.digit_features import train_classifier
-from trainers.wgan import PRESETS, WganConfig, build_networks
-from trainers.wgan_loop import METRICS, Training, sample_images, train
+from models.gan.digit_features import DigitClassifier, DigitFeatures
+from trainers.wgan.loop import METRICS, Training, sample_images, train
+from trainers.wgan.run import PRESETS, WganConfig, build_networks
+from training.config import parse_config
+from training.generators.digit_features import train_classifier
 
 N_IMAGES = 2000
 SETTLED, SPAN = 100, 100
@@ -51,14 +53,27 @@ def run(setting: str, seed: int, features: Path) -> dict[str, float]:
     batches = ImageBatches(images, config.batch_size, seed=seed, device=torch.device("cpu"), flip=False)
     G, D = build_networks(config)
     training = Training(
-        G, D, nz=config.nz, lr_generator=config.lr_generator, lr_critic=config.lr_critic, betas=(config.beta1, config.beta2),
-        decay_steps=config.steps if config.lr_decay == "linear" else None, ema_decay=config.ema_decay, seed=seed,
-    )  # fmt: skip
+        G,
+        D,
+        nz=config.nz,
+        lr_generator=config.lr_generator,
+        lr_critic=config.lr_critic,
+        betas=(config.beta1, config.beta2),
+        decay_steps=config.steps if config.lr_decay == "linear" else None,
+        ema_decay=config.ema_decay,
+        seed=seed,
+    )
     rows: list[Tensor] = []
     train(
-        G, D, batches, config.n_dis, config.gp_scale, steps=config.steps, training=training,
+        G,
+        D,
+        batches,
+        config.n_dis,
+        config.gp_scale,
+        steps=config.steps,
+        training=training,
         after_step=lambda training, metrics: bool(rows.append(metrics)),
-    )  # fmt: skip
+    )
     norms = torch.stack(rows)[SETTLED:, METRICS.index("input_gradient_norm")]
     classifier = DigitClassifier().eval()
     classifier.load_state_dict(torch.load(features))
@@ -101,7 +116,8 @@ def main() -> None:
         for (setting, seed), future in running.items():
             found[setting, seed] = row = future.result()
             print(
-                f"| {setting or 'preset'} | {seed} | {row['fd_digits']:.2f} | {row['gradient_norm']:.2f} | {row['seconds']:.0f} |",
+                f"| {setting or 'preset'} | {seed} | {row['fd_digits']:.2f} | {row['gradient_norm']:.2f} | "
+                f"{row['seconds']:.0f} |",
                 flush=True,
             )
     ratios, spread = {}, {}

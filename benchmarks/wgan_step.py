@@ -1,10 +1,11 @@
-"""One WGAN-GP training step (n_dis critic updates, one generator update): this project beside torch-mimicry's own trainer code.
+"""One WGAN-GP training step (n_dis critic updates, one generator update): this project beside torch-mimicry's own
+trainer code.
 
     python -m benchmarks.wgan_step --batch_size 64
 
-Both start from the same weights and get the same images, in one process, their rounds interleaved. torch-mimicry's side is its
-networks and their `train_step`s, called as its Trainer calls them (whose logging and checkpointing are left out, in its favour).
-The last line is JSON; a ratio above 1 means that this project is faster.
+Both start from the same weights and get the same images, in one process, their rounds interleaved. torch-mimicry's side
+is its networks and their `train_step`s, called as its Trainer calls them (whose logging and checkpointing are left out,
+in its favour). The last line is JSON; a ratio above 1 means that this project is faster.
 """
 
 import argparse
@@ -16,10 +17,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from models import mimicry
-from models.wgan import Critic, Generator
-from trainers.processes import Processes
-from trainers.wgan_loop import Training, train
+from models.gan import mimicry
+from models.gan.networks import Critic, Generator
+from trainers.wgan.loop import Training, train
+from training.processes import Processes
 
 
 class NoLog:
@@ -101,7 +102,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    if args.device == "cuda":  # both sides get what `trainers.processes.join_processes` sets
+    if args.device == "cuda":  # both sides get what `training.processes.join_processes` sets
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
@@ -126,7 +127,8 @@ def main() -> None:
     ratios = [theirs / ours for theirs, ours in zip(times["mimicry"], times["ours"], strict=True)]
     for name, median in medians.items():
         print(
-            f"{name:8} {1000 * median:9.1f} ms a step (min {1000 * min(times[name]):.1f}, max {1000 * max(times[name]):.1f})"
+            f"{name:8} {1000 * median:9.1f} ms a step (min {1000 * min(times[name]):.1f}, max "
+            f"{1000 * max(times[name]):.1f})"
         )
     low, high = statistics.quantiles(ratios, n=10)[0], statistics.quantiles(ratios, n=10)[-1]
     label = f"batch {args.batch_size}"

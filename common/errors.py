@@ -17,8 +17,8 @@ class InputError(Exception):
 def run_main(main: Callable[[], int | None]) -> None:
     """Run `main` and exit: status 2 with one line on stderr for an InputError, 143 for SIGTERM, else main's own status.
 
-    SIGTERM raises SystemExit wherever `main` is, so that a run that is open is ended as KILLED. A trainer that can go on from a
-    checkpoint has a better answer, `tracking.StopRequest`, which takes the signal over as long as it lasts.
+    SIGTERM raises SystemExit wherever `main` is, so that a run that is open is ended as KILLED. A trainer that can go
+    on from a checkpoint has a better answer, `tracking.StopRequest`, which takes the signal over as long as it lasts.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _exit_on)

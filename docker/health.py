@@ -1,6 +1,7 @@
 """The trainer image's health check: fails if a run that is being written has recorded nothing for half an hour.
 
-A run is being written while a process holds the lock of its folder; runs that other containers left in the volume do not count.
+A run is being written while a process holds the lock of its folder; runs that other containers left in the volume do
+not count.
 Standard library alone: it starts every minute beside the training.
 """
 
@@ -12,7 +13,7 @@ from pathlib import Path
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the file's lock (as tracking/spool.py does while it writes)."""
+    """Whether a process holds the file's lock (as tracking/outbox/spool.py does while it writes)."""
     with open(path, "rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

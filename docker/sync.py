@@ -1,4 +1,5 @@
-"""Write docker/MLproject: the entry points of the root's MLproject, run in the trainer's image (a project has one environment).
+"""Write docker/MLproject: the entry points of the root's MLproject, run in the trainer's image (a project has one
+environment).
 
 python docker/sync.py, after a change of the root's MLproject.
 """

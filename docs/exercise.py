@@ -1,11 +1,11 @@
 # %% [markdown]
 # # The exercise, cell by cell
 #
-# Every cell that says *your code here* in the exercise, with this project's functions in its place. All runs in a few minutes
-# on a CPU, without network, on embedded or simulated data: numbers here show that the parts work, not how good they can be. For
-# that, see the entry points and the pages in `docs/`.
-#
-# This notebook is made by `python -m docs.make_notebook` from `docs/exercise.py`.
+# Every cell that says *your code here* in the exercise, with this project's functions in its place. All runs in a few
+# minutes
+# on a CPU, without network, on embedded or simulated data: numbers here show that the parts work, not how good they can
+# be. For that, see the entry points and the pages in `docs/`.  This notebook is made by `python -m docs.make_notebook`
+# from `docs/exercise.py`.
 
 # %%
 import inspect
@@ -49,8 +49,8 @@ def table(header, rows):
 # # Problem 1. Making GANs great
 # ## Theoretical part
 #
-# `docs/theory.md` derives the three distances of two parallel segments and why Wasserstein is the one to optimise; `mlflow run
-# . -e theory` checks all of it. In short, with $\delta = \theta - \theta_\ast$:
+# `docs/theory.md` derives the three distances of two parallel segments and why Wasserstein is the one to optimise;
+# `mlflow run . -e theory` checks all of it. In short, with $\delta = \theta - \theta_\ast$:
 
 # %%
 from evaluation import distances
@@ -58,11 +58,17 @@ from evaluation import distances
 table(
     ["$\\delta$", "KL", "JS", "Wasserstein", "KL, smoothed by 0.1", "JS, smoothed by 0.1"],
     [
-        [delta, distances.segments_kl(delta), f"{distances.segments_js(delta):.4f}", distances.segments_wasserstein(delta),
-         f"{distances.smoothed_kl(delta, 0.1):.2f}", f"{distances.smoothed_js(delta, 0.1):.4f}"]
+        [
+            delta,
+            distances.segments_kl(delta),
+            f"{distances.segments_js(delta):.4f}",
+            distances.segments_wasserstein(delta),
+            f"{distances.smoothed_kl(delta, 0.1):.2f}",
+            f"{distances.smoothed_js(delta, 0.1):.4f}",
+        ]
         for delta in (0.0, 0.1, 0.5, -1.0)
     ],
-)  # fmt: skip
+)
 
 rng = np.random.default_rng(0)
 segments = [np.column_stack([rng.random(400), np.full(400, y)]) for y in (0.5, 0.0)]
@@ -73,12 +79,12 @@ print(
 # %% [markdown]
 # ## Networks
 #
-# `G = tmim.nets.wgan_gp.wgan_gp_64.WGANGPGenerator64()`: torch-mimicry's modules, loaded without TensorFlow, and this project's
-# own, which compute the same with fewer operations. On the same weights:
+# `G = tmim.nets.wgan_gp.wgan_gp_64.WGANGPGenerator64()`: torch-mimicry's modules, loaded without TensorFlow, and this
+# project's own, which compute the same with fewer operations. On the same weights:
 
 # %%
-from models import mimicry
-from models.wgan import Critic, Generator
+from models.gan import mimicry
+from models.gan.networks import Critic, Generator
 
 theirs_G, theirs_D = mimicry.build_networks(32, nz=64, ngf=32, ndf=32)
 G, D = Generator(32, nz=64, ngf=32), Critic(32, ndf=32)
@@ -93,21 +99,21 @@ with torch.no_grad():
 # ## The losses of WGAN-GP
 
 # %%
-from models.losses import loss_D, loss_G, loss_GP
+from models.gan.losses import loss_D, loss_G, loss_GP
 
 source(loss_D, loss_G, loss_GP)
 
 # %% [markdown]
 # ## Data and optimisers
 #
-# With CelebA it is `load_images("celeba", 64, "train", data_dir)`: centre crop, antialiased resize, decoded once. Here the
-# digits of scikit-learn, enlarged to 32 pixels. Adam with the exercise's settings but for the learning rates, which suit so
-# short a training.
+# With CelebA it is `load_images("celeba", 64, "train", data_dir)`: centre crop, antialiased resize, decoded once. Here
+# the digits of scikit-learn, enlarged to 32 pixels. Adam with the exercise's settings but for the learning rates, which
+# suit so short a training.
 
 # %%
-from data.images import ImageBatches, load_images
+from data.images.load import ImageBatches, load_images
 from evaluation.figures import image_grid, loss_curves, picture
-from trainers.wgan_loop import METRICS, Training, sample_images, train
+from trainers.wgan.loop import METRICS, Training, sample_images, train
 
 images = load_images("digits", 32, "train", cache_dir=cache, progress=False)
 dataloader = ImageBatches(images, batch_size=32, seed=0, device="cpu", flip=False)
@@ -148,13 +154,14 @@ show(picture(image_grid(sample_images(G_average, codes)), "after 120 steps; `mlf
 # ## Model performance: the Fréchet distance
 #
 # FID is this distance in the features of the 2015 Inception, whose weights need a download (`mlflow run . -e fid -P
-# features=inception`). In the features of a small classifier of digits it is called `fd_digits`, and compares only with itself.
+# features=inception`). In the features of a small classifier of digits it is called `fd_digits`, and compares only with
+# itself.
 
 # %%
 from evaluation.features import extract, network_extractor
 from evaluation.frechet import Gaussian, frechet_of
-from models.digit_features import DigitFeatures
-from trainers.digit_features import train_classifier
+from models.gan.digit_features import DigitFeatures
+from training.generators.digit_features import train_classifier
 
 classifier, accuracy = train_classifier(cache)
 extractor = network_extractor("digits", DigitFeatures(classifier), "notebook", "digits", torch.device("cpu"))
@@ -172,11 +179,12 @@ print(f"classifier: accuracy {accuracy:.3f} on held-out digits; fd_digits of pla
 # %% [markdown]
 # ## I-SIR: `I_SIR(N_i, N_s, N_p, n_z, D, G)`
 #
-# The exercise's weights, $\log \rho(z) = - \Vert z \Vert^2 / 2 + D(G(z))$, count the prior twice; `weights="importance"` (the
-# default) is what samples $p^\ast(z) = p_z(z) e^{D(G(z))}$. `docs/isir_fid.md` proves it. Both:
+# The exercise's weights, $\log \rho(z) = - \Vert z \Vert^2 / 2 + D(G(z))$, count the prior twice;
+# `weights="importance"` (the default) is what samples $p^\ast(z) = p_z(z) e^{D(G(z))}$. `docs/isir_fid.md` proves it.
+# Both:
 
 # %%
-from models.isir import I_SIR
+from models.gan.isir import I_SIR
 
 rows = [["plain", f"{fd_digits(plain):.2f}", f"{plain.square().sum(1).mean():.1f}"]]
 for weights in ("importance", "density"):
@@ -185,19 +193,19 @@ for weights in ("importance", "density"):
 table(["codes", "fd_digits", "mean of $\\Vert z \\Vert^2$"], rows)
 
 # %% [markdown]
-# A critic of 120 steps and 400 images tell little: the distance may fall or rise. `mlflow run . -e isir_fid` measures it with
-# intervals, and `docs/isir_fid.md` has what came out after 800 steps.
+# A critic of 120 steps and 400 images tell little: the distance may fall or rise. `mlflow run . -e isir_fid` measures
+# it with intervals, and `docs/isir_fid.md` has what came out after 800 steps.
 
 # %% [markdown]
 # # Problem 2. Signal processing
 # ## Dataset
 #
-# `load_eeg("physionet", cache, subjects="1-99")` downloads and reads what the exercise loads by hand: runs 4, 8, 12, 7 to 30
-# Hz, -1 to 4 s around the cue. Here six **simulated** people, written as EDF files and read by the same code.
+# `load_eeg("physionet", cache, subjects="1-99")` downloads and reads what the exercise loads by hand: runs 4, 8, 12, 7
+# to 30 Hz, -1 to 4 s around the cue. Here six **simulated** people, written as EDF files and read by the same code.
 
 # %%
-from data.eeg import load_eeg
-from data.eeg_figures import recording_figures
+from data.eeg.figures import recording_figures
+from data.eeg.load import load_eeg
 
 data = load_eeg("simulated", cache, subjects="1-6", n_workers=1, quiet=True)
 print(data.table())
@@ -225,7 +233,7 @@ print(f"{len(by_views)} windows of {list(by_views.gather(every[:1]).shape[1:])};
 # Windows of one trial overlap, so a random split of windows would leak. Folds hold out people:
 
 # %%
-from data.splits import make_folds
+from data.eeg.splits import make_folds
 
 windows = data.windows(160, 80)
 fold = make_folds(windows, "cross_subject", n_folds=6, validation_share=0.2, seed=0)[0]
@@ -238,13 +246,15 @@ for name in ("train", "validation", "test"):
 # ### Channel recombination and augmentations
 
 # %%
-from models.eeg_augment import NAMES, AugmentRanges, augment, recombine
+from models.eeg.augment import NAMES, AugmentRanges, augment, recombine
 
 generator = torch.Generator().manual_seed(0)
 
 
 def stretches(n, margin=40, length=160):
-    """Random stretches of training trials with a margin on both sides: [n, 64, length + 2 margin], standard deviation 1."""
+    """Random stretches of training trials with a margin on both sides: [n, 64, length + 2 margin], standard deviation
+    1.
+    """
     trials = np.unique(windows.trial[fold.train])
     chosen = torch.randint(len(trials), (n,), generator=generator).numpy()
     start = torch.randint(data.trials.shape[2] - length - 2 * margin, (n,), generator=generator).tolist()
@@ -273,8 +283,8 @@ show(figure)
 # ### Encoder, projector, NT-Xent
 
 # %%
-from models.nt_xent import nt_xent
-from models.simclr import ChannelClassifier, ConvolutionalEncoder, Projector, RecurrentEncoder
+from models.eeg.nt_xent import nt_xent
+from models.eeg.simclr import ChannelClassifier, ConvolutionalEncoder, Projector, RecurrentEncoder
 
 source(nt_xent)
 drawn = {
@@ -289,7 +299,7 @@ for name, network in drawn.items():
 # Pre-training without labels, with narrow networks and few steps. `mlflow run . -e eeg_simclr` is the real thing.
 
 # %%
-from models.eeg_augment import views
+from models.eeg.augment import views
 
 encoder, projector = ConvolutionalEncoder(width=0.06, kernels=(33, 17, 9, 17)), Projector(widths=(32, 16, 8))
 optimizer = torch.optim.Adam([*encoder.parameters(), *projector.parameters()], lr=2e-3)
@@ -384,7 +394,7 @@ print(f"largest difference: {(ours(src, tgt) - theirs(src, tgt)).abs().max():.1e
 # For EEG a token is a slice of time over all channels; an encoder, and a decoder with one learned query a class:
 
 # %%
-from models.eeg_transformer import EegTransformer
+from models.eeg.transformer import EegTransformer
 
 network = EegTransformer(d_model=64, n_heads=4, n_layers=2, patch_len=16, patch_stride=8)
 evaluate(network, fit(network, epochs=8, lr=1e-3), "simulated: EEG Transformer")
@@ -392,17 +402,17 @@ evaluate(network, fit(network, epochs=8, lr=1e-3), "simulated: EEG Transformer")
 # %% [markdown]
 # ## Efficient transformers
 #
-# Two of the six in `models/attention.py`; `docs/efficient_attention.md` has references, main ideas and measurements of all.
-#
-# - **Linear attention** (Katharopoulos et al. 2020, arXiv 2006.16236): $\mathrm{softmax}(q k^T) v$ becomes $\phi(q) (\phi(k)^T
-#   v)$ with a positive feature map $\phi$; keys and values are summed once, so time is $O(N)$.
-# - **Linformer** (Wang et al. 2020, arXiv 2006.04768): learned maps shorten keys and values along time to $k$ rows, so the
-#   matrix of attention has $N \times k$ entries; $O(N)$ for a fixed $k$, and a longest sequence that is known beforehand.
-#
-# One encoder layer, inference, CPU time of one thread against exact attention on `scaled_dot_product_attention`:
+# Two of the six in `models/attention/spec.py`; `docs/efficient_attention.md` has references, main ideas and
+# measurements of all.
+# - **Linear attention** (Katharopoulos et al. 2020, arXiv 2006.16236): $\mathrm{softmax}(q k^T) v$ becomes $\phi(q)
+# (\phi(k)^T v)$ with a positive feature map $\phi$; keys and values are summed once, so time is $O(N)$.
+# - **Linformer** (Wang et al. 2020, arXiv 2006.04768): learned maps shorten keys and values along time to $k$ rows, so
+# the matrix of attention has $N \times k$ entries; $O(N)$ for a fixed $k$, and a longest sequence that is known
+# beforehand.  One encoder layer, inference, CPU time of one thread against exact attention on
+# `scaled_dot_product_attention`:
 
 # %%
-from trainers.attention_scaling import measure_times
+from trainers.efficient_attention.scaling import measure_times
 
 seconds = measure_times(("sdpa", "linear", "linformer"), (64, 512, 4096), 2, torch.device("cpu"), lambda note: None)
 table(
@@ -411,7 +421,7 @@ table(
         [n, f"{1000 * exact:.1f}", *(f"{exact / seconds[name][n]:.2f}" for name in ("linear", "linformer"))]
         for n, exact in seconds["sdpa"].items()
     ],
-)  # fmt: skip
+)
 
 # %% [markdown]
 # Trained in place of exact attention, on the same windows:
@@ -421,5 +431,5 @@ network = EegTransformer(d_model=64, n_heads=4, n_layers=2, patch_len=16, patch_
 evaluate(network, fit(network, epochs=8, lr=1e-3), "simulated: EEG Transformer with linear attention")
 
 # %% [markdown]
-# A window of EEG has 19 tokens here: nothing to gain. The cheaper mechanisms pay on long sequences, as the table above shows;
-# from which length on, `mlflow run . -e efficient_attention` measures.
+# A window of EEG has 19 tokens here: nothing to gain. The cheaper mechanisms pay on long sequences, as the table above
+# shows; from which length on, `mlflow run . -e efficient_attention` measures.

@@ -2,8 +2,8 @@
 
     python -m docs.make_notebook
 
-In the source a line `# %%` begins a cell of code, `# %% [markdown]` one of text. The notebook is replaced only if every cell ran,
-no output has a warning or a path of this machine, and all is less than a megabyte.
+In the source a line `# %%` begins a cell of code, `# %% [markdown]` one of text. The notebook is replaced only if every
+cell ran, no output has a warning or a path of this machine, and all is less than a megabyte.
 """
 
 import re

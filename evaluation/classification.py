@@ -1,7 +1,7 @@
 """Scores of a two-class classifier of trials, per window and per trial, with intervals over subjects.
 
-Conventions: class 0 = left fist, 1 = right fist; `log_p` are log-probabilities [n, 2]; a trial's is the mean of its windows'.
-The scores are scikit-learn's and torchmetrics', not ours.
+Conventions: class 0 = left fist, 1 = right fist; `log_p` are log-probabilities [n, 2]; a trial's is the mean of its
+windows'. The scores are scikit-learn's and torchmetrics', not ours.
 """
 
 import math
@@ -38,7 +38,8 @@ def probability_of_right(log_p: np.ndarray) -> np.ndarray:
 
 
 def classification_scores(label: np.ndarray, p_right: np.ndarray) -> dict[str, float]:
-    """Accuracy, balanced accuracy, F1 of "right" and macro F1, ROC AUC, Cohen's kappa, expected calibration error (10 bins).
+    """Accuracy, balanced accuracy, F1 of "right" and macro F1, ROC AUC, Cohen's kappa, expected calibration error (10
+    bins).
 
     label: 0 or 1 [n]; p_right: probabilities [n]. ROC AUC is NaN where one class is missing.
     """
@@ -83,7 +84,9 @@ def accuracy_by_position(label: np.ndarray, p_right: np.ndarray, position: np.nd
 
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
-    """(mean, low, high): Student's t interval of the mean of independent values, one per subject; NaN bounds for a single one."""
+    """(mean, low, high): Student's t interval of the mean of independent values, one per subject; NaN bounds for a
+    single one.
+    """
     x = np.asarray(values, dtype=float)
     if len(x) < 2:
         return float(x.mean()), math.nan, math.nan
@@ -102,7 +105,8 @@ def chance_bounds(n: int, level: float = 0.95) -> tuple[float, float]:
     return float(stats.binom.ppf(tail, n, 0.5) / n), float(stats.binom.ppf(1 - tail, n, 0.5) / n)
 
 
-# ------------------------------------------------------------------------------------------------------------------ figures
+# ------------------------------------------------------------------------------------------------------------------
+# figures
 
 
 def confusion_figure(counts: np.ndarray, title: str) -> Figure:
@@ -124,7 +128,9 @@ def confusion_figure(counts: np.ndarray, title: str) -> Figure:
 
 
 def subjects_figure(tables: Mapping[str, Mapping[int, float]], n_trials: int, title: str) -> Figure:
-    """Accuracy of each subject under each classifier; the band is what a coin reaches in `n_trials` trials of one subject."""
+    """Accuracy of each subject under each classifier; the band is what a coin reaches in `n_trials` trials of one
+    subject.
+    """
     subjects = sorted(next(iter(tables.values())))
     figure = Figure(figsize=(max(5.0, 0.35 * len(subjects) + 2.5), 3.8), layout="constrained")
     axis = figure.subplots()

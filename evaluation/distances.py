@@ -1,10 +1,11 @@
 """Distances between two distributions on parallel segments of the plane: exact answers, and ways to compute them.
 
-P is the law of (x, theta), Q that of (x, theta_star), x ~ U(0, 1); delta = theta - theta_star. docs/theory.md derives the answers.
-Divergences are in nats; JS has weights 1/2 and 1/2.
+P is the law of (x, theta), Q that of (x, theta_star), x ~ U(0, 1); delta = theta - theta_star. docs/theory.md derives
+the answers. Divergences are in nats; JS has weights 1/2 and 1/2.
 
-"Smoothed" distributions have isotropic Gaussian noise of standard deviation sigma added to both coordinates: they have densities,
-and the factor of x is common to both, so their KL and JS are those of N(theta, sigma^2) and N(theta_star, sigma^2).
+"Smoothed" distributions have isotropic Gaussian noise of standard deviation sigma added to both coordinates: they have
+densities, and the factor of x is common to both, so their KL and JS are those of N(theta, sigma^2) and N(theta_star,
+sigma^2).
 """
 
 import math
@@ -28,7 +29,9 @@ def segments_js(delta: float) -> float:
 
 
 def segments_wasserstein(delta: float) -> float:
-    """The Wasserstein-1 distance of P and Q (and every Wasserstein-p distance, p >= 1: all mass moves by the same vector)."""
+    """The Wasserstein-1 distance of P and Q (and every Wasserstein-p distance, p >= 1: all mass moves by the same
+    vector).
+    """
     return abs(delta)
 
 
@@ -87,8 +90,8 @@ def smoothed_divergences_on_grid(delta: float, sigma: float, points_per_sigma: f
 def wasserstein_of_samples(a: np.ndarray, b: np.ndarray) -> tuple[float, np.ndarray]:
     """(Wasserstein-1 distance, partners) of two samples [n, d] of equal size, by the optimal assignment; exact, O(n^3).
 
-    partners [n]: row i of `a` is carried to row partners[i] of `b`. Optimal transport between equal weights is an assignment
-    (Birkhoff 1946), found by SciPy's modified Jonker-Volgenant algorithm (Crouse 2016).
+    partners [n]: row i of `a` is carried to row partners[i] of `b`. Optimal transport between equal weights is an
+    assignment (Birkhoff 1946), found by SciPy's modified Jonker-Volgenant algorithm (Crouse 2016).
     """
     if a.shape != b.shape or a.ndim != 2:
         raise ValueError(f"wasserstein_of_samples: {list(a.shape)} and {list(b.shape)}; both must be the same [n, d]")

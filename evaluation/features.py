@@ -1,6 +1,7 @@
 """From images to features: the networks whose features distances are measured in, and one streaming pass through them.
 
-A score is called `fid` only with the 2015 TF-Inception weights, whose SHA-256 is checked; other features give `fd_<features>`.
+A score is called `fid` only with the 2015 TF-Inception weights, whose SHA-256 is checked; other features give
+`fd_<features>`.
 """
 
 import hashlib
@@ -51,7 +52,9 @@ class Extractor:
 
 @dataclass
 class Features:
-    """Features of a set of images in their order: float32 [n, d] and logits [n, classes] on the CPU, and their moments."""
+    """Features of a set of images in their order: float32 [n, d] and logits [n, classes] on the CPU, and their
+    moments.
+    """
 
     x: Tensor
     logits: Tensor | None = None
@@ -65,7 +68,9 @@ class Features:
 def extract(
     extractor: Extractor, batches: Iterable[Tensor], progress: Callable[[int], None] = lambda n: None
 ) -> Features:
-    """One pass over uint8 batches [n, 3, H, W]; no image is kept. `progress` is called with the size of each batch done."""
+    """One pass over uint8 batches [n, 3, H, W]; no image is kept. `progress` is called with the size of each batch
+    done.
+    """
     features, logits = [], []
     for batch in batches:
         x, y = extractor.network(batch)
@@ -105,14 +110,17 @@ def save_features(path: Path, features: Features) -> None:
         print(f"{path} cannot be written ({error.strerror}); the next run will compute these features again")
 
 
-# ---------------------------------------------------------------------------------------------------------------- networks
+# ----------------------------------------------------------------------------------------------------------------
+# networks
 
 
 def inception_extractor(weights: Path | None, device: torch.device, force: bool = False) -> Extractor:
-    """torch-fidelity's TF-Inception (the family of the TTUR code, torch-mimicry and torch-fidelity), arranged to run faster.
+    """torch-fidelity's TF-Inception (the family of the TTUR code, torch-mimicry and torch-fidelity), arranged to run
+    faster.
 
-    weights: the .pth file; None: torch-hub's cache, else downloaded. Raises InputError with file name, size, hash and place where
-    it cannot be had, and for a file with another hash. With `force` such a file is taken, and its score called fd_inception_<hash>.
+    weights: the .pth file; None: torch-hub's cache, else downloaded. Raises InputError with file name, size, hash and
+    place where it cannot be had, and for a file with another hash. With `force` such a file is taken, and its score
+    called fd_inception_<hash>.
     """
     path = weights or _downloaded_inception()
     if not path.is_file():
@@ -159,15 +167,22 @@ def wrap_inception(network: nn.Module, digest: str, genuine: bool, device: torch
 
     return Extractor(
         name="inception" if genuine else f"inception_{digest[:8]}",
-        score="fid" if genuine else f"fd{suffix}", kernel_score="kid" if genuine else f"kd{suffix}",
-        network=run, dim=2048, fingerprint=hash_of(["inception", digest]),
-        family="TF-Inception 2015-12-05 (TTUR, torch-mimicry, torch-fidelity)" if genuine else "Inception with other weights",
+        score="fid" if genuine else f"fd{suffix}",
+        kernel_score="kid" if genuine else f"kd{suffix}",
+        network=run,
+        dim=2048,
+        fingerprint=hash_of(["inception", digest]),
+        family="TF-Inception 2015-12-05 (TTUR, torch-mimicry, torch-fidelity)"
+        if genuine
+        else "Inception with other weights",
         resize="299 pixels, TensorFlow 1 bilinear",
-    )  # fmt: skip
+    )
 
 
 def fold_batch_norms(network: nn.Module) -> None:
-    """Put each batch norm (eval mode) of torch-fidelity's `BasicConv2d` blocks into its convolution: equal to rounding."""
+    """Put each batch norm (eval mode) of torch-fidelity's `BasicConv2d` blocks into its convolution: equal to
+    rounding.
+    """
     for block in network.modules():
         conv, norm = getattr(block, "conv", None), getattr(block, "bn", None)
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
@@ -190,7 +205,8 @@ def _downloaded_inception() -> Path:
 def _where_to_get_inception() -> str:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     return (
-        f"get {INCEPTION_FILE} ({INCEPTION_SIZE}, SHA-256 {INCEPTION_HASH}...) from {INCEPTION_URL} on a machine with internet, "
+        f"get {INCEPTION_FILE} ({INCEPTION_SIZE}, SHA-256 {INCEPTION_HASH}...) from {INCEPTION_URL} on a machine with "
+        "internet, "
         f"and put it into {folder} or name it by weights=PATH"
     )
 
@@ -198,7 +214,9 @@ def _where_to_get_inception() -> str:
 def network_extractor(
     name: str, network: Callable[[Tensor], Tensor], fingerprint: str, family: str, device: torch.device
 ) -> Extractor:
-    """An extractor from any network that takes images [n, 3, H, W] in [-1, 1] and returns features [n, d] (or [n, d, 1, 1])."""
+    """An extractor from any network that takes images [n, 3, H, W] in [-1, 1] and returns features [n, d] (or [n, d, 1,
+    1]).
+    """
 
     def run(images: Tensor) -> tuple[Tensor, Tensor | None]:
         x = network(images.to(device).float() / 127.5 - 1)
@@ -217,7 +235,9 @@ def network_extractor(
 
 
 def file_extractor(path: Path, device: torch.device, open_program: Callable[[Path], Any]) -> Extractor:
-    """An extractor from a TorchScript file (.pt, .ts, .torchscript) or an exported program (.pt2), which `open_program` reads."""
+    """An extractor from a TorchScript file (.pt, .ts, .torchscript) or an exported program (.pt2), which `open_program`
+    reads.
+    """
     if not path.is_file():
         raise InputError(f"features: {str(path)!r} is neither inception, digits, a models:/ address nor a file")
     try:

@@ -1,7 +1,8 @@
-"""Distances between two sets of feature vectors: Fréchet, kernel, precision and recall, Inception score, and their uncertainty.
+"""Distances between two sets of feature vectors: Fréchet, kernel, precision and recall, Inception score, and their
+uncertainty.
 
-Everything here is plain maths on tensors; evaluation/features.py turns images into features. Conventions: features are [n, d];
-moments are float64 with the unbiased covariance (divisor n - 1), as torch-fidelity and the TTUR code have them.
+Everything here is plain maths on tensors; evaluation/features.py turns images into features. Conventions: features are
+[n, d]; moments are float64 with the unbiased covariance (divisor n - 1), as torch-fidelity and the TTUR code have them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -68,7 +69,9 @@ def covariance_factor(covariance: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Moments ready to be compared: mean [d], trace and factor of the covariance. One side's factor serves many comparisons."""
+    """Moments ready to be compared: mean [d], trace and factor of the covariance. One side's factor serves many
+    comparisons.
+    """
 
     mean: Tensor
     trace: Tensor
@@ -83,8 +86,8 @@ class Gaussian:
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) (Heusel et al. 2017, eq. 6).
 
-    With S_a = A A^T and S_b = B B^T the last trace is the sum of the singular values of A^T B: no matrix square root, no complex
-    numbers, and full accuracy where a covariance is singular.
+    With S_a = A A^T and S_b = B B^T the last trace is the sum of the singular values of A^T B: no matrix square root,
+    no complex numbers, and full accuracy where a covariance is singular.
     """
     overlap = torch.linalg.svdvals(a.factor.T @ b.factor).sum()
     return max(float((a.mean - b.mean).square().sum() + a.trace + b.trace - 2 * overlap), 0.0)
@@ -98,10 +101,12 @@ def frechet_of(features: Tensor, reference: Gaussian) -> float:
 def frechet_by_size(
     features: Tensor, reference: Gaussian, sizes: Sequence[int], generator: torch.Generator
 ) -> tuple[list[float], float, float]:
-    """The distance of random subsets of `features` at each size, its extrapolation to infinitely many images, and the line's slope.
+    """The distance of random subsets of `features` at each size, its extrapolation to infinitely many images, and the
+    line's slope.
 
-    The distance falls with n like 1/n by bias alone (Chong and Forsyth 2020, "Effectively Unbiased FID", arXiv 1911.07023): the
-    extrapolation is the intercept of the least-squares line in 1/n. The reference keeps its own finite size.
+    The distance falls with n like 1/n by bias alone (Chong and Forsyth 2020, "Effectively Unbiased FID", arXiv
+    1911.07023): the extrapolation is the intercept of the least-squares line in 1/n. The reference keeps its own finite
+    size.
     """
     if len(set(sizes)) < 2:
         raise ValueError(f"sizes {list(sizes)}: an extrapolation needs at least two different ones")
@@ -120,11 +125,12 @@ def bootstrap_differences(
 ) -> list[float]:
     """`draws` bootstrap values of FD(b) - FD(a), sorted, moved so that their mean is the difference observed.
 
-    a, b: features [n, d] of the same n latent chains before and after; row i of both is drawn together (paired), so what the two
-    have in common cancels. The reference is held fixed.
+    a, b: features [n, d] of the same n latent chains before and after; row i of both is drawn together (paired), so
+    what the two have in common cancels. The reference is held fixed.
 
-    Drawing rows again adds the bias of a distance at n images a second time, by another amount to each side where their spreads
-    differ. So only the spread of the draws is used: as they are, their interval can lie beside the observed difference.
+    Drawing rows again adds the bias of a distance at n images a second time, by another amount to each side where their
+    spreads differ. So only the spread of the draws is used: as they are, their interval can lie beside the observed
+    difference.
     """
     if a.shape != b.shape:
         raise ValueError(
@@ -174,9 +180,9 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """The kernel distance (Binkowski et al. 2018, KID) of features [m, d] and [n, d], and its standard error.
 
-    Mean of the unbiased squared MMD over disjoint random blocks of `block_size` images (fewer, where that would leave less than
-    `min_blocks` blocks). The blocks are independent, so that sd / sqrt(blocks) is an honest standard error, which it is not for the
-    overlapping subsets that are often used.
+    Mean of the unbiased squared MMD over disjoint random blocks of `block_size` images (fewer, where that would leave
+    less than `min_blocks` blocks). The blocks are independent, so that sd / sqrt(blocks) is an honest standard error,
+    which it is not for the overlapping subsets that are often used.
     """
     m = min(len(x), len(y))
     size = min(block_size, m // min_blocks)
@@ -209,19 +215,20 @@ def covered(x: Tensor, y: Tensor, radii: Tensor, chunk: int = 1024) -> float:
 
 
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
-    """Improved precision and recall (Kynkäänniemi et al. 2019, arXiv 1904.06991): what share of the generated images lies in the
-    neighbourhoods of real ones, and what share of the real ones in those of generated ones."""
+    """Improved precision and recall (Kynkäänniemi et al. 2019, arXiv 1904.06991): what share of the generated images
+    lies in the neighbourhoods of real ones, and what share of the real ones in those of generated ones."""
     return covered(fake, real, neighbour_radii(real, k)), covered(real, fake, neighbour_radii(fake, k))
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
-    # Differences, not the faster |x|^2 + |y|^2 - 2 x.y: that leaves equal rows at a distance of rounding size, and copies of an
-    # image would lie outside their own neighbourhood.
+    # Differences, not the faster |x|^2 + |y|^2 - 2 x.y: that leaves equal rows at a distance of rounding size, and
+    # copies of an image would lie outside their own neighbourhood.
     return torch.cdist(x.float(), y.float(), compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def inception_score(logits: Tensor, splits: int = 10) -> tuple[float, float]:
-    """exp of the mean KL divergence of p(class | image) from p(class) (Salimans et al. 2016): mean and sd over `splits` parts.
+    """exp of the mean KL divergence of p(class | image) from p(class) (Salimans et al. 2016): mean and sd over `splits`
+    parts.
 
     logits: [n, classes]. The sd divides by `splits`, not splits - 1, as that paper's code and torch-fidelity do.
     """

@@ -11,6 +11,8 @@ def to_uint8(x: Tensor) -> Tensor:
 
 
 def drawn_rows(n: int, k: int, seed: int) -> np.ndarray:
-    """min(k, n) of n rows, drawn at random, in their order (the first k would be the first classes where these are folders)."""
+    """min(k, n) of n rows, drawn at random, in their order (the first k would be the first classes where these are
+    folders).
+    """
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:k]
     return np.sort(order.numpy())

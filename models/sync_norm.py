@@ -1,4 +1,6 @@
-"""Batch normalisation over all processes of a distributed training, on any device (PyTorch's SyncBatchNorm refuses CPU tensors)."""
+"""Batch normalisation over all processes of a distributed training, on any device (PyTorch's SyncBatchNorm refuses CPU
+tensors).
+"""
 
 import torch
 import torch.distributed as dist
@@ -22,10 +24,11 @@ class _Sum(torch.autograd.Function):
 
 
 class _SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation whose training statistics are those of the batches of all processes, which must be equally large.
+    """Batch normalisation whose training statistics are those of the batches of all processes, which must be equally
+    large.
 
-    With W processes of N / W samples each, outputs, gradients (averaged over the processes) and running statistics equal
-    those of one process with N. In eval mode it is PyTorch's. Its state dict has the same names.
+    With W processes of N / W samples each, outputs, gradients (averaged over the processes) and running statistics
+    equal those of one process with N. In eval mode it is PyTorch's. Its state dict has the same names.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,8 +65,8 @@ SYNCHRONISED: dict[type, type[_SyncBatchNorm]] = {nn.BatchNorm1d: SyncBatchNorm1
 
 
 def synchronise_batch_norms(module: nn.Module) -> nn.Module:
-    """Replace every nn.BatchNorm1d and 2d in `module` by one over all processes, with the same parameters, frozen or not,
-    buffers and mode; returns `module`.
+    """Replace every nn.BatchNorm1d and 2d in `module` by one over all processes, with the same parameters, frozen or
+    not, buffers and mode; returns `module`.
     """
     for name, child in module.named_children():
         if type(child) in SYNCHRONISED:

@@ -1,12 +1,13 @@
 """The Transformer of Vaswani et al. 2017 (arXiv:1706.03762), written out.
 
-Parameter names, shapes and defaults are torch.nn's (`MultiheadAttention`, `TransformerEncoderLayer`, `TransformerDecoderLayer`,
-`Transformer`), so their state dicts load here and the reverse; tests/models/test_transformer.py holds outputs and gradients
-equal. Batches come first
-everywhere: [B, N, d_model]. Masks are torch.nn's: True means "ignore". One departure: where torch.nn gives NaN because every
-key of a sample is padding, attention here gives 0.
+Parameter names, shapes and defaults are torch.nn's (`MultiheadAttention`, `TransformerEncoderLayer`,
+`TransformerDecoderLayer`, `Transformer`), so their state dicts load here and the reverse;
+tests/models/test_transformer.py holds outputs and gradients equal. Batches come first
+everywhere: [B, N, d_model]. Masks are torch.nn's: True means "ignore". One departure: where torch.nn gives NaN because
+every key of a sample is padding, attention here gives 0.
 
-`attention=` puts any mechanism of `models.attention` into any block. Each block returns (output, attention weights or None).
+`attention=` puts any mechanism of `models.attention.spec` into any block. Each block returns (output, attention weights
+or None).
 """
 
 import math
@@ -16,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attention import AttentionBlock, AttentionSpec, LinearState
-from models.multi_head_attention import MultiHeadAttentionBlock
+from models.attention.multi_head import MultiHeadAttentionBlock
+from models.attention.spec import AttentionBlock, AttentionSpec, LinearState
 
 __all__ = [
     "AttentionBlock",
@@ -43,8 +44,8 @@ def sinusoidal_encoding(
 ) -> Tensor:
     """Encodings of the positions start ... start + length - 1, [length, d_model]; section 3.5 of the paper.
 
-    pe[p, 2i] = sin(p / 10000^(2i / d_model)), pe[p, 2i + 1] = cos(p / 10000^(2i / d_model)); an odd d_model ends with a sine.
-    Angles are computed in float64: in float32 they are wrong by 0.03 at position 576,000.
+    pe[p, 2i] = sin(p / 10000^(2i / d_model)), pe[p, 2i + 1] = cos(p / 10000^(2i / d_model)); an odd d_model ends with a
+    sine. Angles are computed in float64: in float32 they are wrong by 0.03 at position 576,000.
     """
     table = torch.empty(length, d_model, dtype=dtype, device=device)
     pair = torch.arange(0, d_model, 2, dtype=torch.float64, device=device)
@@ -92,8 +93,8 @@ class EncoderLayer(nn.Module):
     Args:
         d_model, n_heads: see MultiHeadAttentionBlock.
         d_ff: hidden features of the two-layer network.
-        dropout: after attention, inside and after the network. Weights of attention have their own, `AttentionSpec.dropout`, 0
-        by default
+        dropout: after attention, inside and after the network. Weights of attention have their own,
+        `AttentionSpec.dropout`, 0 by default
             (torch.nn uses one number for both; on a CPU, dropping weights makes attention several times slower).
         activation: `relu` or `gelu`.
         norm_first: normalise the input of each part (pre-norm) instead of the sum (post-norm, the paper's).
@@ -153,7 +154,8 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     """Self-attention of the targets, attention to the encoder's output (`memory`), then the two-layer network.
 
-    Args: as EncoderLayer; `attention` is the mechanism among the targets, `cross_attention` the one from targets to memory.
+    Args: as EncoderLayer; `attention` is the mechanism among the targets, `cross_attention` the one from targets to
+    memory.
     """
 
     def __init__(
@@ -193,7 +195,9 @@ class DecoderLayer(nn.Module):
         causal: bool = False,
         need_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """x [B, N, d_model], memory [B, M, d_model] -> (as x, weights of the attention to memory [B, h, N, M] or None)."""
+        """x [B, N, d_model], memory [B, M, d_model] -> (as x, weights of the attention to memory [B, h, N, M] or
+        None).
+        """
         h = self.norm1(x) if self.norm_first else x
         x = x + self.dropout1(self.self_attn(h, None, None, key_padding_mask, attn_mask, causal=causal)[0])
         if not self.norm_first:
@@ -232,7 +236,9 @@ class Encoder(nn.Module):
         return (x if self.norm is None else self.norm(x)), weights
 
     def stream(self, x: Tensor, states: Sequence[LinearState | None]) -> tuple[Tensor, tuple[LinearState | None, ...]]:
-        """The next tokens x [B, n, d_model] of a sequence that need not end, and each layer's state before and after them."""
+        """The next tokens x [B, n, d_model] of a sequence that need not end, and each layer's state before and after
+        them.
+        """
         after: list[LinearState | None] = []
         for layer, state in zip(self.layers, states, strict=True):
             assert isinstance(layer, EncoderLayer)
@@ -259,7 +265,9 @@ class Decoder(nn.Module):
         causal: bool = False,
         need_weights: bool = False,
     ) -> tuple[Tensor, list[Tensor]]:
-        """x [B, N, d_model], memory [B, M, d_model] -> (as x, the weights of each layer's attention to memory if asked for)."""
+        """x [B, N, d_model], memory [B, M, d_model] -> (as x, the weights of each layer's attention to memory if asked
+        for).
+        """
         weights = []
         for layer in self.layers:
             x, w = layer(
@@ -277,11 +285,11 @@ class Decoder(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Encoder and decoder: src [B, N, d_model], tgt [B, M, d_model] -> [B, M, d_model]. Embeddings and the last map are the
-    caller's.
+    """Encoder and decoder: src [B, N, d_model], tgt [B, M, d_model] -> [B, M, d_model]. Embeddings and the last map are
+    the caller's.
 
-    Args: as EncoderLayer and DecoderLayer. `attention` is the encoder's mechanism, `decoder_attention` the one among the
-    targets, `cross_attention` the one from targets to the encoder's output.
+    Args: as EncoderLayer and DecoderLayer. `attention` is the encoder's mechanism, `decoder_attention` the one among
+    the targets, `cross_attention` the one from targets to the encoder's output.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 """Fixtures shared by every test folder."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,3 +16,21 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: {folder} does not exist (set WGAN_EEG_DATA to the folder)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store whose tables exist already, copied for each test: MLflow takes seconds to make them."""
+    from tests.running import client  # MLflow takes seconds to import
+
+    folder = tmp_path_factory.mktemp("store")
+    client(folder).search_experiments()
+    client(folder).search_registered_models()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, empty_store: Path) -> Path:
+    """An empty working folder with an empty store."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return tmp_path

@@ -1,4 +1,6 @@
-"""Imports point one way: trainers -> data, models, evaluation, tracking -> common; models imports nothing else of the project."""
+"""Imports point one way: trainers -> training -> data, models, evaluation, tracking -> common; models imports nothing
+else.
+"""
 
 import ast
 from pathlib import Path
@@ -13,7 +15,8 @@ MAY_IMPORT = {
     "data": {"data", "common"},
     "evaluation": {"evaluation", "common"},
     "tracking": {"tracking", "common"},
-    "trainers": {"trainers", "data", "models", "evaluation", "tracking", "common"},
+    "training": {"training", "data", "models", "evaluation", "tracking", "common"},
+    "trainers": {"trainers", "training", "data", "models", "evaluation", "tracking", "common"},
 }
 # models/ is pure torch: tensors in, tensors out
 PURE = {

@@ -4,7 +4,7 @@ The only importer of mlflow.
 """
 
 from tracking.checkpoint import StopRequest, find_checkpoint, load_checkpoint, save_checkpoint
-from tracking.models import ModelInfo, load_weights, log_model, newest_model
+from tracking.registry.models import ModelInfo, load_weights, log_model, newest_model
 from tracking.run import AnyRun, Run, start_run
 from tracking.silent_run import SilentRun
 

@@ -1,6 +1,7 @@
 """`python -m tracking sync [folder]` delivers what training runs could not.
 
-`python -m tracking reap` ends runs that died silently. `python -m tracking promote models:/name/3` makes a version the champion.
+`python -m tracking reap` ends runs that died silently. `python -m tracking promote models:/name/3` makes a version the
+champion.
 """
 
 import argparse
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError, run_main
-from tracking.spool import Spool
+from tracking.outbox.spool import Spool
 
 STALE_MINUTES = 10.0
 NEVER_BEAT_HOURS = 24.0
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.command == "sync":
         return sync(arguments.folder)
     if arguments.command == "promote":
-        from tracking.promotion import promote
+        from tracking.registry.promotion import promote
 
         return promote(arguments.uri, arguments.metric, arguments.alias)
     reap(arguments.experiment, arguments.minutes)
@@ -68,7 +69,7 @@ def sync(folder: Path) -> int:
 
 def _sync_run(folder: Path) -> int:
     from tracking import store
-    from tracking.delivery import Delivery
+    from tracking.outbox.delivery import Delivery
 
     try:
         spool = Spool(folder, patience=0.5)

@@ -20,13 +20,13 @@ import torch
 
 from common.errors import InputError
 from common.files import atomic_file
+from tracking.outbox.spool import read_facts
 from tracking.resuming import CHECKPOINT_NAME, run_folder, this_job
-from tracking.spool import read_facts
 
 PLAIN_TYPES = (str, int, float, bool, bytes, type(None), torch.Size, torch.dtype, torch.device)
 MAPPINGS, SEQUENCES = (dict, OrderedDict, Counter), (list, tuple, set)
-"""Types that `torch.load(weights_only=True)` reads, these exactly: of their subclasses (np.float64, an enum, a namedtuple) it
-refuses all but those named here."""
+"""Types that `torch.load(weights_only=True)` reads, these exactly: of their subclasses (np.float64, an enum, a
+namedtuple) it refuses all but those named here."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -99,8 +99,8 @@ def find_checkpoint(output_dir: Path, run_id: str) -> Path | None:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Load the moments of `state`. Weight decay, betas and so on stay those of the present config: with allow_changes they may be
-    others than the saved ones."""
+    """Load the moments of `state`. Weight decay, betas and so on stay those of the present config: with allow_changes
+    they may be others than the saved ones."""
     own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(dict(state))
     for group, values in zip(optimizer.param_groups, own, strict=True):

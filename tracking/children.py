@@ -1,4 +1,5 @@
-"""The runs of a study below their parent: what the store knows of them, ending those that died, an alias for the best models.
+"""The runs of a study below their parent: what the store knows of them, ending those that died, an alias for the best
+models.
 
 Every function raises InputError, in one line, where the store does not answer.
 """

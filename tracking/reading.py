@@ -1,4 +1,6 @@
-"""Reads what runs recorded: the runs of an experiment, their metric histories and their artifacts. Changes nothing in the store."""
+"""Reads what runs recorded: the runs of an experiment, their metric histories and their artifacts. Changes nothing in
+the store.
+"""
 
 import functools
 import os
@@ -73,7 +75,9 @@ class Reader:
         return self.run(run_id).experiment if run_id else None
 
     def runs(self, experiment: str) -> list[RecordedRun]:
-        """The runs of an experiment that are not deleted, newest first. Raises InputError if there is no such experiment."""
+        """The runs of an experiment that are not deleted, newest first. Raises InputError if there is no such
+        experiment.
+        """
         found = self._asking(self._client.get_experiment_by_name, experiment)
         if found is None or found.lifecycle_stage == "deleted":
             raise InputError(
@@ -158,12 +162,21 @@ class Reader:
             info.end_time and info.status != "RUNNING"
         )  # a resumed run keeps the time at which it was stopped before
         return RecordedRun(
-            run_id=info.run_id, name=info.run_name or info.run_id, experiment=self._experiments[info.experiment_id],
-            entry_point=tags.get("entry_point") or tags.get("mlflow.project.entryPoint") or "", status=info.status,
-            started=info.start_time / 1000, seconds=(info.end_time - info.start_time) / 1000 if ended else None,
-            params=dict(run.data.params), metrics=dict(run.data.metrics), last_steps=store.last_steps(run), tags=tags,
-            parent=tags.get("mlflow.parentRunId"), children=children, page=f"#/experiments/{info.experiment_id}/runs/{info.run_id}",
-        )  # fmt: skip
+            run_id=info.run_id,
+            name=info.run_name or info.run_id,
+            experiment=self._experiments[info.experiment_id],
+            entry_point=tags.get("entry_point") or tags.get("mlflow.project.entryPoint") or "",
+            status=info.status,
+            started=info.start_time / 1000,
+            seconds=(info.end_time - info.start_time) / 1000 if ended else None,
+            params=dict(run.data.params),
+            metrics=dict(run.data.metrics),
+            last_steps=store.last_steps(run),
+            tags=tags,
+            parent=tags.get("mlflow.parentRunId"),
+            children=children,
+            page=f"#/experiments/{info.experiment_id}/runs/{info.run_id}",
+        )
 
     def _asking(self, call: Callable[..., Result], *arguments: Any, absent: str | None = None, **named: Any) -> Result:
         from tracking import store
@@ -181,7 +194,9 @@ class Reader:
 
 
 def resolved_params(run: RecordedRun, names: Sequence[str] | None = None) -> dict[str, str]:
-    """The run's parameters as they were used: `resolved.x`, where there is one, says what `x` was. Only `names`, if given."""
+    """The run's parameters as they were used: `resolved.x`, where there is one, says what `x` was. Only `names`, if
+    given.
+    """
     plain = {name: value for name, value in run.params.items() if not name.startswith("resolved.")}
     plain |= {n.removeprefix("resolved."): v for n, v in run.params.items() if n.startswith("resolved.")}
     return plain if names is None else {name: plain[name] for name in names if name in plain}

@@ -1,11 +1,13 @@
-"""Which run a process goes on with: the one it is told to resume, or the one its torchrun job began before a restart."""
+"""Which run a process goes on with: the one it is told to resume, or the one its torchrun job began before a
+restart.
+"""
 
 import os
 import re
 from pathlib import Path
 
 from common.errors import InputError
-from tracking.spool import read_facts
+from tracking.outbox.spool import read_facts
 
 CHECKPOINT_NAME = "checkpoint.pt"
 

@@ -24,13 +24,13 @@ from PIL import Image
 
 from common.errors import InputError
 from tracking.environment import environment, run_tags
-from tracking.evaluations import Evaluation, evaluation_tags
+from tracking.outbox.spool import Spool, Writer, raise_marks, read_facts
+from tracking.registry.evaluations import Evaluation, evaluation_tags
 from tracking.resuming import CHECKPOINT_NAME, folder_to_resume, note_job_served, run_folder, run_of_this_job, this_job
 from tracking.silent_run import SilentRun
-from tracking.spool import Spool, Writer, raise_marks, read_facts
 
 if TYPE_CHECKING:
-    from tracking.delivery import Delivery
+    from tracking.outbox.delivery import Delivery
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -261,7 +261,7 @@ class Run:
             self.finish("FAILED")
 
     def register(self, **operation: Any) -> int:
-        """Queue a saved model for the registry (see `tracking.models.log_model`).
+        """Queue a saved model for the registry (see `tracking.registry.models.log_model`).
 
         Returns the spool's size behind it.
         """
@@ -275,9 +275,13 @@ class Run:
         match = re.fullmatch(r"models:/([^/@]+)/(\d+)", uri)
         if match:
             self._spool.add(
-                "evaluations", name=match[1], version=match[2], step=int(step), tags=evaluation_tags(evaluations, self.run_id),
+                "evaluations",
+                name=match[1],
+                version=match[2],
+                step=int(step),
+                tags=evaluation_tags(evaluations, self.run_id),
                 metrics={found.metric: float(found.value) for found in evaluations},
-            )  # fmt: skip
+            )
 
     def start_writer(self) -> None:
         """Begin to deliver."""
@@ -313,7 +317,7 @@ def start_run(
         return SilentRun(output_dir)
     # Imported here: two seconds that `--help`, a bad parameter and the other ranks need not wait for.
     from tracking import store
-    from tracking.delivery import Delivery
+    from tracking.outbox.delivery import Delivery
 
     output_dir = Path(output_dir)
     resume = resume or run_of_this_job(entry_point, output_dir)
@@ -377,7 +381,8 @@ def start_run(
 
 @contextlib.contextmanager
 def _sigterm_ignored() -> Iterator[None]:
-    """While a run is being ended: torchrun, say, sends SIGTERM to a process that already fails because another was lost.
+    """While a run is being ended: torchrun, say, sends SIGTERM to a process that already fails because another was
+    lost.
 
     In a thread other than the main one nothing can be ignored.
     """
@@ -399,7 +404,8 @@ def _check_writable(folder: Path) -> None:
             probe.write(b"x")
     except OSError as error:
         raise InputError(
-            f"output_dir: cannot write to {str(folder)!r} ({error.strerror or error}); give a folder that can be written"
+            f"output_dir: cannot write to {str(folder)!r} ({error.strerror or error}); give a folder that can be "
+            "written"
         ) from None
 
 
@@ -413,7 +419,8 @@ def _delivered_steps(client: Any, stored: Any, uri: str) -> tuple[dict[str, int]
         return store.last_steps(stored), store.last_image_steps(client, stored.info.run_id)
     except Exception as error:  # of whatever store the artifacts are in: S3, HTTP, a folder
         raise InputError(
-            f"tracking store {uri}: the artifacts of run {stored.info.run_id}: {store.reason(error)}; try again when they can "
+            f"tracking store {uri}: the artifacts of run {stored.info.run_id}: {store.reason(error)}; try again when "
+            "they can "
             "be listed"
         ) from None
 

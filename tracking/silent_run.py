@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tracking.evaluations import Evaluation
+from tracking.registry.evaluations import Evaluation
 from tracking.resuming import CHECKPOINT_NAME
 
 

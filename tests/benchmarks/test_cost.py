@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from benchmarks.cost import operations, wgan_operations
-from models.wgan import Critic, Generator
-from models.wgan_step import critic_step_gradients, generator_step_gradients
-from trainers.wgan import WganConfig
+from models.gan.networks import Critic, Generator
+from models.gan.step import critic_step_gradients, generator_step_gradients
+from trainers.wgan.run import WganConfig
 
 
 def test_a_convolution_costs_what_it_costs() -> None:

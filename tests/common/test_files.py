@@ -67,8 +67,11 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         assert alone
         other = subprocess.Popen(
             [sys.executable, "-c", code, str(tmp_path / "cache")],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         assert other.stderr is not None
         assert other.stderr.readline() == "waiting for it\n"
         (tmp_path / "cache").mkdir()
@@ -93,7 +96,10 @@ def test_hash_does_not_depend_on_key_order() -> None:
 
 
 def test_input_errors_end_with_status_2_and_one_line() -> None:
-    code = "from common.errors import InputError, run_main\ndef main(): raise InputError('x:\\n  not allowed')\nrun_main(main)"
+    code = (
+        "from common.errors import InputError, run_main\n"
+        "def main(): raise InputError('x:\\n  not allowed')\nrun_main(main)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (2, "error: x: not allowed\n")
     assert issubclass(InputError, Exception)

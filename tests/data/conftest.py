@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from data.eeg import EegData, load_eeg
-from data.eeg_physionet import recording_path
-from data.eeg_simulated import simulated_folder
+from data.eeg.load import EegData, load_eeg
+from data.eeg.physionet import recording_path
+from data.eeg.simulated import simulated_folder
 
 
 @pytest.fixture(scope="session")

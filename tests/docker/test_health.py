@@ -9,7 +9,7 @@ import pytest
 from filelock import FileLock
 
 from tests.conftest import ROOT
-from tracking.spool import Spool
+from tracking.outbox.spool import Spool
 
 
 def check(folder: Path, minutes: float = 30) -> subprocess.CompletedProcess[str]:

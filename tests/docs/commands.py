@@ -1,8 +1,9 @@
-"""The commands in README.md and docs/*.md: found, and checked against the parsers that would read them, without being run.
+"""The commands in README.md and docs/*.md: found, and checked against the parsers that would read them, without being
+run.
 
-A block of commands is fenced as `sh` (a bare fence counts if one of its lines begins like a command). Commands in the text, in
-backticks, count if they begin like one. What can't be run on a plain machine is marked: by a line
-`<!-- needs: GPU -->` (or data, docker, network, ...) above its block, or by `# needs ...` behind the command.
+A block of commands is fenced as `sh` (a bare fence counts if one of its lines begins like a command). Commands in the
+text, in backticks, count if they begin like one. What can't be run on a plain machine is marked: by a line `<!-- needs:
+GPU -->` (or data, docker, network, ...) above its block, or by `# needs ...` behind the command.
 """
 
 import argparse
@@ -22,8 +23,8 @@ import yaml
 
 from common.errors import InputError
 from tests.conftest import ROOT
-from tests.trainers.running import config_class_of
-from trainers.config import parse_config
+from tests.running import config_class_of
+from training.config import parse_config
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 
@@ -58,8 +59,8 @@ class Wrong(Exception):
 class Command:
     """One command of a page.
 
-    needs: what the page says it needs beyond this project; empty if it says nothing. in_text: it stands in a sentence, which may
-    speak of a part of a command (`mlflow run . --experiment-name x`).
+    needs: what the page says it needs beyond this project; empty if it says nothing. in_text: it stands in a sentence,
+    which may speak of a part of a command (`mlflow run . --experiment-name x`).
     """
 
     page: Path
@@ -72,7 +73,8 @@ class Command:
         return f"{self.page.relative_to(ROOT)}:{self.line}: {self.text}"
 
 
-# ------------------------------------------------------------------------------------------------------------------- finding
+# -------------------------------------------------------------------------------------------------------------------
+# finding
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,8 @@ def fragments_of(page: Path) -> list[Command]:
     ]
 
 
-# ------------------------------------------------------------------------------------------------------------------ checking
+# ------------------------------------------------------------------------------------------------------------------
+# checking
 
 
 def words_of(text: str) -> list[str]:
@@ -254,9 +257,9 @@ def _check(command: Command) -> None:
 def check_trainer(entry_point: str, argv: Sequence[str]) -> None:
     """The trainer's own parser takes the words."""
     try:
-        module = importlib.import_module(f"trainers.{entry_point}")
+        module = importlib.import_module(f"trainers.{entry_point}.run")
     except ModuleNotFoundError:
-        raise Wrong(f"there is no trainers/{entry_point}.py") from None
+        raise Wrong(f"there is no trainers/{entry_point}/") from None
     config_class = config_class_of(module)
     if config_class is None:  # a tool beside the entry points
         check_argparse(module.__name__, argv)
@@ -281,8 +284,8 @@ def check_module(module: str, argv: Sequence[str]) -> None:
         check_pytest(argv)
     elif module == "torch.distributed.run":
         check_torchrun(argv)
-    elif module.split(".")[0] in ("benchmarks", "tracking", "data", "tests"):
-        check_argparse(f"{module}.__main__" if module == "tracking" else module, argv)
+    elif module.split(".")[0] in ("benchmarks", "tracking", "data", "tests", "training"):
+        check_argparse(f"{module}.__main__" if module in ("tracking", "data.eeg") else module, argv)
     elif module not in ("venv", "pip", "http.server"):
         raise Wrong(f"python -m {module} is of no form that tests/docs/commands.py knows; teach it")
 
@@ -315,8 +318,9 @@ def check_argparse(module_name: str, argv: Sequence[str]) -> None:
         with (
             mock.patch.object(argparse.ArgumentParser, "parse_args", stop_behind),
             mock.patch.object(sys, "argv", [module_name, *argv]),
-            redirect_stdout(io.StringIO()), redirect_stderr(errors),
-        ):  # fmt: skip
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(errors),
+        ):
             module.main()
     except Parsed:
         return
@@ -456,7 +460,8 @@ def check_fragment(command: Command) -> None:
     raise Wrong(f"no entry point takes these: {'; '.join(faults)}")
 
 
-# --------------------------------------------------------------------------------------------------------------------- links
+# ---------------------------------------------------------------------------------------------------------------------
+# links
 
 
 def anchor(heading: str) -> str:

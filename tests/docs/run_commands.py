@@ -1,9 +1,10 @@
-"""Really runs the commands of README.md and docs/ that need nothing but this project: `python -m tests.docs.run_commands`.
+"""Really runs the commands of README.md and docs/ that need nothing but this project: `python -m
+tests.docs.run_commands`.
 
-Each distinct command runs once (`make wgan` is `mlflow run . -e wgan`), in the order of the pages, in one scratch folder with a
-store of its own; one that fails is named at the end, status 1. `--list` prints which run and which do not, and why. CI checks every
-command against its parser on each change (tests/docs/test_commands.py); this takes as long as the trainings of the pages, and is
-for before a release.
+Each distinct command runs once (`make wgan` is `mlflow run . -e wgan`), in the order of the pages, in one scratch
+folder with a store of its own; one that fails is named at the end, status 1. `--list` prints which run and which do
+not, and why. CI checks every command against its parser on each change (tests/docs/test_commands.py); this takes as
+long as the trainings of the pages, and is for before a release.
 """
 
 import argparse
@@ -17,11 +18,14 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 from tests.docs.commands import PAGES, Command, commands_of
-from tests.trainers.running import environment
+from tests.running import environment
 
 NEEDS = (
     (r"\b(docker|podman)\b", "docker"),
-    (r"preset[= ](celeba|physionet)|dataset[= ](celeba|physionet|folder)|/data/|eegmmi|cifar10|photos\.zip|\.pth", "data"),
+    (
+        r"preset[= ](celeba|physionet)|dataset[= ](celeba|physionet|folder)|/data/|eegmmi|cifar10|photos\.zip|\.pth",
+        "data",
+    ),
     (r"features=inception|weights=|benchmarks\.fid\b", "Inception's weights"),
     (r"nnodes|nproc|max_restarts|CUDA|cuda", "GPUs, or several machines"),
     (r"http|curl|serve|psql|MLFLOW_TRACKING_URI=|postgres|optuna-dashboard", "a server"),
@@ -29,7 +33,7 @@ NEEDS = (
     (r"^make (test|test-all|lint|clean|setup|ui|stack-test|services|docker-verify)\b", "an environment of its own"),
     (r"^(git|pip|apt-get|export|cd|cp|mkdir|\.) ", "a shell of yours"),
     (r"-m pytest|mlflow ui|mlflow server|launch|resume=|python3? -c", "a process of its own"),
-)  # fmt: skip
+)
 """(what a command looks like, what it needs): beside what the pages say themselves."""
 
 
@@ -80,9 +84,15 @@ def main() -> int:
                 continue
             began = time.monotonic()
             done = subprocess.run(
-                text, shell=True, cwd=project, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                text,
+                shell=True,
+                cwd=project,
+                env=variables,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
                 timeout=arguments.timeout,
-            )  # fmt: skip
+            )
             print(
                 f"{'ok' if done.returncode == 0 else 'FAILED':8s} {command}  ({time.monotonic() - began:.0f} s)",
                 flush=True,

@@ -1,6 +1,7 @@
 """Takes the README's pictures of the MLflow UI: a real `mlflow ui` over the store in use, looked at by a real Chromium.
 
-`python -m tests.docs.screenshots docs/figures` needs a finished `wgan` run in the store (MLFLOW_TRACKING_URI, or mlflow.db here).
+`python -m tests.docs.screenshots docs/figures` needs a finished `wgan` run in the store (MLFLOW_TRACKING_URI, or
+mlflow.db here).
 """
 
 import argparse
@@ -75,9 +76,22 @@ def main() -> None:
     port = free_port()
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", reader.uri, "--port", str(port), "--workers", "1"],
-        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "ui",
+            "--backend-store-uri",
+            reader.uri,
+            "--port",
+            str(port),
+            "--workers",
+            "1",
+        ],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         base = f"http://127.0.0.1:{port}/"
         wait_for(base)

@@ -1,4 +1,6 @@
-"""Every command, link, picture and Python block in README.md and docs/ is good: tests/docs/commands.py says how that is checked."""
+"""Every command, link, picture and Python block in README.md and docs/ is good: tests/docs/commands.py says how that is
+checked.
+"""
 
 import ast
 import importlib
@@ -13,7 +15,7 @@ import yaml
 from tests.conftest import ROOT
 from tests.docs import commands
 from tests.docs.commands import PAGES, Command, Wrong
-from tests.trainers.running import config_class_of, environment
+from tests.running import config_class_of, environment
 
 ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
 
@@ -70,14 +72,15 @@ def test_every_entry_point_has_page_row_and_target(entry_point: str) -> None:
     row = re.search(rf"^\| `{entry_point}` \|(.*)\|(.*)\|(.*)\|$", readme, re.M)
     assert row, f"README's table of entry points has no row for {entry_point}"
     assert f"](docs/{entry_point}.md)" in row[3]
-    module = importlib.import_module(f"trainers.{entry_point}")
+    module = importlib.import_module(f"trainers.{entry_point}.run")
     config_class = config_class_of(module)
     named = re.findall(r"`(\w+)`", row[2])
     assert named
     assert set(named) <= set(config_class.__pydantic_fields__), f"{entry_point}: README names parameters it has not"
 
 
-# --------------------------------------------------------------------------------------------------------- the check is a check
+# --------------------------------------------------------------------------------------------------------- the check is
+# a check
 
 
 @pytest.mark.parametrize(
@@ -89,7 +92,7 @@ def test_every_entry_point_has_page_row_and_target(entry_point: str) -> None:
         ("mlflow run . -e wgan --environment local", "No such option"),
         ("mlflow train . -e wgan", "mlflow has no command 'train'"),
         ("python -m trainers.wgan --step 5", "did you mean steps?"),
-        ("python -m trainers.gan", "there is no trainers/gan.py"),
+        ("python -m trainers.gan", "there is no trainers/gan/"),
         ("python -m benchmarks.isir --round 3 --chain x", "invalid int value"),
         ("python -m benchmarks.isirs", "No module named 'benchmarks.isirs'"),
         ("python -m tracking sink", "invalid choice"),
@@ -117,17 +120,22 @@ def test_commands_are_found_with_their_lines_and_needs(tmp_path: Path, monkeypat
     monkeypatch.setattr(commands, "ROOT", tmp_path)
     page = tmp_path / "page.md"
     page.write_text(
-        "# Words\n\nRun `make wgan ARGS=\"-P a=1; 2\"`, then `-P steps=3`; `make` alone is a word, `python` too.\n\n"
+        '# Words\n\nRun `make wgan ARGS="-P a=1; 2"`, then `-P steps=3`; `make` alone is a word, `python` too.\n\n'
         "```sh\nmake fid; make isir_fid   # a comment; with make\nmlflow run . \\\n   -e wgan  # needs a GPU\n```\n\n"
-        "<!-- needs: docker -->\n```\ndocker run x && docker ps\n```\n\n```text\nmake nothing\n```\n\n```\nphotos/a.jpg\n```\n"
+        "<!-- needs: docker -->\n```\ndocker run x && docker ps\n```\n\n```text\nmake "
+        "nothing\n```\n\n```\nphotos/a.jpg\n```\n"
         "`mlflow run . -e\nfid` <!-- needs: data -->\n"
-    )  # fmt: skip
+    )
     found = [(c.line, c.text, c.needs) for c in commands.commands_of(page)]
     assert found == [
-        (3, 'make wgan ARGS="-P a=1; 2"', ""), (6, "make fid", ""), (6, "make isir_fid", ""),
-        (7, "mlflow run .     -e wgan", "a GPU"), (13, "docker run x", "docker"), (13, "docker ps", "docker"),
+        (3, 'make wgan ARGS="-P a=1; 2"', ""),
+        (6, "make fid", ""),
+        (6, "make isir_fid", ""),
+        (7, "mlflow run .     -e wgan", "a GPU"),
+        (13, "docker run x", "docker"),
+        (13, "docker ps", "docker"),
         (23, "mlflow run . -e fid", "data"),
-    ]  # fmt: skip
+    ]
     assert [(c.line, c.text) for c in commands.fragments_of(page)] == [(3, "-P steps=3")]
 
 

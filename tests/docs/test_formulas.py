@@ -1,4 +1,6 @@
-"""Formulas in docs/ keep to what GitHub, GitLab and Gitea all render: Markdown may take a formula apart before TeX sees it."""
+"""Formulas in docs/ keep to what GitHub, GitLab and Gitea all render: Markdown may take a formula apart before TeX sees
+it.
+"""
 
 import re
 

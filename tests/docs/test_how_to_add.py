@@ -6,15 +6,20 @@ import sys
 from pathlib import Path
 
 from tests.conftest import ROOT
-from tests.trainers.running import environment, runs
+from tests.running import environment, runs
 
 CODE = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "how_to_add.md").read_text(), flags=re.DOTALL)
 
 
 def test_an_array_of_trials_becomes_windows_and_folds(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", CODE[0]], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=120
-    )  # fmt: skip
+        [sys.executable, "-c", CODE[0]],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "torch.Size([16, 22, 125]) torch.Size([16])\n"
 
@@ -28,7 +33,7 @@ def test_the_entry_point_runs_records_and_refuses(tmp_path: Path) -> None:
             [sys.executable, str(script), *argv], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120
         )
         for argv in (["--n_images", "1"], ["--n_images", "50"])
-    )  # fmt: skip
+    )
     assert refused.returncode == 2
     assert "n_images: '1' is not allowed" in refused.stderr
     assert done.returncode == 0, done.stderr

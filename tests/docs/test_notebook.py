@@ -9,8 +9,10 @@ from docs.make_notebook import NOTEBOOK, SOURCE, build, faults, run
 def test_a_source_becomes_cells() -> None:
     notebook = build("# %% [markdown]\n# # Title\n#\n# $a_1$\n\n# %%\nx = 1  # one\n\n\n# %%\nprint(x)\n")
     assert [(cell.cell_type, cell.source) for cell in notebook.cells] == [
-        ("markdown", "# Title\n\n$a_1$"), ("code", "x = 1  # one"), ("code", "print(x)"),
-    ]  # fmt: skip
+        ("markdown", "# Title\n\n$a_1$"),
+        ("code", "x = 1  # one"),
+        ("code", "print(x)"),
+    ]
     nbformat.validate(notebook)
     with pytest.raises(ValueError, match="before the first cell"):
         build("import os\n# %%\n")

@@ -1,4 +1,6 @@
-"""Distances of the parallel segments: closed forms, limits, derivatives, and SciPy's own optimal transport as an oracle."""
+"""Distances of the parallel segments: closed forms, limits, derivatives, and SciPy's own optimal transport as an
+oracle.
+"""
 
 import math
 

@@ -27,7 +27,7 @@ from evaluation.features import (
     wrap_inception,
 )
 from evaluation.frechet import Gaussian, frechet_distance
-from tracking.models import open_program
+from tracking.registry.models import open_program
 
 CPU = torch.device("cpu")
 
@@ -61,9 +61,17 @@ def test_distance_equals_torch_fidelitys(state: dict[str, Tensor], tmp_path: Pat
     torch.save(state, path)
     a, b = sample_images(80, 32, 0), sample_images(80, 32, 1) // 2
     theirs = calculate_metrics(
-        input1=_Images(a), input2=_Images(b), fid=True, cuda=False, batch_size=40, cache=False, verbose=False,
-        feature_layer_fid="64", feature_extractor_weights_path=str(path), save_cpu_ram=True,
-    )["frechet_inception_distance"]  # fmt: skip
+        input1=_Images(a),
+        input2=_Images(b),
+        fid=True,
+        cuda=False,
+        batch_size=40,
+        cache=False,
+        verbose=False,
+        feature_layer_fid="64",
+        feature_extractor_weights_path=str(path),
+        save_cpu_ram=True,
+    )["frechet_inception_distance"]
     extractor = wrap_inception(build_inception(state, ["64"]), "0" * 64, True, CPU)
     ours = frechet_distance(*(Gaussian.of(extract(extractor, x.split(40)).moments) for x in (a, b)))
     assert ours > 1e-3

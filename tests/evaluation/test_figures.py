@@ -8,7 +8,7 @@ from tests.conftest import ROOT
 CODE = """
 import matplotlib
 matplotlib.use("svg")  # as a notebook has its own
-import evaluation.figures, trainers.report_figures, trainers.theory_figures
+import evaluation.figures, trainers.report.figures, trainers.theory.figures
 print(matplotlib.get_backend())
 """
 

@@ -36,7 +36,8 @@ def gaussian(mean: Tensor, covariance: Tensor) -> Gaussian:
     return Gaussian.of(Moments(1001, mean.double(), covariance.double() * 1000))
 
 
-# ---------------------------------------------------------------------------------------------------------------- moments
+# ----------------------------------------------------------------------------------------------------------------
+# moments
 
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=6), st.integers(1, 4))
@@ -67,7 +68,8 @@ def test_features_that_are_not_finite_are_refused() -> None:
         Moments.of(torch.zeros(0, 3))
 
 
-# ---------------------------------------------------------------------------------------------------------------- Fréchet
+# ----------------------------------------------------------------------------------------------------------------
+# Fréchet
 
 
 def test_isotropic_gaussians() -> None:
@@ -120,7 +122,9 @@ def test_nearly_singular_covariances_give_numbers() -> None:
 
 @pytest.mark.parametrize("n", [20, 61, 300])
 def test_fewer_images_than_dimensions_and_eigenvalues_of_rounding(n: int) -> None:
-    """Against the nuclear norm of the features' products, at eigenvalues over sixteen decades, most of them rounding at small n."""
+    """Against the nuclear norm of the features' products, at eigenvalues over sixteen decades, most of them rounding at
+    small n.
+    """
     scale = torch.logspace(0, -8, 60, dtype=torch.float64)
     q, _ = torch.linalg.qr(draw(60, 60, 3))
     x, y = draw(n, 60, 1) * scale @ q, draw(n, 60, 2) * scale.flip(0).roll(5) @ q + 0.01
@@ -141,7 +145,8 @@ def test_extrapolation_finds_the_intercept() -> None:
         frechet_by_size(draw(10, 2), reference, [10], torch.Generator())
 
 
-# ------------------------------------------------------------------------------------------------------------- uncertainty
+# -------------------------------------------------------------------------------------------------------------
+# uncertainty
 
 
 def test_paired_bootstrap_sees_what_pairs_have_in_common() -> None:
@@ -157,7 +162,9 @@ def test_paired_bootstrap_sees_what_pairs_have_in_common() -> None:
 
 
 def test_the_interval_lies_about_the_observed_difference_where_the_spreads_differ() -> None:
-    """One side spreads too widely, the other too narrowly, by as much: the true difference is 0, the bootstrap's biases differ."""
+    """One side spreads too widely, the other too narrowly, by as much: the true difference is 0, the bootstrap's biases
+    differ.
+    """
     d, n, narrower = 64, 300, 0.35  # of n draws the mean difference is 0.005, found by trying
     reference = gaussian(torch.zeros(d), 0.85**2 * torch.eye(d))
     inside = zero_inside = 0
@@ -175,7 +182,8 @@ def test_interval_is_central() -> None:
     assert interval([float(i) for i in range(101)], 0.9) == pytest.approx((5.0, 95.0))
 
 
-# ------------------------------------------------------------------------------------------------------------------ kernel
+# ------------------------------------------------------------------------------------------------------------------
+# kernel
 
 
 def test_squared_mmd_by_its_definition() -> None:
@@ -205,14 +213,16 @@ def test_kernel_distance_is_unbiased_and_its_error_honest() -> None:
         kernel_distance(draw(5, 2), draw(50, 2), torch.Generator())
 
 
-# -------------------------------------------------------------------------------------------------------- precision, recall
+# -------------------------------------------------------------------------------------------------------- precision,
+# recall
 
 
 def test_precision_and_recall_on_a_line() -> None:
     real = torch.tensor([[0.0], [1], [2], [3], [4]])
     assert neighbour_radii(real, k=1).tolist() == [1, 1, 1, 1, 1]
     fake = torch.tensor([[0.5], [10], [11], [12]])
-    # one of four generated points is near a real one; real points 0..4 against radii 9.5, 1, 1, 1 around 0.5, 10, 11, 12
+    # one of four generated points is near a real one; real points 0..4 against radii 9.5, 1, 1, 1 around 0.5, 10, 11,
+    # 12
     assert precision_recall(real, fake, k=1) == (0.25, 1.0)
     assert covered(real, fake[1:], neighbour_radii(fake[1:], k=1)) == 0
 
@@ -233,7 +243,8 @@ def test_chunks_do_not_matter() -> None:
     assert covered(y, x, neighbour_radii(x), chunk=7) == covered(y, x, neighbour_radii(x))
 
 
-# --------------------------------------------------------------------------------------------------------- Inception score
+# --------------------------------------------------------------------------------------------------------- Inception
+# score
 
 
 def test_inception_score_of_known_predictions() -> None:

@@ -15,4 +15,4 @@ def seeded_float64():
 @pytest.fixture
 def no_sample_is_too_small(monkeypatch):
     """Blocks of the linear family take their shorter way from 128 tokens on, however few numbers these hold."""
-    monkeypatch.setattr("models.attention_tokens.SAMPLE_NUMBERS", 1)
+    monkeypatch.setattr("models.attention.tokens.SAMPLE_NUMBERS", 1)

@@ -1,4 +1,6 @@
-"""The written-out Transformer equals torch.nn's, with the same weights: outputs and gradients, in float64, masks included."""
+"""The written-out Transformer equals torch.nn's, with the same weights: outputs and gradients, in float64, masks
+included.
+"""
 
 import math
 
@@ -6,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.attention import AttentionSpec
+from models.attention.spec import AttentionSpec
 from models.transformer import (
     AttentionBlock,
     DecoderLayer,

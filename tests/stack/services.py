@@ -37,7 +37,8 @@ def postgres_folder() -> Path | None:
 class Postgres:
     """A private cluster. PostgreSQL refuses to run as root: root's one runs as Debian's user `postgres`.
 
-    It has a folder of its own right below /tmp: pytest takes those of all its runs away from other users whenever one starts.
+    It has a folder of its own right below /tmp: pytest takes those of all its runs away from other users whenever one
+    starts.
     """
 
     def __init__(self, programs: Path) -> None:
@@ -91,8 +92,12 @@ class Store:
         log = open(folder / "store.log", "ab")  # noqa: SIM115 (the process keeps it)
         self._process = subprocess.Popen(command, stdout=log, stderr=log)
         self.client = boto3.client(
-            "s3", endpoint_url=self.endpoint, aws_access_key_id="key", aws_secret_access_key="secret", region_name="us-east-1"
-        )  # fmt: skip
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id="key",
+            aws_secret_access_key="secret",
+            region_name="us-east-1",
+        )
         deadline = time.monotonic() + 60
         while True:
             try:
@@ -122,8 +127,11 @@ class Stack:
         self.postgres.start()
         self.store = Store(folder)
         self.server = Server(
-            folder, self.postgres.uri("mlflow"), f"s3://{BUCKET}/", {**KEYS, "MLFLOW_S3_ENDPOINT_URL": self.store.endpoint}
-        )  # fmt: skip
+            folder,
+            self.postgres.uri("mlflow"),
+            f"s3://{BUCKET}/",
+            {**KEYS, "MLFLOW_S3_ENDPOINT_URL": self.store.endpoint},
+        )
         self.server.start()
 
     def stop(self) -> None:

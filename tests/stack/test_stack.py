@@ -9,12 +9,12 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
+from tests.running import command, environment
 from tests.stack.services import PASSWORD, Stack
-from tests.trainers.running import command, environment
-from tests.trainers.test_tune import TINY as STUDY
-from tests.trainers.test_wgan import TINY
-from trainers.study_storage import used
-from trainers.wgan_loop import METRICS
+from tests.trainers.tune.test_run import TINY as STUDY
+from tests.trainers.wgan.test_run import TINY
+from trainers.tune.storage import used
+from trainers.wgan.loop import METRICS
 
 pytestmark = pytest.mark.slow
 
@@ -22,9 +22,13 @@ pytestmark = pytest.mark.slow
 def start_trainer(folder: Path, uri: str, **parameters: object) -> subprocess.Popen[str]:
     folder.mkdir()
     return subprocess.Popen(
-        command("wgan", **parameters), cwd=folder, env={**environment(folder), "MLFLOW_TRACKING_URI": uri},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        command("wgan", **parameters),
+        cwd=folder,
+        env={**environment(folder), "MLFLOW_TRACKING_URI": uri},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def test_two_trainers_at_once_and_a_server_that_dies_in_the_middle(
@@ -93,13 +97,20 @@ def test_the_server_refuses_names_it_is_not_called_by(stack: Stack) -> None:
 
 
 def test_two_workers_share_a_study(stack: Stack, tmp_path: Path) -> None:
-    """`tune`, its study in PostgreSQL, its runs on the server: no trial is made twice, none is lost, the winner is registered."""
+    """`tune`, its study in PostgreSQL, its runs on the server: no trial is made twice, none is lost, the winner is
+    registered.
+    """
     address = stack.postgres.uri("studies").replace(PASSWORD, "$DATABASE_PASSWORD")
     settings = {**STUDY, "fixed": f"{STUDY['fixed']}, n_dis=2", "study": "pair", "storage": address}
     done = subprocess.run(
-        command("tune", **settings), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=250,
+        command("tune", **settings),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=250,
         env={**environment(tmp_path), "MLFLOW_TRACKING_URI": stack.server.uri, "DATABASE_PASSWORD": PASSWORD},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stdout
     study, repeats = (
         optuna.load_study(study_name=name, storage=stack.postgres.uri("studies")) for name in ("pair", "pair/repeats")

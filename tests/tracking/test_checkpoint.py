@@ -77,10 +77,17 @@ def test_what_looks_plain_but_could_not_be_read_again(tmp_path: Path, value: Any
 
 def test_every_type_that_is_accepted_is_read_again(tmp_path: Path) -> None:
     values: dict[str, Any] = {
-        "plain": ["a", 1, 1.0, True, b"\xff", None, 2**70], "tuple": (1, (2,)), "set": {1, "a"}, "ordered": OrderedDict(a=1),
-        "counter": Counter("aab"), "dtype": torch.bfloat16, "device": torch.device("cpu"), "size": torch.Size([2, 3]),
-        "parameter": torch.nn.Parameter(torch.ones(2)), 7: {(1, "a"): 2},
-    }  # fmt: skip
+        "plain": ["a", 1, 1.0, True, b"\xff", None, 2**70],
+        "tuple": (1, (2,)),
+        "set": {1, "a"},
+        "ordered": OrderedDict(a=1),
+        "counter": Counter("aab"),
+        "dtype": torch.bfloat16,
+        "device": torch.device("cpu"),
+        "size": torch.Size([2, 3]),
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+        7: {(1, "a"): 2},
+    }
     save_checkpoint(tmp_path / "checkpoint.pt", values)
     assert str(load_checkpoint(tmp_path / "checkpoint.pt")) == str(values)
 

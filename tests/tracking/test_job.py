@@ -1,4 +1,6 @@
-"""Which run the workers go on with that torchrun starts again: what its environment variables and the run folders say."""
+"""Which run the workers go on with that torchrun starts again: what its environment variables and the run folders
+say.
+"""
 
 import json
 import os

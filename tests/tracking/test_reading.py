@@ -24,10 +24,13 @@ def test_a_resumed_run_has_no_duration_while_it_runs(database: str) -> None:
 @pytest.mark.parametrize(
     "question",
     [
-        children.experiment_of, children.metrics_of, children.end_killed, lambda run_id: children.end_orphans(run_id, []),
+        children.experiment_of,
+        children.metrics_of,
+        children.end_killed,
+        lambda run_id: children.end_orphans(run_id, []),
         lambda run_id: children.alias_models(run_id, "champion"),
     ],
-)  # fmt: skip
+)
 def test_a_server_that_is_away_is_one_line(monkeypatch: pytest.MonkeyPatch, question: Callable[[str], Any]) -> None:
     uri = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)

@@ -339,7 +339,7 @@ def test_a_package_without_metadata_does_not_stop_a_run(tmp_path: Path, monkeypa
 
 
 def test_one_run_is_written_by_one_process(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tracking.spool.Spool.__init__.__defaults__", (0.2,))
+    monkeypatch.setattr("tracking.outbox.spool.Spool.__init__.__defaults__", (0.2,))
     with tracking.start_run("wgan", {}) as run, pytest.raises(InputError, match="in use"):
         tracking.start_run("wgan", {}, resume=run.run_id)
 
@@ -437,7 +437,7 @@ def test_server_away_at_the_end_then_sync(
         run.log_metrics({"loss": 1 / step, "rate": 2.0 * step}, step)
         if step % 5 == 0:
             run.log_image("samples/grid", np.zeros((8, 8, 3), np.uint8), step)
-    monkeypatch.setattr("tracking.models.REGISTER_PATIENCE", 0.2)
+    monkeypatch.setattr("tracking.registry.models.REGISTER_PATIENCE", 0.2)
     example = np.zeros((2, 3), np.float32)
     network = torch.nn.Linear(3, 1)
     model = tracking.log_model(run, network, "net", example, registered_name="late", config={"n": 3})

@@ -1,0 +1,163 @@
+"""The trials of recordings on disk: read once, kept as one file that is memory-mapped; `data.eeg` asks for them."""
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import InputError
+from common.files import atomic_folder, only_process
+from common.progress import Progress
+from data.eeg import physionet
+from data.eeg.recording import CHANNELS, Preprocessing, RecordingReport, try_read_trials
+from data.parallel import map_processes
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A subject (run None) or one recording that was left out, and why."""
+
+    subject: int
+    run: int | None
+    reason: str
+
+
+def hash_files(
+    folder: Path, pairs: Sequence[tuple[int, int]], on_bad: str
+) -> tuple[dict[tuple[int, int], str], list[Excluded]]:
+    """SHA-256 (hex) of each recording (subject, run), and the recordings that cannot be read at all.
+
+    The latter never reach the cache, which would go on leaving them out once they can be read.
+    """
+
+    def sha256(pair: tuple[int, int]) -> str | OSError:
+        try:
+            with physionet.recording_path(folder, *pair).open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:  # hashing leaves Python's lock: 96 subjects (750 MB) in under a second
+        results = dict(zip(pairs, pool.map(sha256, pairs), strict=True))
+    digests = {pair: result for pair, result in results.items() if isinstance(result, str)}
+    reasons = {
+        pair: f"it cannot be read ({result.strerror or result})"
+        for pair, result in results.items()
+        if isinstance(result, OSError)
+    }
+    for pair, reason in reasons.items():
+        file = physionet.recording_path(folder, *pair)
+        if on_bad == "stop":
+            raise bad_recording(file, reason)
+        if not digests:
+            raise InputError(f"no recording is left of {len(pairs)}, {file} and following: {reason}")
+    return digests, [Excluded(*pair, reason) for pair, reason in reasons.items()]
+
+
+Job = tuple[Path, int, int, Preprocessing, bool, bool]
+"""What it takes to read a recording: file, subject, run, preprocessing, labelled, and whether its bytes are
+the expected ones.
+"""
+
+
+def built_once(
+    folder: Path, jobs: Sequence[Job], on_bad: str, workers: int, quiet: bool
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The trials in `folder`, memory-mapped, and their index; built now if they are not there or not whole.
+
+    Of several processes that ask at once, one builds and the others wait.
+    """
+    try:
+        found = _open(folder, jobs)
+        if found is None:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with only_process(folder) as alone:
+                found = _open(folder, jobs)  # built while this process waited?
+                if found is None:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    for leftover in folder.parent.glob(f".{folder.name}.*.tmp") if alone else ():
+                        shutil.rmtree(leftover, ignore_errors=True)  # of a process that was killed
+                    _build(folder, jobs, on_bad, workers, quiet)
+                    found = _open(folder, jobs)
+                    assert found is not None, f"{folder} cannot be read right after it was written"
+    except OSError as error:
+        raise cannot_keep(f"cache_dir={str(folder.parent)!r}", "trials", error) from error
+    return found
+
+
+def _open(folder: Path, jobs: Sequence[Job]) -> tuple[np.ndarray, dict[str, Any]] | None:
+    """Trials and index as `_build` left them, or None if they are not there or not whole."""
+    try:
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        shape = (len(index["label"]), len(CHANNELS), jobs[0][3].n_times)
+        if (folder / "trials.f32").stat().st_size != 4 * int(np.prod(shape)):
+            return None
+        return np.memmap(folder / "trials.f32", dtype="<f4", mode="c", shape=shape), index
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+
+
+def _build(folder: Path, jobs: Sequence[Job], on_bad: str, workers: int, quiet: bool) -> None:
+    """Read every recording, in parallel, and write `trials.f32` and `index.json` to `folder`, whole or not at all."""
+    _check_space(folder.parent, jobs)
+    label: list[int] = []
+    reports: list[RecordingReport] = []
+    bad: list[Excluded] = []
+    progress_bar = contextlib.closing(Progress(len(jobs), unit="recording", quiet=quiet))
+    with progress_bar as progress, atomic_folder(folder) as temporary:
+        with (temporary / "trials.f32").open("wb") as out:
+            for (file, subject, run, *_), result in zip(
+                jobs, map_processes(try_read_trials, jobs, workers), strict=True
+            ):
+                progress.advance()
+                if isinstance(result, str):
+                    if on_bad == "stop":
+                        raise bad_recording(file, result)
+                    bad.append(Excluded(subject, run, result))
+                    continue
+                trials, labels, report = result
+                out.write(trials.astype("<f4", copy=False).data)
+                label += labels.tolist()
+                reports.append(report)
+        if not label:
+            why = bad[0].reason if bad else "no trial fits between their ends"
+            raise InputError(f"no trial is left of {len(jobs)} recordings, {jobs[0][0]} and following: {why}")
+        index = {
+            "label": label,
+            "recordings": [asdict(report) for report in reports],
+            "excluded": [asdict(entry) for entry in bad],
+        }
+        (temporary / "index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def bad_recording(file: Path, reason: str) -> InputError:
+    """What is said of a recording that stops the run."""
+    return InputError(f"{file}: {reason}; or leave such recordings out with on_bad=skip")
+
+
+def cannot_keep(where: str, what: str, error: OSError) -> InputError:
+    """What is said where a folder, named by `where`, does not take recordings or trials."""
+    return InputError(
+        f"{where}: cannot keep the {what} ({error.strerror or error}); make room, or give a folder that can be written"
+    )
+
+
+def _check_space(folder: Path, jobs: Sequence[Job]) -> None:
+    """InputError if the trials will not fit on the disk: per recording at most what a float32 copy of it
+    takes.
+    """
+    needed = sum(2 * file.stat().st_size for file, *_ in jobs)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"cache_dir={str(folder)!r} has {free / 1e9:.1f} GB free, the trials of {len(jobs)} recordings "
+            f"take up to "
+            f"{needed / 1e9:.1f} GB; free some space or give another folder"
+        )

@@ -1,0 +1,128 @@
+"""What recordings look like: the exercise's three plots, and the map of where left and right differ."""
+
+import matplotlib.pyplot as plt
+import mne
+import numpy as np
+import scipy.signal
+from matplotlib.figure import Figure
+
+from data.eeg.load import EegData
+from data.eeg.recording import CHANNELS, electrode_positions, read_epochs, read_filtered, read_raw
+
+MU_BAND = (8.0, 13.0)
+SHORTEST_SPECTRUM = 0.5  # seconds: in less there is hardly a frequency to show below 4 Hz, MNE's lowest band
+TASK_WINDOW = (0.5, 3.5)  # seconds from the cue: after the response to the cue itself, before the target goes
+
+
+def recording_figures(data: EegData, recording: int = 0) -> dict[str, Figure]:
+    """The figures by name: `raw_traces`, `spectrum` and `spectrum_topomaps` of one recording,
+    `contralateral_topomap` of all trials.
+
+    `recording` counts in `data.recordings`. Unlabelled data has no events, so only the first two are drawn.
+    `spectrum_topomaps` needs trials of SHORTEST_SPECTRUM, `contralateral_topomap` trials that cover TASK_WINDOW.
+    """
+    report, file = data.recordings[recording], data.files[recording]
+    title = f"{data.dataset} subject {report.subject} run {report.run}"
+    with mne.utils.use_log_level("ERROR"):  # MNE's plots announce what they do
+        filtered = read_filtered(file, data.preprocessing)
+        figures = {
+            "raw_traces": raw_traces(filtered, title),
+            "spectrum": spectrum(read_raw(file), filtered, title),
+        }
+        labelled, times = (data.label >= 0).all(), data.times
+        if labelled and times[-1] - times[0] >= SHORTEST_SPECTRUM:
+            figures["spectrum_topomaps"] = spectrum_topomaps(read_epochs(file, data.preprocessing), title)
+        if labelled and times[0] <= TASK_WINDOW[0] and TASK_WINDOW[1] <= times[-1]:
+            figures["contralateral_topomap"] = contralateral_topomap(data)
+    return figures
+
+
+def raw_traces(raw: mne.io.BaseRaw, title: str) -> Figure:
+    """The exercise's `raw.plot(start=12, duration=5)`: 20 channels, scaled to the filtered signal."""
+    with mne.viz.use_browser_backend("matplotlib"):
+        figure = raw.plot(
+            start=12,
+            duration=5,
+            n_channels=20,
+            scalings={"eeg": 5e-5},
+            title=title,
+            show=False,
+            show_scrollbars=False,
+            verbose="ERROR",
+        )
+    figure.suptitle(f"{title}: filtered signal", fontsize=10, y=0.995)
+    return _finished(figure)
+
+
+def spectrum(raw: mne.io.BaseRaw, filtered: mne.io.BaseRaw, title: str) -> Figure:
+    """Power spectral density of every channel, as recorded and (the exercise's `raw.compute_psd().plot()`) as
+    filtered.
+    """
+    figure, axes = plt.subplots(2, 1, figsize=(9, 6), sharex=True, layout="constrained")
+    raw = raw.copy().pick(list(CHANNELS)).set_montage(filtered.get_montage(), verbose="ERROR")
+    for axis, signal, name in zip(axes, (raw, filtered), ("as recorded", "band-passed"), strict=True):
+        signal.compute_psd(verbose="ERROR").plot(axes=axis, show=False, amplitude=False)
+        axis.set_title(f"{title}: {name}", fontsize=10)
+    axes[0].set_xlabel("")
+    axes[1].set_xlabel("frequency (Hz)")
+    return _finished(figure)
+
+
+def spectrum_topomaps(epochs: mne.Epochs, title: str) -> Figure:
+    """The exercise's `epochs.compute_psd().plot_topomap()`: power over the scalp in the classical bands."""
+    figure, axes = plt.subplots(1, 5, figsize=(14, 3.2), layout="constrained")  # MNE's five bands
+    epochs.compute_psd(verbose="ERROR").plot_topomap(axes=list(axes), show=False)
+    figure.suptitle(f"{title}: power of the band-passed trials", fontsize=10)
+    return _finished(figure)
+
+
+def contralateral_map(data: EegData) -> np.ndarray:
+    """Mu power (8-13 Hz) in right-fist trials over that in left-fist trials, decibels [n_chans], averaged
+    over subjects.
+
+    Imagining a fist weakens mu on the opposite side: negative on the left (C3), positive on the right (C4).
+    The trials must cover TASK_WINDOW.
+    """
+    inside = (data.times >= TASK_WINDOW[0]) & (data.times <= TASK_WINDOW[1])
+    band = scipy.signal.butter(4, MU_BAND, "bandpass", fs=data.sfreq, output="sos")
+    power = np.empty(data.trials.shape[:2])
+    for trial, signal in enumerate(data.trials):
+        mu = scipy.signal.sosfiltfilt(band, signal.astype(np.float64), axis=1)[:, inside]
+        power[trial] = 10 * np.log10(np.maximum((mu**2).mean(axis=1), 1e-24))
+    differences = [
+        power[own & (data.label == 1)].mean(axis=0) - power[own & (data.label == 0)].mean(axis=0)
+        for own in (data.subject == subject for subject in np.unique(data.subject))
+        if len(np.unique(data.label[own])) == 2
+    ]
+    return np.mean(differences, axis=0)
+
+
+def contralateral_topomap(data: EegData) -> Figure:
+    """`contralateral_map` on the scalp: blue where right-fist trials have less mu power."""
+    n_subjects = len(np.unique(data.subject))
+    title = f"{data.dataset}: {n_subjects} subject{'s' if n_subjects > 1 else ''}, 0.5-3.5 s after the cue"
+    return scalp_map(contralateral_map(data), data, title, "right - left fist, mu power (dB)")
+
+
+def scalp_map(values: np.ndarray, data: EegData, title: str, unit: str) -> Figure:
+    """One value a channel [n_chans] on the scalp, red above zero and blue below."""
+    info = mne.create_info(list(CHANNELS), data.sfreq, "eeg", verbose="ERROR")
+    info.set_montage(electrode_positions(data.preprocessing.montage), verbose="ERROR")
+    figure, axis = plt.subplots(figsize=(5, 4.4), layout="constrained")
+    limit = float(np.abs(values).max()) or 1.0
+    image, _ = mne.viz.plot_topomap(
+        values, info, axes=axis, cmap="RdBu_r", vlim=(-limit, limit), names=_hand_names(), show=False
+    )
+    figure.colorbar(image, ax=axis, label=unit, shrink=0.8)
+    axis.set_title(title, fontsize=10)
+    return _finished(figure)
+
+
+def _hand_names() -> list[str]:
+    """Labels for the map: only the electrodes over the hand areas and the midline, set above their dots."""
+    return [f"{name}\n" if name in ("C3", "Cz", "C4") else "" for name in CHANNELS]
+
+
+def _finished(figure: Figure) -> Figure:
+    plt.close(figure)  # pyplot would keep it, and a window open where there is a screen
+    return figure

@@ -1,0 +1,266 @@
+"""EEG for training: recordings in, one memory-mapped trial tensor out, checked on the way.
+
+    data = load_eeg("simulated", cache_dir=Path("cache"), subjects="1-12")
+    windows = data.windows(window=160, overlap=80)
+    batch = windows.gather(np.arange(64))           # float32 [64, 64, 160], each window normalised
+
+`python -m data.eeg inspect` shows what is in the recordings: a table, the exercise's three plots, and where
+left and right differ.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import mne
+import numpy as np
+
+from common.errors import InputError
+from common.files import hash_of
+from data.eeg import physionet, simulated
+from data.eeg.cache import Excluded, bad_recording, built_once, cannot_keep, hash_files
+from data.eeg.recording import (
+    CHANNELS,
+    CLASS_NAMES,
+    LEFT_RIGHT_RUNS,
+    Preprocessing,
+    RecordingReport,
+)
+from data.eeg.torcheeg import TorcheegWindows
+from data.eeg.windows import EegWindows
+from data.images.cache import available_cores
+
+CACHE_VERSION = 1  # raise it when the same recordings and settings give other trials
+RECORDINGS_PER_WORKER = 24  # starting a worker (it imports MNE) takes about as long as reading 40 recordings
+
+__all__ = ["CHANNELS", "CLASS_NAMES", "EegData", "Excluded", "Preprocessing", "load_eeg"]
+
+
+@dataclass(frozen=True, eq=False)
+class EegData:
+    """Trials of many recordings, in the order of subject, run and time.
+
+    trials: float32 [n_trials, n_chans, n_times], memory-mapped, in volts, band-passed and (if asked)
+    baseline-corrected. Writing to it changes this process's copy only.
+    label: 0 = left fist, 1 = right fist, -1 = not labelled. subject, run: EEGMMI's numbers. trial: 0, 1, ...
+    unique over all runs. All int64 [n_trials].
+    dataset: "physionet" or "simulated". fingerprint: SHA-256 of everything the trials depend on (settings,
+    the bytes of every recording, MNE's version); it also names the folder they are kept in. recordings: what
+    was found in each. excluded: what was left out. files: where each recording lies.
+    """
+
+    dataset: str
+    trials: np.ndarray
+    label: np.ndarray
+    subject: np.ndarray
+    run: np.ndarray
+    trial: np.ndarray
+    preprocessing: Preprocessing
+    fingerprint: str
+    recordings: tuple[RecordingReport, ...]
+    excluded: tuple[Excluded, ...]
+    files: tuple[Path, ...]
+    cache_dir: Path
+
+    @property
+    def sfreq(self) -> float:
+        return self.preprocessing.sfreq
+
+    @property
+    def ch_names(self) -> tuple[str, ...]:
+        return CHANNELS
+
+    @property
+    def times(self) -> np.ndarray:
+        """Seconds from the cue of each sample of a trial, [n_times]."""
+        return (np.arange(self.trials.shape[2]) + self.preprocessing.first_sample) / self.sfreq
+
+    def windows(self, window: int = 160, overlap: int = 80) -> EegWindows:
+        """Views of `window` samples that overlap by `overlap`: the default route."""
+        return EegWindows(self.trials, self.label, self.subject, self.run, window, overlap)
+
+    def torcheeg_windows(self, window: int = 160, overlap: int = 80) -> TorcheegWindows:
+        """The same windows by the exercise's own route, torcheeg's `MNEDataset`, which writes its own store
+        under `cache_dir`.
+        """
+        if (self.label < 0).any():
+            raise InputError("windows=torcheeg cuts trials around cues; unlabelled stretches need windows=views")
+        return TorcheegWindows(
+            self.files, self.recordings, self.preprocessing, window, overlap, self.cache_dir, self.fingerprint
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """What a run logs about its data, JSON-serialisable."""
+        return {
+            "dataset": self.dataset,
+            "fingerprint": self.fingerprint,
+            "n_trials": len(self.trials),
+            "n_chans": self.trials.shape[1],
+            "n_times": self.trials.shape[2],
+            "n_subjects": len(np.unique(self.subject)),
+            "n_recordings": len(self.recordings),
+            "n_left": int((self.label == 0).sum()),
+            "n_right": int((self.label == 1).sum()),
+            **asdict(self.preprocessing),
+            "excluded": [asdict(entry) for entry in self.excluded],
+        }
+
+    def table(self) -> str:
+        """One line a recording, then what was left out, as text."""
+        lines = ["subject run   seconds trials left right  SD/uV  notes"]
+        lines += [
+            f"{r.subject:7d} {r.run:3d} {r.seconds:9.2f} {r.n_trials:6d} {r.n_left:4d} {r.n_right:5d} "
+            f"{r.median_sd_uv:6.1f}  {r.notes}".rstrip()
+            for r in self.recordings
+        ]
+        lines += [
+            f"left out: subject {e.subject}{'' if e.run is None else f' run {e.run}'}: {e.reason}"
+            for e in self.excluded
+        ]
+        return "\n".join(lines)
+
+
+def load_eeg(
+    dataset: Literal["physionet", "simulated"],
+    cache_dir: Path,
+    data_dir: Path | None = None,
+    subjects: str = "1-99",
+    runs: str = "4,8,12",
+    preprocessing: Preprocessing | None = None,
+    labelled: bool = True,
+    exclude: str = "known",
+    on_bad: Literal["stop", "skip"] = "stop",
+    checksums: bool = True,
+    seed: int = 0,
+    n_workers: int | None = None,
+    quiet: bool = False,
+) -> EegData:
+    """The trials of the recordings asked for; built once, then memory-mapped from `cache_dir`.
+
+    dataset: "physionet" reads (and downloads what is missing to) `data_dir`, MNE's own folder if None.
+    "simulated" writes the recordings of `seed` under `cache_dir` and reads them by the same path. In both
+    folders' names a leading ~ is the home folder.
+    subjects, runs: ranges such as "1,3,7-20". labelled: trials around the cues of left/right runs; else
+    consecutive stretches of any run, label -1.
+    exclude: subjects to leave out: "known" (those with known faults; of physionet only), "none", or ranges.
+    on_bad: what to do about a recording that is damaged or not what it should be: "stop" raises, "skip"
+    leaves it out and lists it.
+    checksums: whether physionet's files must have PhysioNet's bytes.
+    n_workers: processes that read files; default one per 24 recordings, at most one per CPU.
+
+    Raises InputError, one line, for anything the user can put right.
+    """
+    if dataset not in ("physionet", "simulated"):
+        raise InputError(f"dataset={dataset!r} is not allowed; choose physionet or simulated")
+    if on_bad not in ("stop", "skip"):
+        raise InputError(f"on_bad={on_bad!r} is not allowed; choose stop or skip")
+    preprocessing = preprocessing or Preprocessing()
+    # os.path: Path.expanduser raises for a user that is not there.
+    cache_dir = Path(os.path.expanduser(cache_dir))
+    data_dir = None if data_dir is None else Path(os.path.expanduser(data_dir))
+    real = dataset == "physionet"
+    highest = physionet.N_SUBJECTS if real else simulated.N_SUBJECTS
+    wanted = physionet.parse_numbers(subjects, "subjects", highest)
+    kept, excluded = _leave_out(wanted, exclude, highest, known=physionet.KNOWN_BAD if real else {})
+    pairs = [(subject, run) for subject in kept for run in _check_runs(runs, labelled)]
+    workers = max(1, min(n_workers or available_cores(), len(pairs) // RECORDINGS_PER_WORKER))
+
+    try:
+        if real:
+            folder = physionet.data_folder(data_dir)
+            physionet.download(folder, pairs, quiet=quiet)
+        else:
+            folder = simulated.write_simulated(cache_dir, seed, pairs, workers, quiet)
+    except OSError as error:
+        if not real:
+            where = f"cache_dir={str(cache_dir)!r}"
+        elif data_dir is not None:
+            where = f"data_dir={str(data_dir)!r}"
+        else:
+            where = f"{error.filename} (MNE's own folder, since data_dir is not given)"
+        raise cannot_keep(where, "recordings", error) from error
+    digests, unreadable = hash_files(folder, pairs, on_bad)
+    pairs, sha256 = list(digests), list(digests.values())
+    files = [physionet.recording_path(folder, subject, run) for subject, run in pairs]
+    genuine = [
+        not (real and checksums) or digest == physionet.expected_sha256(*pair)
+        for pair, digest in zip(pairs, sha256, strict=True)
+    ]
+    fingerprint = hash_of(
+        {
+            "version": CACHE_VERSION,
+            "mne": mne.__version__,
+            "dataset": dataset,
+            "preprocessing": asdict(preprocessing),
+            "labelled": labelled,
+            "recordings": [[*pair, *state] for pair, *state in zip(pairs, sha256, genuine, strict=True)],
+        }
+    )
+    jobs = [
+        (file, *pair, preprocessing, labelled, is_genuine)
+        for file, pair, is_genuine in zip(files, pairs, genuine, strict=True)
+    ]
+    trials, index = built_once(cache_dir / f"eeg-{fingerprint[:32]}", jobs, on_bad, workers, quiet)
+    bad = [Excluded(**entry) for entry in index["excluded"]]
+    file_of = dict(zip(pairs, files, strict=True))
+    if bad and on_bad == "stop":  # an earlier run built this with on_bad=skip
+        raise bad_recording(file_of[bad[0].subject, bad[0].run or 0], bad[0].reason)
+    recordings = tuple(
+        RecordingReport(**{**row, "flat": tuple(row["flat"]), "clipped": tuple(row["clipped"])})
+        for row in index["recordings"]
+    )
+    label = np.array(index["label"], dtype=np.int64)
+    n_of = [report.n_trials for report in recordings]
+    data = EegData(
+        dataset=dataset,
+        trials=trials,
+        label=label,
+        subject=np.repeat([report.subject for report in recordings], n_of).astype(np.int64),
+        run=np.repeat([report.run for report in recordings], n_of).astype(np.int64),
+        trial=np.arange(len(label)),
+        preprocessing=preprocessing,
+        fingerprint=fingerprint,
+        recordings=recordings,
+        excluded=(*excluded, *unreadable, *bad),
+        files=tuple(file_of[report.subject, report.run] for report in recordings),
+        cache_dir=cache_dir,
+    )
+    if labelled and len(np.unique(label)) < 2:
+        only = CLASS_NAMES[label[0]]
+        raise InputError(
+            f"all {len(label)} trials of subjects={subjects} runs={runs} are {only}: two classes are "
+            f"needed; add runs or subjects"
+        )
+    return data
+
+
+def _leave_out(
+    wanted: Sequence[int], exclude: str, highest: int, known: dict[int, str]
+) -> tuple[list[int], list[Excluded]]:
+    """Split the subjects asked for into those to read and those to leave out, with reasons."""
+    if exclude == "known":
+        reasons = known
+    elif exclude == "none":
+        reasons = {}
+    else:
+        reasons = {s: "left out as asked (exclude)" for s in physionet.parse_numbers(exclude, "exclude", highest)}
+    excluded = [Excluded(subject, None, reasons[subject]) for subject in wanted if subject in reasons]
+    kept = [subject for subject in wanted if subject not in reasons]
+    if not kept:
+        why = "; ".join(f"{entry.subject}: {entry.reason}" for entry in excluded[:5])
+        raise InputError(f"every subject asked for is left out ({why}); ask for others, or take them with exclude=none")
+    return kept, excluded
+
+
+def _check_runs(runs: str, labelled: bool) -> tuple[int, ...]:
+    numbers = physionet.parse_numbers(runs, "runs", physionet.N_RUNS)
+    if labelled and (wrong := [run for run in numbers if run not in LEFT_RIGHT_RUNS]):
+        raise InputError(
+            f"runs={runs!r}: in run {wrong[0]} there is no left or right fist (1 and 2 are rest without "
+            f"T1/T2; "
+            "5, 6, 9, 10, 13, 14 are both fists or both feet); allowed are 4, 8, 12 (imagined) and 3, 7, "
+            "11 (executed)"
+        )
+    return numbers

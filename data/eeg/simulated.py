@@ -1,0 +1,228 @@
+"""Simulated EEGMMI: recordings like the real ones, written as genuine EDF+ files and read back by the same
+path.
+
+What a recording is made of, drawn from `numpy.random.default_rng` seeded with (seed, subject, run), and with
+(seed, subject, 0) for what a person's runs share:
+
+- a 1/f background of many sources, mixed over the scalp, and each electrode's own noise;
+- occipital alpha, frontal blinks, 60 Hz line noise;
+- mu and beta rhythms of the left and the right hand area. After the cue, with a lag, the rhythm on the side
+  opposite to the imagined hand weakens (event-related desynchronisation; Pfurtscheller and Lopes da Silva
+  1999), on the same side much less.
+
+Frequency, place, depth, lag and strength differ between subjects; some have next to no desynchronisation, as
+in life. There is no response
+to the cue itself and no fatigue, and no electrode comes loose: a classifier that works here may still fail on
+people.
+"""
+
+import datetime
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mne
+import numpy as np
+
+from common.files import atomic_file, hash_of
+from common.progress import Progress
+from data.eeg.physionet import LAYOUT, recording_path
+from data.eeg.recording import CHANNELS, TRIALS_PER_RUN, electrode_positions
+from data.parallel import map_processes
+
+N_SUBJECTS = 999
+SFREQ = 160.0
+SECONDS = 125
+REST_SECONDS, TASK_SECONDS = 4.2, 4.1  # EEGMMI's own
+PHYSICAL_RANGE_UV = (-8092.0, 8092.0)  # EEGMMI's own
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What makes one simulated subject differ from another. Amplitudes: root mean square, microvolts."""
+
+    mu_hz: float
+    beta_hz: float
+    alpha_hz: float
+    mu_uv: float
+    beta_uv: float
+    alpha_uv: float
+    background_uv: float
+    depth: float  # share of the rhythm's amplitude that imagery takes away on the opposite side
+    same_side: float  # the same on the hand's own side, as a share of `depth`
+    lag: float  # seconds from the cue to the start of the desynchronisation
+    blinks_per_minute: float
+    line_uv: float
+
+
+def draw_subject(seed: int, subject: int) -> Subject:
+    """The subject numbered `subject`; the same for the same seed, whoever else is simulated."""
+    rng = np.random.default_rng([seed, subject])
+    mu_hz = rng.uniform(9.0, 12.5)
+    return Subject(
+        mu_hz=mu_hz,
+        beta_hz=2 * mu_hz + rng.uniform(-2.0, 2.0),
+        alpha_hz=rng.normal(10.0, 0.7),
+        mu_uv=9.0 * rng.lognormal(0.0, 0.35),
+        beta_uv=3.0 * rng.lognormal(0.0, 0.35),
+        alpha_uv=9.0 * rng.lognormal(0.0, 0.4),
+        background_uv=22.0 * rng.lognormal(0.0, 0.2),
+        depth=rng.beta(2.0, 1.6) * 0.95,
+        same_side=rng.uniform(0.1, 0.5),
+        lag=rng.uniform(0.2, 0.7),
+        blinks_per_minute=rng.uniform(4.0, 18.0),
+        line_uv=rng.uniform(0.5, 3.0),
+    )
+
+
+def simulate_recording(seed: int, subject: int, run: int) -> mne.io.RawArray:
+    """One recording of 125 s, 64 channels, 160 Hz, in volts, annotated T0 (rest), T1 (left fist), T2 (right
+    fist).
+    """
+    who = draw_subject(seed, subject)
+    rng = np.random.default_rng([seed, subject, run])
+    n = round(SECONDS * SFREQ)
+    is_right = rng.permutation(np.arange(TRIALS_PER_RUN) % 2 == rng.integers(2))
+    cues = (REST_SECONDS + TASK_SECONDS) * np.arange(TRIALS_PER_RUN) + REST_SECONDS
+
+    head = np.random.default_rng([seed, subject, 0])  # runs count from 1
+    microvolts = _background(who, head, rng, n) + _alpha(who, rng, n) + _hand_rhythms(who, rng, n, cues, is_right)
+    microvolts += _blinks(who, rng, n) + _line_noise(who, head, rng, n)
+
+    info = mne.create_info(_edf_names(), SFREQ, "eeg", verbose="ERROR")
+    raw = mne.io.RawArray(microvolts * 1e-6, info, verbose="ERROR")
+    onsets = np.stack([cues - REST_SECONDS, cues], axis=1).ravel()
+    durations = np.tile([REST_SECONDS, TASK_SECONDS], TRIALS_PER_RUN)
+    names = np.stack([np.full(TRIALS_PER_RUN, "T0"), np.where(is_right, "T2", "T1")], axis=1).ravel()
+    raw.set_annotations(mne.Annotations(onsets.round(4), durations, names), verbose="ERROR")
+    raw.set_meas_date(datetime.datetime(2009, 8, 12, 16, 15, tzinfo=datetime.UTC))
+    return raw
+
+
+def write_edf(raw: mne.io.BaseRaw, path: Path) -> None:
+    """Write `raw` as EDF+ with EEGMMI's physical range; the file is whole or absent."""
+    with atomic_file(path) as temporary:
+        edf = temporary.with_suffix(".edf")  # MNE insists on the suffix
+        try:
+            mne.export.export_raw(
+                edf, raw, fmt="edf", physical_range=PHYSICAL_RANGE_UV, overwrite=True, verbose="ERROR"
+            )
+            edf.replace(temporary)
+        finally:
+            edf.unlink(missing_ok=True)
+
+
+def simulated_folder(cache_dir: Path, seed: int) -> Path:
+    """The folder of that seed's recordings, in the layout of a downloaded EEGMMI."""
+    # This file's own text is part of the name: recordings of an older simulator are never taken for today's.
+    key = {"seed": seed, "simulator": Path(__file__).read_text(encoding="utf-8")}
+    return cache_dir / f"simulated-{hash_of(key)[:16]}"
+
+
+def write_simulated(
+    cache_dir: Path, seed: int, recordings: Sequence[tuple[int, int]], n_workers: int, quiet: bool = False
+) -> Path:
+    """Write the recordings (subject, run) that are not there yet; returns the folder, to be read like a
+    downloaded one.
+    """
+    folder = simulated_folder(cache_dir, seed)
+    missing = [pair for pair in recordings if not recording_path(folder, *pair).exists()]
+    if missing:
+        progress = Progress(len(missing), unit="simulated recording", quiet=quiet)
+        jobs = [(folder, seed, subject, run) for subject, run in missing]
+        for _ in map_processes(_write_one, jobs, min(n_workers, len(missing))):
+            progress.advance()
+        progress.close()
+    (folder / LAYOUT).mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _write_one(folder: Path, seed: int, subject: int, run: int) -> None:
+    write_edf(simulate_recording(seed, subject, run), recording_path(folder, subject, run))
+
+
+def _edf_names() -> list[str]:
+    """EEGMMI's own spelling: `Fc5.`, `Cz..`, `T10.` (four characters, dots at the end)."""
+    return [(name[0] + name[1:].lower()).ljust(4, ".") for name in CHANNELS]
+
+
+@functools.cache
+def _positions() -> np.ndarray:
+    """Electrode positions in metres, [64, 3]: x to the right ear, y to the nose, z up."""
+    positions = electrode_positions("colin27_1005").get_positions()["ch_pos"]
+    return np.stack([positions[name] for name in CHANNELS])
+
+
+def _scalp_pattern(centre: np.ndarray, spread: float) -> np.ndarray:
+    """How strongly a source under `centre` shows at each electrode, [64], at most 1; `spread` in metres."""
+    distance = np.linalg.norm(_positions() - centre, axis=1)
+    return np.exp(-((distance / spread) ** 2) / 2)
+
+
+def _at(*names: str) -> np.ndarray:
+    return _positions()[[CHANNELS.index(name) for name in names]].mean(axis=0)
+
+
+def _coloured_noise(rng: np.random.Generator, shape: tuple[int, ...], gain: np.ndarray) -> np.ndarray:
+    """Gaussian noise with amplitude spectrum `gain` [n // 2 + 1] along the last axis, root mean square 1."""
+    n = shape[-1]
+    noise = np.fft.irfft(np.fft.rfft(rng.standard_normal(shape)) * gain, n)
+    return noise / noise.std(axis=-1, keepdims=True)
+
+
+def _rhythm(rng: np.random.Generator, n: int, hz: float, width: float) -> np.ndarray:
+    """A rhythm around `hz` that waxes and wanes, root mean square 1."""
+    frequencies = np.fft.rfftfreq(n, 1 / SFREQ)
+    return _coloured_noise(rng, (n,), np.exp(-(((frequencies - hz) / width) ** 2) / 2))
+
+
+def _background(who: Subject, head: np.random.Generator, rng: np.random.Generator, n: int) -> np.ndarray:
+    frequencies = np.fft.rfftfreq(n, 1 / SFREQ)
+    gain = np.where(frequencies < 0.5, 0.0, np.maximum(frequencies, 0.5) ** -0.75)
+    centres = _positions()[head.integers(len(CHANNELS), size=48)] + head.normal(0, 0.02, (48, 3))
+    mixing = np.stack([_scalp_pattern(centre, head.uniform(0.025, 0.06)) for centre in centres], axis=1)
+    electrode_uv = 2.0 * head.lognormal(0, 0.3, (len(CHANNELS), 1))
+    mixed = mixing @ _coloured_noise(rng, (48, n), gain)
+    mixed *= who.background_uv / mixed.std()
+    return mixed + electrode_uv * _coloured_noise(rng, (len(CHANNELS), n), gain**0.5)
+
+
+def _alpha(who: Subject, rng: np.random.Generator, n: int) -> np.ndarray:
+    sides = [_scalp_pattern(_at("O1", "PO3"), 0.045), _scalp_pattern(_at("O2", "PO4"), 0.045)]
+    shared, left, right = (_rhythm(rng, n, who.alpha_hz, 0.8) for _ in range(3))
+    return who.alpha_uv * (sides[0][:, None] * (shared + left) + sides[1][:, None] * (shared + right)) / np.sqrt(2)
+
+
+def _hand_rhythms(who: Subject, rng: np.random.Generator, n: int, cues: np.ndarray, is_right: np.ndarray) -> np.ndarray:
+    """Mu and beta of both hand areas, weakened after each cue, mostly opposite to the hand."""
+    seconds = np.arange(n) / SFREQ
+    total = np.zeros((len(CHANNELS), n))
+    for centre, moves in ((_at("C3"), is_right), (_at("C4"), ~is_right)):
+        strength = np.ones(n)
+        for cue, opposite in zip(cues, moves, strict=True):
+            depth = who.depth * (1.0 if opposite else who.same_side) * rng.uniform(0.5, 1.3)
+            since = seconds - cue - who.lag * rng.uniform(0.8, 1.2)
+            rise, fall = np.clip(since / 0.4, 0, 1), np.clip((since - TASK_SECONDS) / 0.8, 0, 1)
+            strength -= min(depth, 0.95) * (rise - fall)
+        place = centre + rng.normal(0, 0.006, 3)
+        mu = who.mu_uv * _rhythm(rng, n, who.mu_hz, 0.8)
+        beta = who.beta_uv * _rhythm(rng, n, who.beta_hz, 1.5)
+        total += _scalp_pattern(place, 0.032)[:, None] * (strength * mu) + _scalp_pattern(place, 0.027)[:, None] * (
+            strength * beta
+        )
+    return total
+
+
+def _blinks(who: Subject, rng: np.random.Generator, n: int) -> np.ndarray:
+    trace = np.zeros(n)
+    length = round(0.35 * SFREQ)
+    shape = np.sin(np.pi * np.arange(length) / length) ** 2
+    for start in rng.integers(n - length, size=rng.poisson(who.blinks_per_minute * SECONDS / 60)):
+        trace[start : start + length] += rng.uniform(80, 220) * shape
+    return _scalp_pattern(_at("Fp1", "Fp2"), 0.04)[:, None] * trace
+
+
+def _line_noise(who: Subject, head: np.random.Generator, rng: np.random.Generator, n: int) -> np.ndarray:
+    phase = 2 * np.pi * 60.0 * np.arange(n) / SFREQ + rng.uniform(0, 2 * np.pi)
+    return np.sqrt(2) * who.line_uv * head.lognormal(0, 0.5, (len(CHANNELS), 1)) * np.sin(phase)

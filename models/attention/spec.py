@@ -1,0 +1,119 @@
+"""Attention mechanisms behind one call, and how a block chooses one: `attention="linear"`, or
+`AttentionSpec("linformer", max_len=800)`.
+
+    name        file                  exact  causal  cross  padding  length
+    sdpa        attention_exact       yes    yes     yes    yes      any
+    softmax     attention_exact       yes    yes     yes    yes      any, memory N^2
+    linear      attention_linear      no     yes     yes    yes      any, streams
+    cosformer   attention_linear      no     yes     yes    yes      any, streams with a fixed length_scale
+    favor       attention_linear      no     yes     yes    yes      any, streams
+    linformer   attention_efficient   no     no      yes    yes      up to max_len
+    nystrom     attention_efficient   no     no      no     yes      from n_landmarks
+    local       attention_efficient   band   yes     no     yes      any
+    none        attention_exact       control: no mixing of tokens
+    fourier     attention_exact       control: a fixed mixing
+
+The call is described in `models.attention.exact`; each class says its reference, idea, cost and limits.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from models.attention.efficient import Linformer, LocalWindow, Nystrom
+from models.attention.exact import AttentionBlock, FourierMixing, NoMixing, attention_weights
+from models.attention.linear import (
+    CosineFeatures,
+    EluFeatures,
+    FavorFeatures,
+    LinearAttention,
+    LinearState,
+)
+
+__all__ = [
+    "MECHANISMS",
+    "AttentionBlock",
+    "AttentionSpec",
+    "CosineFeatures",
+    "EluFeatures",
+    "FavorFeatures",
+    "FourierMixing",
+    "LinearAttention",
+    "LinearState",
+    "Linformer",
+    "LocalWindow",
+    "NoMixing",
+    "Nystrom",
+    "attention_weights",
+    "build_attention",
+]
+
+MECHANISMS = (
+    "sdpa",
+    "softmax",
+    "linear",
+    "cosformer",
+    "favor",
+    "linformer",
+    "nystrom",
+    "local",
+    "none",
+    "fourier",
+)
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """A mechanism and its sizes; each mechanism reads only its own.
+
+    max_len, n_projected: Linformer's longest sequence (needed) and its length after projection.
+    n_features: FAVOR+'s random features. n_landmarks: Nystrom's. window: the local window's keys, odd.
+    length_scale: cosFormer's, in tokens; None for the length of each sequence.
+    dropout: share of attention weights dropped in training (sdpa, softmax, linformer, local: the others have no
+    weights).
+    """
+
+    name: str = "sdpa"
+    max_len: int | None = None
+    n_projected: int = 64
+    n_features: int = 64
+    n_landmarks: int = 64
+    window: int = 65
+    length_scale: int | None = None
+    dropout: float = 0.0
+
+
+def build_attention(spec: AttentionSpec | str, d_head: int, generator: torch.Generator | None = None) -> nn.Module:
+    """One mechanism for heads of d_head features. generator: for FAVOR+'s random directions."""
+    if isinstance(spec, str):
+        spec = AttentionSpec(spec)
+    if not 0 <= spec.dropout < 1:
+        raise ValueError(f"dropout={spec.dropout} of attention weights is not in [0, 1)")
+    if spec.dropout and spec.name not in ("sdpa", "softmax", "linformer", "local"):
+        raise ValueError(f"{spec.name} attention has no weights to drop: dropout={spec.dropout} must be 0")
+    match spec.name:
+        case "sdpa" | "softmax":
+            return AttentionBlock(spec.name, spec.dropout)
+        case "linear":
+            return LinearAttention(EluFeatures(), "linear")
+        case "cosformer":
+            return LinearAttention(CosineFeatures(spec.length_scale), "cosformer")
+        case "favor":
+            return LinearAttention(FavorFeatures(d_head, spec.n_features, generator), "favor")
+        case "linformer":
+            if spec.max_len is None:
+                raise ValueError(
+                    "linformer needs max_len, the longest sequence in tokens: its projections have one column a "
+                    "position"
+                )
+            return Linformer(spec.max_len, spec.n_projected, spec.dropout)
+        case "nystrom":
+            return Nystrom(spec.n_landmarks)
+        case "local":
+            return LocalWindow(spec.window, spec.dropout)
+        case "none":
+            return NoMixing()
+        case "fourier":
+            return FourierMixing()
+    raise ValueError(f"attention={spec.name!r}: allowed are {', '.join(MECHANISMS)}")

@@ -1,0 +1,329 @@
+"""Samplers that correct a generator's latent distribution by its critic: I-SIR, MALA, and both in turn (Ex2MCMC).
+
+A generator maps z ~ q = N(0, I) to images, a critic D rates them. The exercise's target is
+
+    p*(z)  proportional to  q(z) exp(beta D(G(z))),   beta = 1,
+
+which moves mass to latent codes whose images the critic likes. I-SIR (Tjelmeland 2004, Andrieu et al. 2010; Samsonov et
+al. 2022, "Local-Global MCMC kernels", arXiv 2111.02702, Algorithm 1) draws from it: each chain keeps its particle z^0,
+draws z^1 .. z^Np from q, and takes particle i with probability w(z^i) / sum_j w(z^j). This leaves the density q w
+invariant, whatever w > 0 is. Hence:
+
+- `weights="importance"`: log w = beta D(G(z)) = log p* - log q. Its target is p*.
+- `weights="density"`: log w = -|z|^2 / 2 + beta D(G(z)) = log p*, the letter of the exercise's algorithm. Its target is
+q p*: the
+  prior counts twice, exp(-|z|^2 + beta D(G(z))), and the latent variance is halved where the critic says nothing.
+
+docs/isir_fid.md shows both on a toy whose targets are known. G must be in eval mode: with batch norm in train mode a
+particle's weight would depend on the others of its batch.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+Weights = Literal["importance", "density"]
+Kernel = Literal["isir", "mala", "ex2mcmc"]
+Network = Callable[[Tensor], Tensor]
+
+BLOCK = 16
+"""Chains that share a random stream. Memory is bounded by whole blocks, so that results do not depend on the bound."""
+
+
+@dataclass
+class Chains:
+    """What `run_chains` returns.
+
+    z: the chains' last particles [N_s, n_z]. value: beta-free critic values D(G(z)) [N_s].
+    curves: {name: one mean over chains for each iteration}; `ess` is the effective number of particles (sum w)^2 / sum
+    w^2, between
+        1 and N_p + 1; `moved` the share of chains that left their particle; `accepted` MALA's acceptance rate; `critic`
+        and `squared_norm` the means of D(G(z)) and |z|^2 after the iteration.
+    kept: {iteration: particles [N_s, n_z] after it} for the iterations asked for; 0 is the start.
+    images: how many images G made in all.
+    """
+
+    z: Tensor
+    value: Tensor
+    curves: dict[str, list[float]]
+    kept: dict[int, Tensor] = field(default_factory=dict)
+    images: int = 0
+
+
+def I_SIR(
+    N_i: int,
+    N_s: int,
+    N_p: int,
+    n_z: int,
+    D: Network,
+    G: Network,
+    *,
+    weights: Weights = "importance",
+    beta: float = 1.0,
+    generator: torch.Generator | None = None,
+    chunk_images: int = 256,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """The exercise's sampler: N_s chains of N_i iterations with N_p fresh particles each -> latent codes [N_s, n_z].
+
+    Args:
+        D: critic, images -> [n, 1] or [n]. G: generator in eval mode, codes [n, n_z] -> images.
+        weights, beta: see the module docstring. generator: source of all randomness (CPU); None: torch's global one, as
+        in
+            torch.randn.
+        chunk_images: how many images lie in memory at once; the result does not depend on it. device: of D and G, and
+        of the codes.
+
+    Raises ValueError as `run_chains` does.
+    """
+    if generator is None:
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+    return run_chains(
+        D,
+        G,
+        n_chains=N_s,
+        n_iterations=N_i,
+        n_particles=N_p,
+        n_z=n_z,
+        weights=weights,
+        beta=beta,
+        generator=generator,
+        chunk_images=chunk_images,
+        device=device,
+    ).z
+
+
+def run_chains(
+    D: Network,
+    G: Network,
+    *,
+    n_chains: int,
+    n_iterations: int,
+    n_particles: int,
+    n_z: int,
+    generator: torch.Generator,
+    kernel: Kernel = "isir",
+    weights: Weights = "importance",
+    beta: float = 1.0,
+    mala_steps: int = 3,
+    step_size: float = 0.1,
+    keep: Sequence[int] = (),
+    chunk_images: int = 256,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int], None] = lambda chain_iterations: None,
+) -> Chains:
+    """Run independent chains, each started at a draw from N(0, I), the same for every kernel, weight and beta under one
+    seed.
+
+    kernel: "isir"; "mala": `mala_steps` Metropolis-adjusted Langevin steps per iteration, no particles; "ex2mcmc": an
+    I-SIR step,
+        then the MALA steps (Samsonov et al. 2022, Algorithm 2).
+    step_size: h of z' = z + h grad log p(z) + sqrt(2 h) noise. keep: iterations whose particles are kept (0: the
+    start).
+    chunk_images: chains run in groups that make at most this many images at once (at least one block of 16 chains).
+    progress: called with the number of chain iterations done since the last call.
+
+    Raises ValueError for an unknown kernel or weights, sizes below 1, iterations to keep that are not run, a network in
+    train mode, and a critic value that is not finite.
+    """
+    if kernel not in get_args(Kernel):
+        raise ValueError(f"kernel={kernel!r}: allowed are {', '.join(get_args(Kernel))}")
+    if keep and not 0 <= min(keep) <= max(keep) <= n_iterations:
+        raise ValueError(f"keep={list(keep)}: from 0, the start, to n_iterations={n_iterations}")
+    _check(n_chains=n_chains, n_iterations=n_iterations, n_particles=n_particles, n_z=n_z, mala_steps=mala_steps)
+    if not step_size > 0 or not math.isfinite(beta):
+        raise ValueError(f"step_size={step_size} must be positive and beta={beta} finite")
+    for name, network in (("G", G), ("D", D)):
+        if isinstance(network, nn.Module) and network.training:
+            raise ValueError(f"{name} is in train mode; call {name}.eval() first, or weights depend on the batch")
+    n_blocks = -(-n_chains // BLOCK)
+    seeds = torch.randint(2**62, (n_blocks,), generator=generator).tolist()
+    per_chain = n_particles if kernel != "mala" else 1
+    blocks_at_once = max(1, chunk_images // (BLOCK * per_chain))
+    target = _Target(D, G, weights, beta)
+    groups = [
+        _run_group(
+            target,
+            seeds[first : first + blocks_at_once],
+            n_chains - first * BLOCK,
+            n_iterations,
+            n_particles,
+            n_z,
+            kernel,
+            mala_steps,
+            step_size,
+            {*keep},
+            max(chunk_images, BLOCK),
+            torch.device(device),
+            progress,
+        )
+        for first in range(0, n_blocks, blocks_at_once)
+    ]
+    z, value = torch.cat([group.z for group in groups]), torch.cat([group.value for group in groups])
+    kept = {i: torch.cat([group.kept[i] for group in groups]) for i in groups[0].kept}
+    sums = {name: torch.cat([group.curves[name] for group in groups], dim=1) for name in groups[0].curves}
+    curves = {name: values.double().mean(dim=1).tolist() for name, values in sums.items()}
+    return Chains(z, value, curves, kept, target.images)
+
+
+@dataclass
+class _Group:
+    z: Tensor
+    value: Tensor
+    curves: dict[str, Tensor]  # [n_iterations, chains]
+    kept: dict[int, Tensor]
+
+
+class _Target:
+    """Critic values of latent codes, and the log weight and log target made of them."""
+
+    def __init__(self, D: Network, G: Network, weights: Weights, beta: float) -> None:
+        if weights not in ("importance", "density"):
+            raise ValueError(f"weights={weights!r}: 'importance' or 'density'")
+        self.D, self.G, self.beta, self.images = D, G, beta, 0
+        self.prior_in_weight = 0.5 if weights == "density" else 0.0
+
+    def values(self, z: Tensor, chunk: int) -> Tensor:
+        """D(G(z)) for codes [n, n_z], `chunk` images at a time -> [n]."""
+        with torch.no_grad():
+            parts = [self.D(self.G(part)).reshape(-1).float() for part in z.split(chunk)]
+        self.images += len(z)
+        values = torch.cat(parts)
+        _check_finite(values)
+        return values
+
+    def log_weight(self, z: Tensor, value: Tensor) -> Tensor:
+        """log w of codes [..., n_z] whose critic values are [...]."""
+        return self.beta * value - self.prior_in_weight * z.square().sum(-1)
+
+    def log_density_and_gradient(self, z: Tensor, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(log q w up to a constant [n], its gradient [n, n_z], D(G(z)) [n]) for codes [n, n_z]."""
+        densities, gradients, values = [], [], []
+        for part in z.split(chunk):
+            with torch.enable_grad():
+                leaf = part.detach().requires_grad_(True)
+                value = self.D(self.G(leaf)).reshape(-1).float()
+                density = self.log_weight(leaf, value) - 0.5 * leaf.square().sum(-1)
+                (gradient,) = torch.autograd.grad(density.sum(), leaf)
+            densities.append(density.detach())
+            gradients.append(gradient)
+            values.append(value.detach())
+        self.images += len(z)
+        _check_finite(torch.cat(values))
+        return torch.cat(densities), torch.cat(gradients), torch.cat(values)
+
+
+def _run_group(
+    target: _Target,
+    seeds: Sequence[int],
+    chains_left: int,
+    n_iterations: int,
+    n_particles: int,
+    n_z: int,
+    kernel: Kernel,
+    mala_steps: int,
+    step_size: float,
+    keep: set[int],
+    chunk: int,
+    device: torch.device,
+    progress: Callable[[int], None],
+) -> _Group:
+    random = _Streams(seeds, min(chains_left, BLOCK * len(seeds)), device)
+    z = random.normal(n_z)
+    chains = len(z)
+    # The kept particle's value is carried along: N_p new images per iteration, not N_p + 1.
+    value = target.values(z, chunk)
+    kept = {0: z} if 0 in keep else {}
+    rows: dict[str, list[Tensor]] = {}
+    for iteration in range(1, n_iterations + 1):
+        seen: dict[str, Tensor] = {}
+        if kernel != "mala":
+            z, value, seen["ess"], seen["moved"] = _isir_step(target, z, value, n_particles, random, chunk)
+        if kernel != "isir":
+            z, value, seen["accepted"] = _mala_steps(target, z, mala_steps, step_size, random, chunk)
+        seen |= {"critic": value, "squared_norm": z.square().sum(-1)}
+        for name, values in seen.items():
+            rows.setdefault(name, []).append(values.cpu())
+        if iteration in keep:
+            kept[iteration] = z
+        progress(chains)
+    return _Group(z, value, {name: torch.stack(values) for name, values in rows.items()}, kept)
+
+
+def _isir_step(
+    target: _Target, z: Tensor, value: Tensor, n_particles: int, random: "_Streams", chunk: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One I-SIR iteration: (z [n, n_z], D(G(z)) [n], effective number of particles [n], whether the chain moved
+    [n]).
+    """
+    n, n_z = z.shape
+    fresh = random.normal(n_particles, n_z)
+    fresh_values = target.values(fresh.reshape(-1, n_z), chunk).view(n, n_particles)
+    particles = torch.cat([z.unsqueeze(1), fresh], dim=1)  # [n, N_p + 1, n_z]
+    values = torch.cat([value.unsqueeze(1), fresh_values], dim=1)
+    log_w = target.log_weight(particles, values)
+    # argmax(log w + Gumbel noise) is a draw from Categorical(w / sum w), with noise that is drawn chain by chain.
+    chosen = (log_w + random.gumbel(n_particles + 1)).argmax(dim=1)
+    rows = torch.arange(n, device=z.device)
+    p = log_w.softmax(dim=1)
+    return particles[rows, chosen], values[rows, chosen], 1 / p.square().sum(dim=1), (chosen > 0).float()
+
+
+def _mala_steps(
+    target: _Target, z: Tensor, steps: int, h: float, random: "_Streams", chunk: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Metropolis-adjusted Langevin steps (Roberts and Tweedie 1996): (z, D(G(z)), mean acceptance of each chain)."""
+    density, gradient, value = target.log_density_and_gradient(z, chunk)
+    accepted = torch.zeros_like(density)
+    for _ in range(steps):
+        noise = random.normal(z.shape[1])
+        there = z + h * gradient + math.sqrt(2 * h) * noise
+        density_there, gradient_there, value_there = target.log_density_and_gradient(there, chunk)
+        back = (z - there - h * gradient_there).square().sum(-1) / (4 * h)
+        forth = noise.square().sum(-1) / 2
+        take = random.uniform().log() < density_there - density - back + forth
+        z = torch.where(take.unsqueeze(1), there, z)
+        gradient = torch.where(take.unsqueeze(1), gradient_there, gradient)
+        density, value = torch.where(take, density_there, density), torch.where(take, value_there, value)
+        accepted += take.float() / steps
+    return z, value, accepted
+
+
+class _Streams:
+    """Random numbers for blocks of chains, each block from its own stream: what a chain gets does not depend on its
+    neighbours.
+    """
+
+    def __init__(self, seeds: Sequence[int], chains: int, device: torch.device) -> None:
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.chains, self.device = chains, device
+
+    def normal(self, *shape: int) -> Tensor:
+        """N(0, 1), [chains, *shape]."""
+        return self._joined(torch.randn(BLOCK, *shape, generator=g) for g in self.generators)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """U(0, 1), [chains, *shape]."""
+        return self._joined(torch.rand(BLOCK, *shape, generator=g) for g in self.generators)
+
+    def gumbel(self, *shape: int) -> Tensor:
+        """Standard Gumbel noise, [chains, *shape]."""
+        return self._joined(-torch.empty(BLOCK, *shape).exponential_(generator=g).log() for g in self.generators)
+
+    def _joined(self, parts: Iterator[Tensor]) -> Tensor:
+        return torch.cat(list(parts))[: self.chains].to(self.device)  # the last block may be incomplete
+
+
+def _check(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name}={size}: it must be at least 1")
+
+
+def _check_finite(values: Tensor) -> None:
+    if not values.isfinite().all():
+        raise ValueError("the critic's values are NaN or infinite; its weights are broken")

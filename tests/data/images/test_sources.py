@@ -1,0 +1,429 @@
+"""What is listed, what is decoded, and what is refused with which words."""
+
+import io
+import os
+import struct
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.datasets import load_digits
+from torchvision.transforms import CenterCrop, Compose, Resize
+
+from common.errors import InputError
+from data.images.sources import (
+    celeba_source,
+    crop_and_resize,
+    decode,
+    digits_source,
+    folder_source,
+    list_files,
+)
+from tests.data.images.image_trees import jpeg, picture, write_celeba, write_folder, write_zip
+
+
+def encoded(image: Image.Image, file_format: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+# --- decoding -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("width", "height"), [(178, 218), (218, 178), (64, 64), (65, 64), (33, 47), (301, 190)])
+@pytest.mark.parametrize("image_size", [32, 64])
+def test_crop_and_resize_is_torchvisions(width: int, height: int, image_size: int) -> None:
+    image = picture(3, (width, height))
+    side = 178 if min(width, height) >= 178 else min(width, height)
+    expected = Compose([CenterCrop(side), Resize(image_size)])(image)
+    crop = 178 if side == 178 else None
+    np.testing.assert_array_equal(crop_and_resize(image, crop, image_size), np.asarray(expected).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("mode", "file_format"),
+    [
+        *[("1", "PNG"), ("L", "PNG"), ("P", "GIF"), ("P", "PNG"), ("CMYK", "JPEG"), ("L", "JPEG")],
+        *[
+            ("RGB", "WEBP"),
+            ("RGB", "BMP"),
+            ("RGB", "TIFF"),
+            ("CMYK", "TIFF"),
+            ("L", "PPM"),
+            ("YCbCr", "JPEG"),
+        ],
+    ],
+)
+def test_every_usual_mode_becomes_rgb(mode: str, file_format: str) -> None:
+    data = encoded(picture(1, (20, 16), mode), file_format)
+    image = decode(data)
+    assert (image.mode, image.size) == ("RGB", (20, 16))
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+
+
+def test_transparency_is_laid_over_white() -> None:
+    rgba = np.zeros((1, 3, 4), dtype=np.uint8)
+    rgba[0, :, 0] = 200
+    rgba[0, :, 3] = [255, 0, 51]  # opaque, clear, one fifth
+    np.testing.assert_array_equal(
+        np.asarray(decode(encoded(Image.fromarray(rgba))))[0], [[200, 0, 0], [255, 255, 255], [244, 204, 204]]
+    )
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([255, 0, 0, 0, 0, 255])
+    palette.putdata([0, 1])
+    data = encoded(palette, transparency=1)
+    np.testing.assert_array_equal(np.asarray(decode(data))[0], [[255, 0, 0], [255, 255, 255]])
+    grey = encoded(Image.fromarray(np.array([[7, 9]], dtype=np.uint8)), transparency=9)
+    np.testing.assert_array_equal(np.asarray(decode(grey))[0], [[7, 7, 7], [255, 255, 255]])
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bit_greys_are_scaled_not_clipped(file_format: str) -> None:
+    greys = np.array([[0, 128, 129, 257, 32767, 32768, 65535]], dtype=np.uint16)
+    pixels = np.asarray(decode(encoded(Image.fromarray(greys), file_format)))
+    np.testing.assert_array_equal(pixels[0, :, 0], np.rint(greys[0] / 257))
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pixels_without_a_range_are_refused(mode: str) -> None:
+    with pytest.raises(ValueError, match="no defined range"):
+        decode(encoded(picture(1, (8, 8), "L").convert(mode), "TIFF"))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation: int) -> None:
+    upright = picture(5, (24, 16))
+    undo = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE"}
+    undo |= {6: "ROTATE_90", 7: "TRANSVERSE", 8: "ROTATE_270"}
+    stored = upright.transpose(Image.Transpose[undo[orientation]]) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    np.testing.assert_array_equal(np.asarray(decode(encoded(stored, exif=exif))), np.asarray(upright))
+
+
+def test_broken_exif_does_not_cost_the_image() -> None:
+    whole = jpeg(1, (24, 16))
+    segment = b"Exif\0\0II*\0\xff\xff\xff\xff garbage"
+    data = whole[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + whole[2:]
+    np.testing.assert_array_equal(np.asarray(decode(data)), np.asarray(decode(whole)))
+
+
+def test_of_an_animation_the_first_frame_counts() -> None:
+    frames = [picture(seed, (12, 12)).convert("P") for seed in range(3)]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(np.asarray(decode(data)), np.asarray(frames[0].convert("RGB")))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
+def test_truncated_images_are_refused(share: float) -> None:
+    for whole in (jpeg(2), encoded(picture(2))):
+        with pytest.raises((OSError, SyntaxError, ValueError)):
+            decode(whole[: int(len(whole) * share)])
+
+
+def test_what_is_no_image_is_refused() -> None:
+    with pytest.raises(ValueError, match="empty"):
+        decode(b"")
+    with pytest.raises(ValueError, match="not an image in a format"):
+        decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
+    with pytest.raises(ValueError, match="it is 100x218, not 178x218"):
+        decode(jpeg(1, (100, 218)), (178, 218))
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 50), st.integers(1, 50)),
+    mode=st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA", "I;16"]),
+    image_size=st.integers(1, 48),
+)
+def test_any_size_and_mode_gives_a_full_square(size: tuple[int, int], mode: str, image_size: int) -> None:
+    image = picture(size[0], size)
+    data = encoded(image.convert("L").convert("I;16") if mode == "I;16" else image.convert(mode))
+    pixels = crop_and_resize(decode(data), None, image_size)
+    assert pixels.shape == (3, image_size, image_size)
+    assert pixels.dtype == np.uint8
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damaged_bytes_give_an_image_or_an_exception(data: st.DataObject) -> None:
+    whole = data.draw(st.sampled_from(WHOLE_FILES))
+    damaged = bytearray(whole[: data.draw(st.integers(0, len(whole)))])
+    for _ in range(data.draw(st.integers(0, 6))):
+        if damaged:
+            damaged[data.draw(st.integers(0, min(len(damaged), 400) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            image = decode(bytes(damaged))
+    except Exception:
+        return  # the cache turns it into a reason; what must not happen is a crash, a hang or another mode
+    assert image.mode == "RGB"
+
+
+WHOLE_FILES = [encoded(picture(4, (15, 11)), kind) for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")]
+
+
+# --- folders and zips -----------------------------------------------------------------------------------
+
+
+def names_of(data_dir: Path, split: str = "train") -> list[str]:
+    return [file.name for file in folder_source(data_dir, split).files]
+
+
+CLASSES = ["cat/1.jpg", "cat/2.jpg", "dog/1.jpg"]
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("container", ["", "photos/", "a/b/"])
+def test_class_folders_give_labels(tmp_path: Path, zipped: bool, container: str) -> None:
+    names = [container + name for name in CLASSES]
+    data_dir = write_zip(tmp_path / "x.zip", names) if zipped else write_folder(tmp_path / "x", names)
+    source = folder_source(data_dir, "train")
+    assert [file.name for file in source.files] == names
+    assert source.labels is not None
+    assert source.labels.tolist() == [0, 0, 1]
+
+
+def test_a_folder_and_a_zip_come_in_the_same_order(tmp_path: Path) -> None:
+    names = ["cat/1.jpg", "cat/b/1.jpg", "cat/b-c.jpg", "cat-2/1.jpg", "dog.jpg", "dog/1.jpg"]
+    order = names_of(write_folder(tmp_path / "x", names))
+    assert order == ["cat/1.jpg", "cat/b/1.jpg", "cat/b-c.jpg", "cat-2/1.jpg", "dog/1.jpg", "dog.jpg"]
+    assert names_of(write_zip(tmp_path / "x.zip", names[::-1])) == order
+
+
+@pytest.mark.parametrize("names", [["1.jpg", "2.jpg"], ["photos/1.jpg", "photos/2.jpg"], ["1.jpg", "cat/1.jpg"]])
+def test_no_class_folders_no_labels(tmp_path: Path, names: list[str]) -> None:
+    source = folder_source(write_folder(tmp_path, names), "all")
+    assert [file.name for file in source.files] == names
+    assert source.labels is None
+
+
+def test_split_folders_make_splits_with_the_same_classes(tmp_path: Path) -> None:
+    names = ["test/dog/3.jpg", "train/cat/1.jpg", "train/dog/2.jpg", "val/dog/4.jpg"]
+    write_folder(tmp_path, names)
+    assert names_of(tmp_path, "train") == names[1:3]
+    assert names_of(tmp_path, "valid") == [names[3]]
+    assert names_of(tmp_path, "test") == [names[0]]
+    assert names_of(tmp_path, "all") == names
+    for split, expected in {"train": [0, 1], "valid": [1], "test": [1], "all": [1, 0, 1, 1]}.items():
+        labels = folder_source(tmp_path, split).labels
+        assert labels is not None
+        assert labels.tolist() == expected  # dog is 1 everywhere, also where there is no cat
+
+
+def test_a_class_called_train_is_a_class(tmp_path: Path) -> None:
+    names = ["car/1.jpg", "plane/1.jpg", "train/1.jpg"]
+    assert names_of(write_folder(tmp_path, names)) == names
+
+
+@pytest.mark.parametrize(
+    ("names", "split", "words"),
+    [
+        (CLASSES, "test", "has no split 'test'; put the images into folders train, valid and test"),
+        (["train/1.jpg"], "valid", r"has no images of split 'valid'; it has train \(1\)"),
+        (["test/1.jpg", "test/2.jpg"], "train", r"has no images of split 'train'; it has test \(2\)"),
+        (["train/1.jpg", "test/1.jpg", "extra/1.jpg"], "train", "but extra/1.jpg is in none of them"),
+    ],
+)
+def test_splits_that_are_not_there(tmp_path: Path, names: list[str], split: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        folder_source(write_folder(tmp_path, names), split)
+
+
+def test_hidden_and_other_files_are_left_out(tmp_path: Path) -> None:
+    names = ["1.JPG", "__MACOSX/._1.jpg", "._2.jpg", ".git/3.jpg", "sub/.4.jpg"]
+    write_folder(tmp_path / "x", names)
+    (tmp_path / "x" / "readme.txt").write_text("not an image")
+    assert names_of(tmp_path / "x") == ["1.JPG"]
+    assert names_of(write_zip(tmp_path / "x.zip", [*names, "readme.txt"])) == ["1.JPG"]
+
+
+def test_linked_folders_are_read_and_circles_are_not(tmp_path: Path) -> None:
+    write_folder(tmp_path / "elsewhere", ["1.jpg"])
+    write_folder(tmp_path / "x", ["cat/1.jpg"])
+    (tmp_path / "x" / "dog").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "x" / "cat" / "again").symlink_to(tmp_path / "x")
+    assert names_of(tmp_path / "x") == ["cat/1.jpg", "dog/1.jpg"]
+
+
+def test_broken_link_and_pipe_are_bad_images_not_a_hang(tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    os.mkfifo(tmp_path / "2.jpg")
+    for file in list_files(tmp_path):
+        with pytest.raises(ValueError, match="broken link or no regular file"):
+            file.read()
+
+
+def test_wrong_paths_and_archives(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="needs data_dir"):
+        folder_source(None, "train")
+    with pytest.raises(InputError, match=r"nowhere: no such folder or zip"):
+        folder_source(tmp_path / "nowhere", "train")
+    with pytest.raises(InputError, match=r"holds no images; looked for .jpg"):
+        folder_source(tmp_path, "train")
+    with zipfile.ZipFile(tmp_path / "text.zip", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(InputError, match=r"text.zip: holds no images"):
+        folder_source(tmp_path / "text.zip", "train")
+    (tmp_path / "x.tar").write_bytes(b"not a zip at all")
+    with pytest.raises(InputError, match=r"x.tar: not a whole zip file"):
+        folder_source(tmp_path / "x.tar", "train")
+    whole = write_zip(tmp_path / "whole.zip", ["1.jpg", "2.jpg"]).read_bytes()
+    (tmp_path / "half.zip").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"half.zip: not a whole zip file"):
+        folder_source(tmp_path / "half.zip", "train")
+
+
+def test_encrypted_zip_is_refused(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "secret.zip", ["1.jpg"])
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 8] |= 1  # the "encrypted" flag of the entry in the central directory
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"secret.zip: the zip is encrypted"):
+        folder_source(path, "train")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_damaged_zips_give_images_or_an_input_error(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("zips")
+    damaged = bytearray(write_zip(folder / "x.zip", ["a/1.jpg", "b/2.jpg"], size=(9, 7)).read_bytes())
+    for _ in range(data.draw(st.integers(1, 8))):  # the last 200 bytes hold the directory of entries
+        position = data.draw(st.integers(0, len(damaged) - 1) | st.integers(len(damaged) - 200, len(damaged) - 1))
+        damaged[position] = data.draw(st.integers(0, 255))
+    (folder / "x.zip").write_bytes(damaged)
+    try:
+        files = folder_source(folder / "x.zip", "all").files
+    except InputError:
+        return
+    for file in files:
+        try:
+            data_of_file = file.read()
+        except Exception:
+            continue
+        # What is read is what the directory's checksum says, never silently something else.
+        assert file.stamp[1] == zlib.crc32(data_of_file)
+
+
+# --- CelebA ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("below", ["", "celeba"])
+def test_celeba_partitions(tmp_path: Path, zipped: bool, below: str) -> None:
+    write_celeba(tmp_path / below, 5, 2, 3, zipped=zipped)
+    for split, numbers in {
+        "train": range(1, 6),
+        "valid": (6, 7),
+        "test": (8, 9, 10),
+        "all": range(1, 11),
+    }.items():
+        source = celeba_source(tmp_path, split, tmp_path / "cache")
+        assert [file.name[-10:] for file in source.files] == [f"{number:06d}.jpg" for number in numbers]
+        assert (source.crop, source.size) == (178, (178, 218))
+
+
+def test_celeba_as_kaggle_packs_it(tmp_path: Path) -> None:
+    write_celeba(tmp_path, 3, 1, 1)
+    (tmp_path / "img_align_celeba").rename(tmp_path / "inner")
+    (tmp_path / "img_align_celeba").mkdir()
+    (tmp_path / "inner").rename(tmp_path / "img_align_celeba" / "img_align_celeba")
+    lines = (tmp_path / "list_eval_partition.txt").read_text().replace(" ", ",")
+    (tmp_path / "list_eval_partition.txt").unlink()
+    (tmp_path / "list_eval_partition.csv").write_text("image_id,partition\n" + lines)
+    assert len(celeba_source(tmp_path, "train", tmp_path).files) == 3
+    assert len(celeba_source(tmp_path / "img_align_celeba", "all", tmp_path).files) == 5
+
+
+def test_celeba_without_partition_file(tmp_path: Path) -> None:
+    write_celeba(tmp_path, 3, 1, 1)
+    (tmp_path / "list_eval_partition.txt").unlink()
+    assert len(celeba_source(tmp_path, "all", tmp_path).files) == 5
+    with pytest.raises(InputError, match=r"has no list_eval_partition.txt.*put it there, or use split all"):
+        celeba_source(tmp_path, "train", tmp_path)
+
+
+def test_celeba_with_a_damaged_partition_file(tmp_path: Path) -> None:
+    write_celeba(tmp_path, 3, 1, 1)
+    partition = tmp_path / "list_eval_partition.txt"
+    partition.write_text(partition.read_text()[:-3])  # cut off by a full disk
+    with pytest.raises(InputError, match=r"list_eval_partition.txt, line 5: expected an image's name and 0, 1 or 2"):
+        celeba_source(tmp_path, "all", tmp_path)
+
+
+def test_celeba_lists_what_is_missing(tmp_path: Path) -> None:
+    write_celeba(tmp_path, 3, 1, 1)
+    (tmp_path / "img_align_celeba" / "000002.jpg").unlink()
+    source = celeba_source(tmp_path, "train", tmp_path)
+    assert [file.name for file in source.files] == ["000001.jpg", "000003.jpg"]
+    assert source.missing == ["000002.jpg"]
+
+
+def test_celeba_wrong_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere: no such folder; put img_align_celeba.zip"):
+        celeba_source(tmp_path / "nowhere", "train", tmp_path)
+
+
+def test_celeba_download_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(root: str, split: str, download: bool) -> None:
+        assert download
+        write_celeba(Path(root) / "celeba", 4, 1, 1, zipped=True)
+
+    monkeypatch.setattr("torchvision.datasets.CelebA", download)
+    assert len(celeba_source(None, "train", tmp_path).files) == 4
+    monkeypatch.setattr("torchvision.datasets.CelebA", None)  # what is there is not fetched again
+    assert len(celeba_source(None, "train", tmp_path).files) == 4
+
+
+def test_celeba_download_that_fails_says_what_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("Cannot retrieve the public link of the file.\nYou may need to change the permission")
+
+    # torchvision's own class, with only the network call replaced
+    monkeypatch.setattr("torchvision.datasets.celeba.download_file_from_google_drive", refuse)
+    with pytest.raises(InputError) as caught:
+        celeba_source(None, "train", tmp_path)
+    message = str(caught.value)
+    assert "\n" not in message
+    for words in (
+        "img_align_celeba.zip",
+        "list_eval_partition.txt",
+        str(tmp_path / "celeba"),
+        "Cannot retrieve",
+    ):
+        assert words in message
+
+
+# --- digits ---------------------------------------------------------------------------------------------
+
+
+def test_digits_splits_are_whole_disjoint_and_balanced() -> None:
+    names = {split: [file.name for file in digits_source(None, split).files] for split in ("train", "test", "all")}
+    assert len(names["all"]) == 1797
+    assert sorted(names["train"] + names["test"]) == names["all"]
+    labels = digits_source(None, "test").labels
+    assert labels is not None
+    assert np.bincount(labels).tolist() == [np.sum(load_digits().target == digit) // 5 for digit in range(10)]
+
+
+def test_digits_are_scikit_learns() -> None:
+    source = digits_source(None, "all")
+    for index in (0, 1234):
+        pixels = np.asarray(decode(source.files[index].read()))
+        np.testing.assert_array_equal(pixels[:, :, 0], np.rint(load_digits().images[index] * 255 / 16))
+
+
+def test_digits_refuse_what_they_cannot_do() -> None:
+    with pytest.raises(InputError, match="train, test and all"):
+        digits_source(None, "valid")
+    with pytest.raises(InputError, match="reads no data_dir"):
+        digits_source(Path("photos"), "train")

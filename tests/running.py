@@ -1,0 +1,64 @@
+"""Runs trainers as their users do: a process of their own, in an empty folder, with a store of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from tests.conftest import ROOT
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The process's environment: the code on the path, one thread, and a store in `folder`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "TORCHELASTIC"))}
+    kept |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+    return kept
+
+
+def command(entry_point: str, **parameters: object) -> list[str]:
+    """`python -m trainers.<entry_point> --name value ...`."""
+    options = [word for name, value in parameters.items() for word in (f"--{name}", str(value))]
+    return [sys.executable, "-m", f"trainers.{entry_point}", *options]
+
+
+def run_trainer(folder: Path, entry_point: str, status: int = 0, **parameters: object) -> str:
+    """Run it to its end in `folder`; asserts the exit status, returns stdout and stderr together."""
+    done = subprocess.run(
+        command(entry_point, **parameters),
+        cwd=folder,
+        env=environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == status, done.stdout
+    return done.stdout
+
+
+def client(folder: Path) -> MlflowClient:
+    return MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
+
+
+def runs(folder: Path) -> list[Run]:
+    """All runs in the folder's store, oldest first."""
+    found = client(folder).search_runs([e.experiment_id for e in client(folder).search_experiments()])
+    return sorted(found, key=lambda run: run.info.start_time)
+
+
+def history(folder: Path, run_id: str, metric: str) -> list[tuple[int, float]]:
+    """(step, value) of every stored point, in order of steps; a doubled point appears twice."""
+    return sorted((point.step, point.value) for point in client(folder).get_metric_history(run_id, metric))
+
+
+def config_class_of(module: ModuleType) -> Any:
+    """The config of an entry point, named after it: trainers.eeg_simclr has EegSimclrConfig. None: not an entry
+    point.
+    """
+    words = module.__name__.split(".")[1].split("_")
+    return getattr(module, "".join(word.capitalize() for word in words) + "Config", None)

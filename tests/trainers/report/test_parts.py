@@ -1,0 +1,95 @@
+"""The report's parts: charts with few points, pictures and texts made harmless, tables out of artifacts."""
+
+import io
+import math
+import re
+
+from PIL import Image
+
+from tests.trainers.report.test_run import TRIALS, png
+from trainers.report.figures import small_picture, thinned
+from trainers.report.page import demoted, rendered
+from trainers.report.tables import csv_table, number, settings_table, sweep_tables
+
+
+def test_thinning_keeps_ends_spikes_and_gaps() -> None:
+    points = [(i, 0.0) for i in range(10_000)]
+    points[5_001], points[7_777], points[3_333] = (5_001, 9.0), (7_777, -9.0), (3_333, math.nan)
+    kept = thinned(points)
+    assert len(kept) <= 410
+    assert {(0, 0.0), (9_999, 0.0), (5_001, 9.0), (7_777, -9.0)} <= set(kept)
+    assert any(math.isnan(value) for _, value in kept)
+    assert [step for step, _ in kept] == sorted(step for step, _ in kept)
+    assert thinned(points[:300]) == points[:300]
+
+
+def test_numbers_read_as_such() -> None:
+    assert [number(v) for v in (0.123456, 1e-9, 12345.0, math.nan, 1.8e308, -math.inf)] == [
+        "0.1235",
+        "1e-09",
+        "1.234e+04",
+        "NaN",
+        "inf",
+        "-inf",
+    ]
+
+
+def test_pictures_are_small_and_encoded_anew() -> None:
+    noisy = png(3000, 300)
+    small = small_picture(noisy + b"trailing <script>")
+    assert small is not None
+    assert Image.open(io.BytesIO(small)).size == (900, 90)
+    assert b"script" not in small
+    assert small_picture(b"") is None
+    assert small_picture(b"GIF89a") is None
+
+
+def test_texts_lose_html_links_and_images_and_keep_tables() -> None:
+    shown = str(
+        rendered("# A\n\n| a |\n|---|\n| *b* |\n\n<b>c</b> [d](http://x) ![e](http://y) <http://z>\n\n<div>\nf")
+    )
+    assert "<h5>A</h5>" in shown
+    assert '<div class="scroll"><table>' in shown
+    assert "<em>b</em>" in shown
+    assert not re.search(r"<(b|div class=(?!\"scroll)|a|img)\b", shown)
+    assert str(demoted("# A\n## B\n#no\n<b>")) == "##### A\n###### B\n#no\n&lt;b>"
+
+
+def test_sweeps_of_another_shape_are_no_table() -> None:
+    [table] = sweep_tables('{"sweeps": {"beta": [{"beta": 3, "fid": 2}, {"beta": 1, "fid": 4.5, "ess": 2}]}}')
+    assert list(table.head) == ["beta", "fid", "ess"]
+    assert [list(row) for row in table.rows] == [["1", "4.5", "2"], ["3", "2", ""]]
+    for text in (
+        None,
+        "",
+        "{",
+        "[]",
+        '{"sweeps": 3}',
+        '{"sweeps": {"beta": []}}',
+        '{"sweeps": {"beta": [{"other": 1}]}}',
+    ):
+        assert sweep_tables(text) == []
+
+
+def test_tables_of_another_shape_are_left_out() -> None:
+    table = csv_table(TRIALS, "all", ("run_id",))
+    assert table is not None
+    head = [
+        "trial",
+        "state",
+        "kernel_distance",
+        "gp_scale",
+        "n_dis",
+        "seed",
+        "steps_reported",
+    ]  # without what is empty in all
+    assert list(table.head) == head
+    assert list(table.rows[0]) == ["0", "COMPLETE", "0.1235", "10", "1", "1000", "8"]
+    long = csv_table("n\n" + "1\n" * 1000, "many")
+    assert long is not None
+    assert len(long.rows) == 200
+    assert long.title == "many; the first 200 of 1000"
+    for text in (None, "", "trial,state\n", "a,b\n1\n"):
+        assert csv_table(text, "x") is None
+    for text in (None, "", "[]", "{}", '{"params": 3, "seed": 1}', '{"params": {}}'):
+        assert settings_table(text, "x") is None

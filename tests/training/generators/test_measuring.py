@@ -1,0 +1,89 @@
+"""What fid and isir_fid share: how many images they need, and which of them precision and recall look at."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from common.errors import InputError
+from data.images.load import ImageSet
+from evaluation.features import Extractor, Features, network_extractor
+from evaluation.frechet import Gaussian
+from trainers.fid.run import PRESETS, FidConfig
+from trainers.isir_fid.run import PRESETS as ISIR_PRESETS
+from trainers.isir_fid.run import IsirFidConfig, Laboratory
+from training.config import parse_config
+from training.generators.measuring import MeasureConfig, Reference, check_count, measure_reference, scores
+from training.generators.stored import StoredNetwork
+from training.processes import Processes
+
+CPU = torch.device("cpu")
+ONE = Processes(0, 1, CPU)
+
+
+def mean_colours(x: Tensor) -> Tensor:
+    return x.mean((2, 3))
+
+
+def extractor(network: Callable[[Tensor], Tensor] = mean_colours) -> Extractor:
+    return network_extractor("colours", network, "", "", CPU)
+
+
+def image_set(n: int) -> ImageSet:
+    pixels = np.random.default_rng(0).integers(0, 256, (n, 3, 8, 8), dtype=np.uint8)
+    return ImageSet("colours", "train", f"{n} images", pixels, f"print {n}", {}, "hash", [], None, 0)
+
+
+def test_precision_looks_at_all_classes_of_a_reference_in_their_order() -> None:
+    """The reference's rows are sorted, so that its first ones are those of the first classes alone."""
+    centres = 100.0 * torch.arange(10).repeat_interleave(200)
+    noise = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0))
+    real = Features(centres[:, None] + noise[:2000])
+    fake = Features((centres[:, None] + noise[2000:])[torch.randperm(2000, generator=torch.Generator().manual_seed(1))])
+    reference = Reference(image_set(20), np.arange(2000), real, Gaussian.of(real.moments))
+    found = scores(MeasureConfig(n_neighbours=400), extractor(), fake, reference)
+    assert found["precision"] > 0.8  # of the first 400 rows, two classes, it is 0.2
+    assert found["recall"] > 0.8
+
+
+@pytest.mark.parametrize("name", ["n_images", "n_reference", "n_sweep"])
+def test_too_few_images_for_a_kernel_distance_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name}: '19' is not allowed, input should be greater than or equal to 20"):
+        parse_config(IsirFidConfig, ISIR_PRESETS, [f"--{name}", "19", "--force", "true"], "isir_fid")
+
+
+def test_a_small_reference_set_is_refused_forced_or_not(tmp_path: Path) -> None:
+    config = parse_config(FidConfig, PRESETS, ["--force", "true", "--cache_dir", str(tmp_path)], "fid")
+    with pytest.raises(InputError, match="12 images, split train: 12 images; a kernel distance needs at least 20"):
+        measure_reference(config, image_set(12), extractor(), ONE)
+    assert len(measure_reference(config, image_set(20), extractor(), ONE).rows) == 20
+
+
+def test_sweeps_need_as_many_chains_as_their_distance_does() -> None:
+    wide = extractor(lambda x: x.flatten(1)[:, :64])
+    config = parse_config(IsirFidConfig, ISIR_PRESETS, ["--n_sweep", "30"], "isir_fid")
+    with pytest.raises(InputError, match="n_sweep: 30 images for features of dimension 64"):
+        check_count(config.n_sweep, "n_sweep", wide, config)
+
+
+def test_the_seconds_of_plain_sampling_are_of_the_generator_alone() -> None:
+    made = []
+
+    def generate(z: Tensor) -> Tensor:
+        made.append(len(z))
+        return torch.zeros(len(z), 3, 8, 8)
+
+    def fail(*args: Any) -> Any:
+        raise AssertionError("the feature network belongs outside the clock")
+
+    stored: Any = StoredNetwork(generate, "g", 8, 4, {})  # type: ignore[arg-type]
+    measuring: Any = Extractor("", "", "", fail, 1, "", "", "")
+    nothing: Any = None
+    config = IsirFidConfig(batch_size=10)
+    laboratory = Laboratory(config, stored, nothing, measuring, nothing, CPU)
+    assert laboratory.generating_seconds(torch.zeros(25, 4)) > 0
+    assert made == [10, 10, 5]

@@ -1,0 +1,158 @@
+"""The command line of every entry point: defaults, presets, refusals, and MLproject's agreement with them."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic.dataclasses import dataclass
+
+from common.errors import InputError
+from tests.conftest import ROOT
+from tests.running import config_class_of
+from training.config import CONFIG, Floats, ImageSize, OptionalPath, as_params, build_config, option, parse_config
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Toy:
+    """A toy."""
+
+    preset: Literal["small", "big"] = option("small", "which")
+    image_size: ImageSize = option(32, "pixels")
+    gp_scale: float = option(10.0, "weight", ge=0)
+    flip: bool = option(False, "mirror")
+    data_dir: OptionalPath = option(None, "where")
+    shift: float = option(0.0, "any number")
+    offsets: Floats = option((), "numbers")
+
+
+PRESETS: dict[str, dict[str, Any]] = {"small": {}, "big": {"image_size": 128, "gp_scale": 5.0}}
+
+
+def parse(*argv: str) -> Toy:
+    return parse_config(Toy, PRESETS, argv, "toy")
+
+
+def test_defaults_then_preset_then_what_was_given() -> None:
+    assert parse() == Toy()
+    assert parse("--preset", "big") == Toy(preset="big", image_size=128, gp_scale=5.0)
+    assert parse("--preset", "big", "--gp_scale", "7") == Toy(preset="big", image_size=128, gp_scale=7.0)
+    assert parse("--flip", "true", "--image_size", "64", "--data_dir", "a b") == Toy(
+        flip=True, image_size=64, data_dir="a b"
+    )
+
+
+def test_values_may_begin_with_a_minus_sign() -> None:
+    """Also as `mlflow run -P offsets=-1,0,1` passes them: in a word of their own, which argparse takes for an
+    option.
+    """
+    assert parse("--offsets", "-1,0,1", "--shift", "-1e-3") == Toy(offsets=(-1, 0, 1), shift=-0.001)
+    assert parse("--offsets=-1,2", "--flip", "true") == Toy(offsets=(-1, 2), flip=True)
+    assert parse("--data_dir", "-").data_dir == Path("-")
+
+
+def test_empty_means_not_given() -> None:
+    assert parse("--data_dir", "").data_dir is None
+    assert parse("--preset", "big", "--gp_scale", "").gp_scale == 5.0
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--gp_scale", "-1"], ["gp_scale", "'-1'", "greater than or equal to 0"]),
+        (["--gp_scale", "ten"], ["gp_scale", "'ten'", "valid number"]),
+        (["--gp_scale", "nan"], ["gp_scale", "'nan'", "finite"]),
+        (["--image_size", "65"], ["image_size", "65", "32, 48, 64 or 128"]),
+        (["--image_size", "64.0"], ["image_size", "64.0", "32, 48, 64 or 128"]),
+        (["--flip", "maybe"], ["flip", "'maybe'"]),
+        (["--preset", "huge"], ["preset", "'huge'", "small, big"]),
+        (["--gp_scales", "1"], ["gp_scales", "did you mean gp_scale?"]),
+        (["--gp_scale", "-1", "--flip", "x"], ["gp_scale", "flip"]),
+        (["--gp_scales", "-1,2"], ["gp_scales", "did you mean gp_scale?"]),
+        (["--gp_scale"], ["--gp_scale: expected one argument", "write --name value", "python -m trainers.toy --help"]),
+        (["--gp_scale", "--flip", "true"], ["--gp_scale: expected one argument"]),
+        (["--dry_run=5"], ["--dry_run", "'5'"]),
+    ],
+)
+def test_refusals_name_field_value_and_what_is_allowed(argv: list[str], words: list[str]) -> None:
+    with pytest.raises(InputError) as error:
+        parse(*argv)
+    for word in words:
+        assert word in str(error.value)
+
+
+@given(st.text(max_size=20))
+def test_any_text_as_a_value_is_taken_or_refused_cleanly(text: str) -> None:
+    try:
+        value = build_config(Toy, {"gp_scale": text}).gp_scale
+    except InputError:
+        return
+    assert value >= 0
+
+
+def test_dry_run_prints_the_resolved_config(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse("--preset", "big", "--dry_run")
+    assert end.value.code == 0
+    resolved = as_params(Toy(preset="big", image_size=128, gp_scale=5.0))
+    assert json.loads(capsys.readouterr().out) == {**resolved, "offsets": []}
+
+
+def test_help_names_every_field_with_range_and_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "weight (>= 0; default: 10.0; big: 5.0)" in text
+    assert "pixels (32 | 48 | 64 | 128; default: 32; big: 128)" in text
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# MLproject
+
+MLPROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
+MLPROJECT_TEXT = (ROOT / "MLproject").read_text()
+
+
+@pytest.mark.parametrize("entry_point", MLPROJECT["entry_points"])
+def test_mlproject_agrees_with_the_config(entry_point: str) -> None:
+    """Every declared parameter is a field with the same default, whichever preset; every placeholder is declared and
+    used.
+    """
+    import importlib
+
+    module = importlib.import_module(f"trainers.{entry_point}.run")
+    config_class = config_class_of(module)
+    entry = MLPROJECT["entry_points"][entry_point]
+    declared = entry["parameters"]
+    placeholders = re.findall(r"{(\w+)}", entry["command"])
+    assert sorted(placeholders) == sorted(declared)
+    words = shlex.split(entry["command"])
+    assert words[:3] == ["python", "-m", f"trainers.{entry_point}"]
+    for name, details in declared.items():
+        assert words[words.index(f"--{name}") + 1] == f"{{{name}}}"
+        for preset in module.PRESETS:
+            given = [] if name == "preset" else ["--preset", preset]
+            config = parse_config(config_class, module.PRESETS, given, entry_point)
+            default = as_params(config)[name]
+            if not (name == "preset" and preset != details["default"]):
+                assert str(details["default"]) == str(default)
+    # and what mlflow would run parses
+    argv = [word.format(**{k: v["default"] for k, v in declared.items()}) for word in words[3:]]
+    parse_config(config_class, module.PRESETS, argv, entry_point)
+
+
+def test_mlproject_has_no_quoted_placeholder_and_no_scientific_notation() -> None:
+    assert not re.search(r"['\"]\{\w+\}['\"]", MLPROJECT_TEXT)  # a quoted one opens the shell to what users type
+    assert not re.search(r"default: *-?[\d.]+[eE][-+]?\d", MLPROJECT_TEXT)  # YAML reads 1e-4 as a string
+
+
+def test_the_docker_project_has_the_same_entry_points() -> None:
+    """A project has one environment, so `mlflow run docker` has an MLproject of its own."""
+    docker = yaml.safe_load((ROOT / "docker" / "MLproject").read_text())
+    assert docker["entry_points"] == MLPROJECT["entry_points"], "MLproject changed: run `python docker/sync.py`"
+    assert set(docker) == {"name", "docker_env", "entry_points"}

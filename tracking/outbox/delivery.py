@@ -1,0 +1,357 @@
+"""Sends the operations of a spool to MLflow. Every operation may be sent twice.
+
+The second time changes nothing.
+"""
+
+import json
+import os
+import re
+import socket
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModelOutput,
+    LoggedModelStatus,
+    Metric,
+    Param,
+    RunTag,
+)
+from mlflow.entities import Run as StoredRun
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from PIL import Image
+
+from tracking import store
+from tracking.outbox.spool import Operation, Spool, now_ms
+from tracking.registry.evaluations import attributed
+
+METRICS_PER_REQUEST = 1000
+"""What MLflow accepts in one log_batch."""
+
+THUMBNAIL = 256
+"""Side of the compressed copy beside a time-stepped image, as MLflow's own `log_image` makes it."""
+
+
+class Delivery:
+    """Delivers a spool's operations to its run.
+
+    Holds the client, which is made on first use and again after a failure to make it.
+    """
+
+    def __init__(self, spool: Spool, uri: str) -> None:
+        self._spool, self._uri = spool, uri
+        self._client: MlflowClient | None = None
+        self._ended = False
+        self.refused = 0
+
+    def client(self) -> MlflowClient:
+        """The client of the run's store; creates the run first if it was started while the store was away."""
+        if self._client is None:
+            self._client = store.connect(self._uri)
+        facts = self._spool.facts()
+        if facts["run_id"] is None:
+            created = _created_run(self._client, facts).info
+            self._spool.set_facts(run_id=created.run_id, experiment_id=created.experiment_id)
+        return self._client
+
+    def send(self, operations: Sequence[tuple[Operation, int]]) -> None:
+        """Deliver in order; raises where the store is away, after remembering what it has accepted."""
+        client = self.client()
+        facts = self._spool.facts()
+        run_id = facts["run_id"]
+        metrics: list[tuple[Operation, int]] = []
+        waiting = 0
+        for operation, end in operations:
+            if operation["op"] == "metrics":
+                if waiting + len(operation["values"]) > METRICS_PER_REQUEST:
+                    self._send_metrics(client, run_id, metrics)
+                    metrics, waiting = [], 0
+                metrics.append((operation, end))
+                waiting += len(operation["values"])
+                continue
+            self._send_metrics(client, run_id, metrics)
+            metrics, waiting = [], 0
+            if operation.get("newest"):
+                operation = {**operation, "file": self._spool.take_newest(operation["file"])}
+            self._or_set_aside(operation, partial(self._send_one, client, run_id, facts, operation))
+            self._spool.mark_sent(end)
+            if operation.get("file"):
+                self._spool.remove_file(operation["file"])  # one that was refused has been moved away
+        self._send_metrics(client, run_id, metrics)
+
+    def beat(self, after_outage: bool) -> None:
+        """Refresh the run's heartbeat, which tells `reap` that it lives.
+
+        An outage may have had it reaped, so say RUNNING again, unless it is this process that ended it.
+        """
+        client = self.client()
+        run_id = self._spool.facts()["run_id"]
+        if after_outage and not self._ended and client.get_run(run_id).info.status == "KILLED":
+            client.update_run(run_id, status="RUNNING")
+        client.set_tag(run_id, "heartbeat", json.dumps(heartbeat()))
+
+    def _send_metrics(self, client: MlflowClient, run_id: str, batch: list[tuple[Operation, int]]) -> None:
+        if not batch:
+            return
+        try:
+            client.log_batch(
+                run_id,
+                metrics=[metric for operation, _ in batch for metric in _metrics(operation)],
+                synchronous=True,
+            )
+        except MlflowException as error:
+            if not store.is_refused(error):
+                raise
+            # One bad name refuses the whole batch: send them one by one and set the bad one aside.
+            for operation, _ in batch:
+                one = _metrics(operation)
+                self._or_set_aside(operation, partial(client.log_batch, run_id, metrics=one, synchronous=True))
+        self._spool.mark_sent(batch[-1][1])
+
+    def _or_set_aside(self, operation: Operation, send: Callable[[], Any]) -> None:
+        try:
+            send()
+        except Exception as error:
+            if not (store.is_refused(error) or isinstance(error, FileNotFoundError | KeyError)):
+                raise
+            # A run deleted in the UI refuses everything, but can be restored: keep the backlog for then.
+            if store.is_refused(error) and self._deleted():
+                raise MlflowException("the run is deleted; `mlflow runs restore` brings it back") from error
+            self._spool.set_aside(operation, store.reason(error))
+            self.refused += 1
+            if self.refused == 1:
+                name = operation["op"]
+                print(
+                    f"tracking: MLflow refuses a record ({name}: {store.reason(error)}); kept in "
+                    f"{self._spool.folder}/refused.jsonl"
+                )
+
+    def _deleted(self) -> bool:
+        run = self.client().get_run(self._spool.facts()["run_id"])
+        return bool(run.info.lifecycle_stage == "deleted")
+
+    def _send_one(self, client: MlflowClient, run_id: str, facts: Mapping[str, Any], operation: Operation) -> None:
+        match operation["op"]:
+            case "params":
+                _send_params(client, run_id, operation["values"])
+            case "tags":
+                tags = [RunTag(key, store.tag_value(value)) for key, value in operation["values"].items()]
+                client.log_batch(run_id, tags=tags, synchronous=True)
+            case "file":
+                path = self._spool.folder / operation["file"]
+                if path.is_dir():
+                    client.log_artifacts(run_id, str(path), _join(operation["folder"], path.name))
+                elif path.is_file() or not operation.get("newest"):
+                    client.log_artifact(run_id, str(path), operation["folder"] or None)
+                # else: a newer checkpoint took this one's place and is delivered already
+            case "image":
+                _send_image(client, run_id, self._spool.folder / operation["file"], operation)
+            case "dataset":
+                _send_dataset(client, run_id, operation)
+            case "register":
+                _register(client, run_id, facts, self._spool, operation)
+            case "evaluations":
+                _send_evaluations(client, run_id, operation)
+            case "handover":
+                _hand_over(client, operation["run_id"], run_id)
+            case "status":
+                client.update_run(run_id, status=operation["status"])
+                self._ended = False  # a resume: what ended the run before is behind it
+            case "finish":
+                client.set_terminated(run_id, operation["status"], end_time=operation["time"])
+                self._ended = True
+            case unknown:
+                raise KeyError(f"unknown operation {unknown}")
+
+
+def heartbeat() -> dict[str, Any]:
+    """Which process writes to the run, and when it last did (seconds since the epoch)."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "time": now_ms() // 1000}
+
+
+def image_name(key: str, step: int, time_ms: int) -> str:
+    """The name by which MLflow's UI knows a time-stepped image.
+
+    The same for the same arguments, so that a replay overwrites.
+    """
+    identity = uuid.uuid5(uuid.NAMESPACE_OID, f"{key}/{step}/{time_ms}")
+    return f"{re.sub('/', '~', key)}+step+{step}+timestamp+{time_ms}+{identity}"
+
+
+def _created_run(client: MlflowClient, facts: Mapping[str, Any]) -> StoredRun:
+    """The run that was started while the store was away.
+
+    Looked for first, in case it was created and the answer lost.
+    """
+    experiment = store.experiment_id(client, facts["experiment"])
+    found = client.search_runs([experiment], f"tags.`local_id` = '{facts['local_id']}'", max_results=1)
+    if found:
+        return found[0]
+    tags = {**facts["tags"], "local_id": facts["local_id"]}
+    return store.create_run(client, facts["experiment"], facts["run_name"], tags)
+
+
+def _metrics(operation: Operation) -> list[Metric]:
+    return [Metric(key, value, operation["time"], operation["step"]) for key, value in operation["values"].items()]
+
+
+def _send_params(client: MlflowClient, run_id: str, values: Mapping[str, Any]) -> None:
+    """Log what is new. MLflow's params can't be changed.
+
+    One that is there with another value is logged as `resolved.<name>`.
+    """
+    stored = client.get_run(run_id).data.params
+    params = []
+    for key, value in values.items():
+        name = key
+        if key in stored and not store.same_value(stored[key], value):
+            name = f"resolved.{key}"
+        if name not in stored:
+            params.append(Param(name, str(value)[: store.MAX_PARAM_LENGTH]))
+    if params:
+        client.log_batch(run_id, params=params, synchronous=True)
+
+
+def _send_image(client: MlflowClient, run_id: str, path: Path, operation: Operation) -> None:
+    """MLflow's `log_image` layout.
+
+    The image as PNG, a small WebP beside it, and the tag that makes the UI look for them.
+    """
+    name = image_name(operation["key"], operation["step"], operation["time"])
+    png, webp = path.with_name(f"{name}.png"), path.with_name(f"{name}+compressed.webp")
+    try:
+        # A copy under the final name, as log_artifact names by the file; the spooled one stays for a second
+        # try.
+        png.write_bytes(path.read_bytes())
+        with Image.open(path) as image:
+            image.thumbnail((THUMBNAIL, THUMBNAIL))
+            image.save(webp)
+        client.log_artifact(run_id, str(png), "images")
+        client.log_artifact(run_id, str(webp), "images")
+    finally:
+        png.unlink(missing_ok=True)
+        webp.unlink(missing_ok=True)
+    client.set_tag(run_id, "mlflow.loggedImages", "True")
+
+
+def _send_dataset(client: MlflowClient, run_id: str, operation: Operation) -> None:
+    details = json.dumps(operation["details"])
+    dataset = Dataset(
+        name=operation["name"],
+        digest=operation["fingerprint"][:36],  # MLflow's limit; the tag `data.<name>` holds it whole
+        source_type="local",
+        source=json.dumps({"uri": str(operation["details"].get("source", operation["name"]))}),
+        profile=details,
+    )
+    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", operation["context"])])])
+
+
+def _register(client: MlflowClient, run_id: str, facts: Mapping[str, Any], spool: Spool, operation: Operation) -> None:
+    """Upload a saved model, link it to the run, make it a version of a registered model, move the alias.
+
+    `upload` names it once.
+    """
+    folder, name, upload = (
+        spool.folder / operation["folder"],
+        operation["registered_name"],
+        operation["upload"],
+    )
+    version = _version_of_upload(client, name, upload)
+    if version is None:
+        if not (folder / "MLmodel").is_file():
+            raise FileNotFoundError(f"{folder}/MLmodel")
+        tags = {key: store.tag_value(value) for key, value in attributed(operation["tags"], run_id).items()}
+        experiment = client.get_run(run_id).info.experiment_id
+        # An earlier try may have come this far: go on with its entry instead of leaving a stray one.
+        begun = client.search_logged_models([experiment], f"tags.`upload` = '{upload}'", max_results=1)
+        params = {key: str(value) for key, value in operation["params"].items()}
+        logged = (
+            begun[0]
+            if begun
+            else client.create_logged_model(
+                experiment, operation["name"], run_id, {**tags, "upload": upload}, params, "torch"
+            )
+        )
+        # What Model.log would have written, had the store been there when the model was saved.
+        description = Model.load(str(folder / "MLmodel"))
+        description.run_id, description.model_id = run_id, logged.model_id
+        description.artifact_path, description.model_uuid = logged.artifact_location, logged.model_id
+        description.save(str(folder / "MLmodel"))
+        client.log_model_artifacts(logged.model_id, str(folder))
+        client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, operation["step"])])
+        _link_metrics(client, run_id, logged.model_id, operation)
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        created = client.create_model_version(
+            name, f"models:/{logged.model_id}", run_id, {**tags, "upload": upload}, model_id=logged.model_id
+        )
+        version = str(created.version)
+        client.set_logged_model_tags(
+            logged.model_id, {"mlflow.modelVersions": json.dumps([{"name": name, "version": int(version)}])}
+        )
+    if operation["alias"]:
+        client.set_registered_model_alias(name, operation["alias"], version)
+    (folder.parent / f"{folder.name}.json").write_text(json.dumps({"name": name, "version": version}) + "\n")
+
+
+def _send_evaluations(client: MlflowClient, run_id: str, operation: Operation) -> None:
+    """Figures of a registered version: tags of it, by which `promote` compares, and metrics on its page."""
+    try:
+        version = client.get_model_version(operation["name"], operation["version"])
+    except MlflowException as error:
+        if store.is_absent(error):  # deleted since it was measured: set aside
+            raise KeyError(f"models:/{operation['name']}/{operation['version']} is not there any more") from error
+        raise
+    for key, value in attributed(operation["tags"], run_id).items():
+        client.set_model_version_tag(operation["name"], operation["version"], key, store.tag_value(value))
+    source = version.source or ""
+    if source.startswith("models:/m-"):  # the stores keep no model_id of a version but in its source
+        _link_metrics(client, run_id, source.removeprefix("models:/"), operation)
+
+
+def _version_of_upload(client: MlflowClient, name: str, upload: str) -> str | None:
+    found = client.search_model_versions(f"name = '{name}' and tags.`upload` = '{upload}'", max_results=1)
+    return str(found[0].version) if found else None
+
+
+def _link_metrics(client: MlflowClient, run_id: str, model_id: str, operation: Operation) -> None:
+    """Show the model's metrics on its page.
+
+    A value that the run has already is linked at its own step and time: no double.
+    """
+    stored = client.get_run(run_id).data.metrics
+    for key, value in operation["metrics"].items():
+        time, step = operation["time"], operation["step"]
+        if key in stored and stored[key] == value:
+            last = max(client.get_metric_history(run_id, key), key=lambda metric: (metric.step, metric.timestamp))
+            time, step = last.timestamp, last.step
+        client.log_metric(run_id, key, value, time, step, synchronous=True, model_id=model_id)
+
+
+def _hand_over(client: MlflowClient, fresh_run_id: str, run_id: str) -> None:
+    """End the run that `mlflow run` made for a command that continues `run_id`.
+
+    The UI shows it folded under that run.
+    """
+    client.set_tag(fresh_run_id, "resumes", run_id)
+    client.set_tag(fresh_run_id, "mlflow.parentRunId", run_id)
+    client.set_tag(
+        fresh_run_id, "mlflow.note.content", f"Nothing is recorded here: this command continued run {run_id}."
+    )
+    client.set_terminated(fresh_run_id, "FINISHED")
+
+
+def _join(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name

@@ -1,0 +1,414 @@
+"""Everything a run records goes first to an append-only file on disk.
+
+One background thread sends it to MLflow.
+
+The training loop waits for one `write` to the page cache and never for the server. The file survives kill -9,
+so what was recorded is sent by the next process that opens the folder: the resumed run, or `python -m
+tracking sync`.
+
+One line is one operation, a JSON object with `op`, `time` (ms since the epoch) and what that operation needs;
+files lie beside it in `files/`. `sent` holds how many bytes of the file have been delivered. A line may be
+sent twice (a crash between sending and writing `sent`), and every operation is such that the second time
+changes nothing.
+"""
+
+import base64
+import contextlib
+import io
+import json
+import math
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from common.errors import InputError
+from common.files import atomic_file
+
+Operation = dict[str, Any]
+
+LOCK_PATIENCE = 20.0
+"""Seconds to wait for a folder's lock: the forked data workers of a killed process hold it for a moment."""
+
+SEND_INTERVAL = 5.0
+"""Seconds between deliveries: few large batches cost the process less than many small ones."""
+
+HEARTBEAT_INTERVAL = 30.0
+LONGEST_BACKOFF = 60.0
+READ_BYTES = 1 << 20
+BACKLOG_FILE_BYTES = 16 << 20
+"""Files up to this many bytes in all travel inside a checkpoint's backlog."""
+
+TRAVELLING = ("metrics", "params", "tags", "dataset", "evaluations", "file", "image")
+"""Operations of a checkpoint's backlog. A checkpoint may come from anybody, so the others, which register models and
+end or change runs, are neither put into one nor taken from one."""
+
+
+class Spool:
+    """The folder of one run.
+
+    `run.json` (what the run is), `spool.jsonl`, `sent`, `files/`, what the store refused (`refused.jsonl`,
+    `refused/`), and the run's checkpoints.
+
+    Only one process at a time may write to it (a lock holds the others off); a partial last line is cut off
+    on opening.
+    """
+
+    def __init__(self, folder: Path, patience: float = LOCK_PATIENCE) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._process_lock = FileLock(folder / "lock")
+        try:
+            self._process_lock.acquire(timeout=patience)
+        except Timeout:
+            raise InputError(f"{folder} is in use by another process: wait for it, or stop it, and try again") from None
+        self._path, self._sent_path = folder / "spool.jsonl", folder / "sent"
+        self._cut_partial_line()
+        self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        self._lock, self._facts_lock = threading.Lock(), threading.Lock()
+        self.size = os.fstat(self._descriptor).st_size
+        kept = [*folder.glob("files/*"), *folder.glob("refused/*")]
+        self._file_number = max((int(path.name) for path in kept if path.name.isdigit()), default=0)
+        self.sent = min(self._read_sent(), self.size)
+
+    def close(self) -> None:
+        """Let another process have the folder."""
+        os.close(self._descriptor)
+        self._process_lock.release()
+
+    def append(self, line: str) -> int:
+        """Add one operation (a JSON text without a newline); returns the size of the spool behind it."""
+        data = (line + "\n").encode()
+        with self._lock:
+            written = 0
+            try:
+                while written < len(data):
+                    written += os.write(self._descriptor, data[written:])
+            except OSError:
+                os.ftruncate(self._descriptor, self.size)  # a full disk must not leave half a line for others to follow
+                raise
+            self.size += written
+            return self.size
+
+    def add(self, op: str, **values: Any) -> int:
+        """Add the operation `op`, stamped with the time; returns the size of the spool behind it."""
+        return self.append(json.dumps({"op": op, "time": now_ms(), **values}))
+
+    def new_file(self, name: str) -> tuple[Path, str]:
+        """A fresh path for a file called `name` beside the spool, and that path relative to the folder."""
+        with self._lock:
+            self._file_number += 1
+            relative = f"files/{self._file_number:06d}/{name}"
+        path = self.folder / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path, relative
+
+    def read(self, start: int) -> list[tuple[Operation, int]]:
+        """Operations from byte `start` on (about a megabyte of them), each with the offset of its end."""
+        with open(self._path, "rb") as file:
+            file.seek(start)
+            block = file.read(READ_BYTES)
+            if not block.endswith(b"\n"):
+                block += file.readline()
+        operations = []
+        for line in io.BytesIO(block):  # not splitlines, which also splits at a \r in a damaged line
+            if not line.endswith(b"\n"):
+                break  # being written just now
+            start += len(line)
+            operations.append((_parse(line), start))
+        return operations
+
+    def lines(self, start: int = 0) -> Iterable[str]:
+        """The lines from byte `start` on, without their newline."""
+        with open(self._path, "rb") as file:
+            file.seek(start)
+            for line in file:
+                if line.endswith(b"\n"):
+                    yield line[:-1].decode(errors="replace")
+
+    def mark_sent(self, offset: int) -> None:
+        """Remember that everything before `offset` is delivered (no fsync: a replay changes nothing)."""
+        temporary = self._sent_path.with_suffix(".tmp")
+        temporary.write_text(str(offset))
+        os.replace(temporary, self._sent_path)
+        self.sent = offset
+
+    def set_aside(self, operation: Operation, reason: str) -> None:
+        """Keep an operation that the store refuses for good in `refused.jsonl`, its file in `refused/`.
+
+        Those behind it can pass.
+        """
+        relative = operation.get("file")
+        if relative and (self.folder / relative).exists():
+            kept = str(Path("refused", *Path(relative).parts[1:]))
+            (self.folder / kept).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self.folder / relative, self.folder / kept)
+            operation = {**operation, "file": kept}
+        with open(self.folder / "refused.jsonl", "a") as file:
+            file.write(json.dumps({"reason": reason, **operation}) + "\n")
+
+    def take_newest(self, relative: str) -> str:
+        """Take the file out of the place where the training puts the next one of its kind; returns where it is now.
+
+        So what is uploaded and then removed is never the newer one. What an earlier try left there is
+        uploaded unless a newer one has come since.
+        """
+        public = self.folder / relative
+        private = public.parent / "uploading" / public.name
+        if public.exists():
+            private.parent.mkdir(exist_ok=True)
+            os.replace(public, private)
+        return str(private.relative_to(self.folder))
+
+    def remove_file(self, relative: str) -> None:
+        """Drop a delivered file or folder."""
+        path = self.folder / relative
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()
+
+    def pending(self) -> int:
+        """How many operations are not delivered."""
+        return sum(1 for _ in self.lines(self.sent))
+
+    def last_steps(self) -> tuple[dict[str, int], dict[str, int]]:
+        """The last step recorded for each metric and for each image."""
+        metrics: dict[str, int] = {}
+        images: dict[str, int] = {}
+        for line in self.lines():
+            operation = _parse(line.encode())
+            if operation["op"] == "metrics":
+                raise_marks(metrics, {key: operation["step"] for key in operation["values"]})
+            elif operation["op"] == "image":
+                raise_marks(images, {operation["key"]: operation["step"]})
+        return metrics, images
+
+    def backlog(self) -> str:
+        """What is not delivered yet, as text for a checkpoint.
+
+        The lines, and small files inside them as base64. Checkpoints that wait for their upload are left out:
+        the next one would hold the one before it.
+        """
+        lines, room = [], BACKLOG_FILE_BYTES
+        for line in self.lines(self.sent):
+            operation = _parse(line.encode())
+            if not _travels(operation):
+                continue
+            if "file" in operation:
+                try:
+                    with open(self.folder / operation["file"], "rb") as file:
+                        content = file.read(room + 1)
+                except OSError:
+                    continue  # a folder, or delivered and removed this very moment
+                if len(content) > room:
+                    continue  # too large to travel
+                room -= len(content)
+                line = json.dumps({**operation, "bytes": base64.b64encode(content).decode()})
+            lines.append(line)
+        return "\n".join(lines)
+
+    def restore(self, backlog: str) -> tuple[dict[str, int], dict[str, int]]:
+        """Add the lines of a checkpoint's backlog that the spool lacks.
+
+        Returns the last steps they hold, as `last_steps` does. A line that names a file without holding its
+        bytes is left out: it would upload, and then remove, a file of this machine.
+        """
+        known = {_identity(_parse(line.encode())) for line in self.lines()}
+        metrics: dict[str, int] = {}
+        images: dict[str, int] = {}
+        for line in backlog.split("\n"):
+            operation = _parse(line.encode())
+            if not _travels(operation) or not _is_whole(operation):
+                continue
+            if operation["op"] == "metrics":
+                raise_marks(metrics, {key: operation["step"] for key in operation["values"]})
+            elif operation["op"] == "image":
+                raise_marks(images, {operation["key"]: operation["step"]})
+            if _identity(operation) in known:
+                continue
+            if "file" in operation:
+                path, relative = self.new_file(Path(operation["file"]).name)
+                path.write_bytes(base64.b64decode(operation.pop("bytes")))
+                operation["file"] = relative
+            self.append(json.dumps(operation))
+        return metrics, images
+
+    def clear(self) -> None:
+        """Remove the delivered spool of a finished run; `run.json`, checkpoints and what was refused stay."""
+        with self._lock:
+            os.ftruncate(self._descriptor, 0)
+            self.size = 0
+        self.mark_sent(0)
+        shutil.rmtree(self.folder / "files", ignore_errors=True)
+
+    def facts(self) -> dict[str, Any]:
+        """`run.json`: run_id, entry_point, tracking_uri, experiment, status."""
+        return read_facts(self.folder)
+
+    def set_facts(self, **facts: Any) -> None:
+        """Change `run.json`, from the training's thread or the writer's."""
+        with self._facts_lock, atomic_file(self.folder / "run.json") as temporary:
+            temporary.write_text(json.dumps({**self.facts(), **facts}, indent=1) + "\n")
+
+    def _read_sent(self) -> int:
+        try:
+            return int(self._sent_path.read_text())
+        except (FileNotFoundError, ValueError):
+            return 0  # everything is sent again, which changes nothing
+
+    def _cut_partial_line(self) -> None:
+        if not self._path.exists():
+            return
+        with open(self._path, "rb+") as file:
+            end = file.seek(0, os.SEEK_END)
+            while end > 0:
+                start = max(0, end - 4096)
+                file.seek(start)
+                newline = file.read(end - start).rfind(b"\n")
+                if newline >= 0:
+                    file.truncate(start + newline + 1)
+                    return
+                end = start
+            file.truncate(0)
+
+
+class Writer(threading.Thread):
+    """Sends a spool's operations in order, every few seconds, for as long as the process lives.
+
+    `send` delivers a list of operations and raises if the store is away; `beat` refreshes the run's
+    heartbeat. While the store is away the thread tries again after 1, 2, 4, ... 60 seconds.
+    """
+
+    def __init__(
+        self, spool: Spool, send: Callable[[list[tuple[Operation, int]]], None], beat: Callable[[bool], None]
+    ) -> None:
+        super().__init__(name="tracking-writer", daemon=True)
+        self._spool, self._send, self._beat = spool, send, beat
+        self._wake, self._ending = threading.Event(), threading.Event()
+        self._wake.set()  # the first delivery is at once
+        self._changed = threading.Condition()
+        self.error: Exception | None = None
+        """Why the last try failed; None if it did not."""
+
+    def run(self) -> None:
+        """The thread's loop."""
+        backoff, last_beat, was_away = 0.0, -HEARTBEAT_INTERVAL, False
+        while not self._ending.is_set():
+            self._wake.wait(backoff or SEND_INTERVAL)
+            self._wake.clear()
+            try:
+                self._deliver_all()
+                if time.monotonic() - last_beat >= HEARTBEAT_INTERVAL:
+                    self._beat(was_away)
+                    last_beat, was_away = time.monotonic(), False
+                self._note(None)
+                backoff = 0.0
+            except Exception as error:
+                # Whatever it is (away, locked, no rights, a bug in a client library), the training goes on
+                # and the spool keeps it.
+                self._note(error)
+                was_away = True
+                backoff = min(max(1.0, 2 * backoff), LONGEST_BACKOFF)
+
+    def wait_for(self, offset: int, patience: float, limit: float = math.inf) -> bool:
+        """Send now and wait until everything before `offset` is delivered.
+
+        False if the store has been failing for `patience` s.
+        """
+        begin = time.monotonic()
+        self._wake.set()
+        with self._changed:
+            while self._spool.sent < offset and self.is_alive():
+                waited = time.monotonic() - begin
+                if waited > limit or (self.error is not None and waited > patience):
+                    return False
+                if self.error is not None:
+                    self._wake.set()  # somebody waits: try every second instead of backing off
+                    self._changed.wait(1.0)
+                else:
+                    self._changed.wait(0.5)
+        return self._spool.sent >= offset
+
+    def stop(self) -> None:
+        """Ask the thread to end (it is not waited for if a request to a dead server holds it)."""
+        self._ending.set()
+        self._wake.set()
+        self.join(timeout=1.0)
+
+    def _deliver_all(self) -> None:
+        while not self._ending.is_set():
+            operations = self._spool.read(self._spool.sent)
+            if not operations:
+                return
+            self._send(operations)
+            self._note(None)
+
+    def _note(self, error: Exception | None) -> None:
+        with self._changed:
+            self.error = error
+            self._changed.notify_all()
+
+
+def now_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def raise_marks(marks: dict[str, int], steps: Mapping[str, int]) -> None:
+    """Raise each mark to the step given, where that is higher."""
+    for key, step in steps.items():
+        marks[key] = max(marks.get(key, step), step)
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """A run folder's `run.json`; empty where there is none."""
+    try:
+        facts = json.loads((folder / "run.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _parse(line: bytes) -> Operation:
+    """One line.
+
+    A damaged one (a bad disk block, an edit by hand) becomes an operation that is set aside, not a crash.
+    """
+    try:
+        operation = json.loads(line)
+        if isinstance(operation, dict) and isinstance(operation.get("op"), str):
+            return operation
+    except ValueError:
+        pass
+    return {"op": "unreadable", "line": line.decode(errors="replace").rstrip("\n")}
+
+
+def _travels(operation: Operation) -> bool:
+    """Whether a checkpoint's backlog may hold the operation."""
+    return operation["op"] in TRAVELLING and not operation.get("newest")
+
+
+def _is_whole(operation: Operation) -> bool:
+    """Whether an operation of a backlog holds what it needs, and no file of this machine."""
+    op, step = operation["op"], operation.get("step")
+    if op in ("file", "image"):
+        file, content = operation.get("file"), operation.get("bytes")
+        if not isinstance(file, str) or not isinstance(content, str) or Path(file).name in ("", ".."):
+            return False
+        return op == "file" or (isinstance(step, int) and isinstance(operation.get("key"), str))
+    if op == "metrics" and not (isinstance(step, int) and isinstance(operation.get("values"), dict)):
+        return False
+    return "file" not in operation
+
+
+def _identity(operation: Operation) -> str:
+    """What makes two lines the same operation: all but where its file lies and the bytes inlined."""
+    return json.dumps({key: value for key, value in operation.items() if key not in ("file", "bytes")}, sort_keys=True)

@@ -1,0 +1,407 @@
+"""Models in MLflow's registry that load anywhere without this project and without unpickling.
+
+A registered model is MLflow's `pt2` flavour (a `torch.export` program: the graph and its weights) with signature and
+input example; `served.py`, which answers requests to it (tracking/serving/flavour.py); and `weights/model.safetensors`
+with `weights/config.json`, from which a trainer builds the module again to train it on.
+"""
+
+import copy
+import hashlib
+import json
+import logging
+import re
+import shutil
+import tempfile
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+
+from common.errors import InputError
+from tracking.registry.evaluations import Evaluation, evaluation_tags
+from tracking.run import AnyRun
+from tracking.serving.flavour import Sampler, serve_by_network, serve_by_sampler
+from tracking.silent_run import SilentRun
+
+WEIGHTS_FOLDER, WEIGHTS_NAME, CONFIG_NAME = "weights", "model.safetensors", "config.json"
+
+REGISTER_PATIENCE = 30.0
+"""Seconds that `log_model` waits for a server that does not answer; the model is registered later then."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A registered model: `models:/name/version`.
+
+    Where the server is away yet, `uri` is a local folder and `version` None.
+    """
+
+    uri: str
+    name: str
+    version: int | None
+
+
+def log_model(
+    run: AnyRun,
+    module: torch.nn.Module,
+    name: str,
+    example: np.ndarray,
+    *,
+    registered_name: str,
+    config: Mapping[str, Any],
+    metrics: Mapping[str, float] | None = None,
+    params: Mapping[str, Any] | None = None,
+    tags: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    alias: str | None = "latest-good",
+    step: int = 0,
+    sampler: Sampler | None = None,
+    evaluations: Sequence[Evaluation] = (),
+) -> ModelInfo:
+    """Register `module` (in eval mode, on the CPU; `module` itself is left as it is) as a new version of
+    `registered_name`.
+
+    Args:
+        example: an input batch of at least 2 (a batch of 1 would freeze the batch size at 1); its other
+        dimensions are fixed. config: what the module's constructor needs, as JSON values; `load_weights`
+        gives it back. metrics: shown on the model's page, and on the run's at `step` unless the run has that
+        value already. metadata: any JSON facts, kept in the model's MLmodel file. alias: moved to the new
+        version. sampler: of a generator, which is then served as a sampler of images instead of as an array in, an
+        array out.
+        evaluations: what `promote` compares versions by.
+
+    If the server is away the model is saved in the run's folder and registered when the backlog is delivered.
+    Raises ValueError for an example that would freeze the batch or a module that `torch.export` can't trace.
+    """
+    if isinstance(run, SilentRun):
+        return ModelInfo("", registered_name, None)
+    if example.ndim < 1 or example.shape[0] < 2:
+        raise ValueError(
+            f"log_model {name}: the example has shape {example.shape}; a batch of at least 2 keeps the batch size free"
+        )
+    folder = run.folder / "models" / f"{name}-{uuid.uuid4().hex[:8]}"
+    try:
+        save_model(folder, module, example, config, metadata or {}, sampler)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    run.register(
+        folder=str(folder.relative_to(run.folder)),
+        name=name,
+        registered_name=registered_name,
+        upload=uuid.uuid4().hex,
+        step=step,
+        alias=alias,
+        metrics={key: float(value) for key, value in (metrics or {}).items()},
+        params=dict(params or {}),
+        tags={key: str(value) for key, value in (tags or {}).items()} | evaluation_tags(evaluations, run.run_id),
+    )
+    run.deliver(REGISTER_PATIENCE)
+    return _registered(folder, registered_name)
+
+
+def save_model(
+    folder: Path,
+    module: torch.nn.Module,
+    example: np.ndarray,
+    config: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    sampler: Sampler | None = None,
+) -> None:
+    """Write the MLflow model and its weights to `folder`, which must not exist.
+
+    Leaves the module and the global RNG as they are.
+    """
+    frozen = copy.deepcopy(module).to("cpu").eval()
+    with torch.random.fork_rng(devices=[]), _quiet(), torch.no_grad():
+        packages = ("mlflow", "torch", "numpy", *(("pillow",) if sampler else ()))
+        output = _save_program(folder, frozen, example, metadata, packages)
+        if sampler is None:
+            serve_by_network(folder)
+        else:
+            if sampler.critic is not None:
+                _save_program(
+                    folder / "critic", copy.deepcopy(sampler.critic).to("cpu").eval(), output.numpy(), {}, packages
+                )
+            serve_by_sampler(folder, sampler.algorithm, nz=example.shape[1], image_shape=output.shape[1:])
+    weights = folder / WEIGHTS_FOLDER
+    weights.mkdir()
+    # Cloned, since safetensors refuses tensors that share memory.
+    tensors = {key: value.detach().clone().contiguous() for key, value in frozen.state_dict().items()}
+    safetensors.torch.save_file(tensors, weights / WEIGHTS_NAME)
+    (weights / CONFIG_NAME).write_text(json.dumps(dict(config), indent=1, default=str) + "\n")
+
+
+def _save_program(
+    folder: Path, frozen: torch.nn.Module, example: np.ndarray, metadata: Mapping[str, Any], packages: Sequence[str]
+) -> torch.Tensor:
+    """Write MLflow's pt2 model of a module in eval mode; its output for the example."""
+    import mlflow.pytorch
+    from mlflow.models import infer_signature
+
+    output = frozen(torch.from_numpy(example))
+    if not isinstance(output, torch.Tensor):
+        raise ValueError(f"a served model returns one tensor, this one a {type(output).__name__}")
+    if not output.isfinite().all():
+        raise ValueError(f"{type(frozen).__name__}: its output for the example is not finite; it is not registered")
+    try:
+        mlflow.pytorch.save_model(
+            frozen,
+            str(folder),
+            signature=infer_signature(example, output.numpy()),
+            input_example=example,
+            # Explicit: MLflow would start a process for eleven seconds to find them out, and add
+            # Lightning to them.
+            pip_requirements=[f"{package}=={installed_version(package)}" for package in packages],
+            metadata=dict(metadata),
+            serialization_format="pt2",
+        )
+    except RuntimeError as error:  # all that torch.export raises
+        fault = str(error).strip().splitlines()[0]
+        raise ValueError(f"torch.export can't trace {type(frozen).__name__}: {fault}") from error
+    _check_program(folder / "data" / "model.pt2", frozen, example)
+    return output
+
+
+def _check_program(path: Path, module: torch.nn.Module, example: np.ndarray) -> None:
+    """Raise ValueError unless the exported program takes other batch sizes and computes what `module` does.
+
+    `len(x)` in a forward pass freezes the batch at the example's, without a word from `torch.export`.
+    """
+    program = torch.export.load(path).module()
+    for batch in (example[:1], np.concatenate([example, example[:1]])):
+        x = torch.from_numpy(batch)
+        expected = module(x)
+        try:
+            output = program(x)
+        except (AssertionError, RuntimeError) as error:
+            fault = str(error).strip().splitlines()[0]
+            raise ValueError(
+                f"{type(module).__name__} is exported for batches of {len(example)} only ({fault}): "
+                "in its forward write x.shape[0] for len(x), and no int() of a shape"
+            ) from error
+        deterministic = torch.equal(expected, module(x))
+        close = torch.allclose(output, expected, rtol=1e-3, atol=1e-4 * max(1.0, float(expected.abs().max())))
+        if output.shape != expected.shape or (deterministic and not close):
+            raise ValueError(f"{type(module).__name__}: the exported program does not compute what the module does")
+
+
+def load_weights(uri: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The state dict and architecture config of a model that `log_model` stored.
+
+    `uri`: `models:/name/version`, `models:/name@alias`, `models:/name` (newest), `runs:/<run id>/<name>`, or
+    a local folder or `.safetensors` file. Raises InputError where there is no such model or it has no
+    weights.
+    """
+    if re.match(r"(models|runs):/", uri):
+        with tempfile.TemporaryDirectory() as folder:
+            return _read_weights(_downloaded(uri, Path(folder)), uri)
+    path = Path(uri.removeprefix("file://"))
+    if not path.exists():
+        raise InputError(
+            f"model {uri}: no such file or folder; give one, or models:/name/version, models:/name@alias, models:/name"
+        )
+    return _read_weights(path, uri)
+
+
+def load_program(uri: str) -> tuple[Any, str]:
+    """The exported program of a stored model as a callable on tensors, and the SHA-256 of its file.
+
+    `uri` as in `load_weights`, without the files. InputError where there is none: a pickled model is not opened.
+    """
+    import mlflow.artifacts
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with _quiet():
+                path = Path(
+                    mlflow.artifacts.download_artifacts(f"{_artifact_uri(pinned(uri))}/data/model.pt2", dst_path=folder)
+                )
+            program = open_program(path)
+        except Exception as error:
+            from tracking import store
+
+            raise InputError(
+                f"model {uri}: no exported program (data/model.pt2) of it can be read: {store.reason(error)}"
+            ) from None
+        return program, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def open_program(path: Path) -> Any:
+    """The exported program in a .pt2 file as a callable on tensors.
+
+    `torch.export.load` unpickles what lies in the file. So MLflow's check comes first, which lets pass what holds
+    tensors and plain values only; it raises MlflowException for other files.
+    """
+    from mlflow.pytorch import _validate_pt2_archive_is_pickle_free
+
+    _validate_pt2_archive_is_pickle_free(str(path))
+    return torch.export.load(path).module()
+
+
+def run_of(uri: str) -> str:
+    """The id of the run that made the stored model `models:/...` or `runs:/...`; InputError if it has none."""
+    from tracking import store
+
+    client = store.connect(store.tracking_uri())
+    try:
+        if match := re.fullmatch(r"runs:/([^/]+)/.+", uri):
+            run_id = match[1]
+        elif match := re.fullmatch(r"models:/([^/@]+)/(\d+)", pinned(uri)):
+            run_id = client.get_model_version(match[1], match[2]).run_id
+        else:
+            raise InputError(
+                f"model {uri}: not models:/name/version, models:/name@alias, models:/name or runs:/id/name"
+            )
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"model {uri}: {store.reason(error)} (store {store.tracking_uri()})") from None
+    if not run_id:
+        raise InputError(f"model {uri}: it was registered without a run")
+    return str(run_id)
+
+
+def pinned(uri: str) -> str:
+    """`models:/name` as its newest version and `models:/name@alias` as the version that it names now; other addresses
+    as they are.
+
+    Raises InputError where there is none.
+    """
+    from tracking import store
+
+    if match := re.fullmatch(r"models:/([^/@]+)@(.+)", uri):
+        try:
+            found = store.connect(store.tracking_uri()).get_model_version_by_alias(match[1], match[2])
+        except Exception as error:
+            raise InputError(
+                f"model {uri}: {store.reason(error)} (store {store.tracking_uri()}); train one first, or name the "
+                "store by "
+                "MLFLOW_TRACKING_URI"
+            ) from None
+        return f"models:/{match[1]}/{found.version}"
+    name = re.fullmatch(r"models:/([^/@]+)", uri)
+    if name and not re.fullmatch(r"m-[0-9a-f]{32}", name[1]):  # models:/m-... is the id of a logged model, not a name
+        return newest_model(name[1]).uri
+    return uri
+
+
+def newest_model(name: str, **tags: Any) -> ModelInfo:
+    """The newest version of the registered model `name` whose tags have all the values given.
+
+    InputError if there is none.
+    """
+    from tracking import store
+
+    uri = store.tracking_uri()
+    filters = [f"name = '{name}'", *(f"tags.`{key}` = '{value}'" for key, value in tags.items())]
+    try:
+        found = store.connect(uri).search_model_versions(" and ".join(filters), max_results=1000)
+    except Exception as error:
+        raise InputError(f"model {name}: the store {uri} failed: {store.reason(error)}") from None
+    if not found:
+        wanted = f" with {', '.join(f'{key}={value}' for key, value in tags.items())}" if tags else ""
+        raise InputError(
+            f"model {name}: {uri} has no version of it{wanted}; train one first, or name the store by "
+            "MLFLOW_TRACKING_URI"
+        )
+    newest = max(int(version.version) for version in found)
+    return ModelInfo(f"models:/{name}/{newest}", name, newest)
+
+
+def _downloaded(uri: str, folder: Path) -> Path:
+    """The weights of a stored model, in `folder`."""
+    import mlflow.artifacts
+
+    from tracking import store
+
+    uri = pinned(uri)
+    try:
+        store.connect(store.tracking_uri())
+        with _quiet():
+            for file in (WEIGHTS_NAME, CONFIG_NAME):
+                mlflow.artifacts.download_artifacts(
+                    f"{_artifact_uri(uri)}/{WEIGHTS_FOLDER}/{file}", dst_path=str(folder)
+                )
+    except Exception as error:
+        raise InputError(f"model {uri}: {store.reason(error)} (store {store.tracking_uri()})") from None
+    return folder
+
+
+def _artifact_uri(uri: str) -> str:
+    """The address of the model's files, to which a path inside can be added."""
+    from mlflow.store.artifact.models_artifact_repo import ModelsArtifactRepository
+    from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
+
+    if uri.startswith("runs:/"):
+        run_id, name = RunsArtifactRepository.parse_runs_uri(uri)
+        from tracking import store
+
+        client = store.connect(store.tracking_uri())
+        experiment = client.get_run(run_id).info.experiment_id
+        found = client.search_logged_models([experiment], f"source_run_id = '{run_id}' and name = '{name}'")
+        if not found:
+            raise FileNotFoundError(f"run {run_id} has no model called {name}")
+        return str(max(found, key=lambda model: model.creation_timestamp).artifact_location)
+    return str(ModelsArtifactRepository.get_underlying_uri(uri))
+
+
+def _read_weights(path: Path, uri: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    if path.is_dir():
+        inside = sorted(path.rglob(WEIGHTS_NAME))
+        if not inside:
+            raise InputError(
+                f"model {uri}: no {WEIGHTS_FOLDER}/{WEIGHTS_NAME} in it; it was not registered by this project"
+            )
+        path = inside[0]
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise InputError(f"model {uri}: {path.name} is not a whole safetensors file ({error})") from None
+    config_file = path.with_name(CONFIG_NAME)
+    if not config_file.is_file():
+        raise InputError(f"model {uri}: no {CONFIG_NAME} beside {path.name}; it says how to build the network")
+    try:
+        config = json.loads(config_file.read_text())
+    except ValueError as error:
+        raise InputError(f"model {uri}: {CONFIG_NAME} is not JSON ({error})") from None
+    return tensors, config
+
+
+def _registered(folder: Path, name: str) -> ModelInfo:
+    """What the delivery wrote beside the saved model; the local folder if it was not delivered."""
+    result = folder.parent / f"{folder.name}.json"
+    if not result.is_file():
+        print(
+            f"tracking: {name} is saved in {folder}; the registry gets it when the server is back (python "
+            "-m tracking sync)"
+        )
+        return ModelInfo(str(folder), name, None)
+    version = int(json.loads(result.read_text())["version"])
+    shutil.rmtree(folder, ignore_errors=True)
+    result.unlink()
+    return ModelInfo(f"models:/{name}/{version}", name, version)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporting and saving print a page of advice that is not for our users."""
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("mlflow", "torch", "mlflow.pytorch"))}
+    try:
+        for logger in levels:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)

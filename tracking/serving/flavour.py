@@ -1,0 +1,94 @@
+"""How registered models answer requests: the `python_function` flavour of the models that tracking/registry/models.py
+saves.
+
+Each model carries a file of its own (MLflow's "models from code"; nothing is pickled): network.py for one array in, one
+array out, sampler.py for generators. They check what MLflow's schema does not, so that a request that cannot be
+answered gets one line and status 400. docs/serving.md shows requests and answers.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SERVED_NAME = "served.py"
+
+MAX_IMAGES, MAX_WORK = 1024, 65_536
+"""Images that one request to a generator may return, and make in all with I-SIR's particles; see docs/serving.md to
+change them.
+"""
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """What makes a registered generator a sampler. critic: for I-SIR; None: without. algorithm: the file
+    models/gan/isir.py.
+    """
+
+    critic: torch.nn.Module | None
+    algorithm: Path
+
+
+def serve_by_network(folder: Path) -> None:
+    """Let the pt2 model in `folder` be served by tracking/serving/network.py."""
+    _add_flavour(folder, "network.py", {"model": "."}, {})
+
+
+def serve_by_sampler(folder: Path, algorithm: Path, nz: int, image_shape: Sequence[int]) -> None:
+    """Let the generator in `folder` (and the critic in `folder/critic`, if it is there) be served by
+    tracking/serving/sampler.py.
+    """
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.models.utils import _save_example
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
+    from mlflow.types.schema import AnyType, Array
+
+    shutil.copyfile(algorithm, folder / "isir.py")
+    critic = {"critic": "critic"} if (folder / "critic").is_dir() else {}
+    settings = {"nz": nz, "max_images": MAX_IMAGES, "max_work": MAX_WORK}
+    model = _add_flavour(folder, "sampler.py", {"model": ".", "isir": "isir.py", **critic}, settings)
+    parameters = [
+        ("seed", "long", None),
+        ("output", "string", "uint8"),
+        ("isir_iterations", "long", 0),
+        ("n_particles", "long", 10),
+        ("beta", "double", 1.0),
+        ("weights", "string", "importance"),
+    ]
+    model.signature = ModelSignature(
+        # Numbers of any type: MLflow would cut n = 2.5 to 2 and refuse codes that are whole numbers; sampler.py checks
+        # them.
+        inputs=Schema(
+            [ColSpec(AnyType(), "n", required=False), ColSpec(Array(Array(AnyType())), "codes", required=False)]
+        ),
+        outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, *image_shape))]),
+        params=ParamSchema([ParamSpec(*parameter) for parameter in parameters]),
+    )
+    example = {name: default for name, _, default in parameters if default is not None}
+    _save_example(model, ({"n": 4}, {"seed": 0, **example}), str(folder))
+    model.save(str(folder / "MLmodel"))
+
+
+def _add_flavour(folder: Path, code: str, files: Mapping[str, str], settings: Mapping[str, Any]) -> Any:
+    """Replace the python_function flavour of the model in `folder`; returns its mlflow Model."""
+    import mlflow.pyfunc
+    from mlflow.models import Model
+
+    shutil.copyfile(Path(__file__).with_name(code), folder / SERVED_NAME)
+    model = Model.load(str(folder / "MLmodel"))
+    mlflow.pyfunc.add_to_model(
+        model,
+        loader_module="mlflow.pyfunc.model",
+        conda_env="conda.yaml",
+        python_env="python_env.yaml",
+        model_config=dict(settings),
+        model_code_path=SERVED_NAME,
+        artifacts={name: {"path": path, "uri": path} for name, path in files.items()},
+        streamable=False,
+    )
+    model.save(str(folder / "MLmodel"))
+    return model

@@ -1,0 +1,5 @@
+from common.errors import run_main
+from trainers.eeg_transformer.run import main
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,451 @@
+"""Two tasks on which the length of the sequence matters, and a recording labelled as it comes in: part of
+`efficient_attention`.
+
+Recall has a known answer that no token holds alone. Labelling gives every sample of a whole two-minute recording a
+state (rest, left, right); the same recording is cut into more and more, shorter and shorter slices.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import balanced_accuracy_score
+from torch import Tensor, nn
+
+from data.eeg.labelling import STATES, UNLABELLED, Recording
+from data.recall import recall_sequences
+from evaluation.classification import mean_interval
+from models.attention.spec import AttentionSpec
+from models.eeg.align import mean_covariance, whitening
+from models.eeg.sequence_labeller import RecallTransformer, RecordingTransformer
+from trainers.efficient_attention.peak_memory import answer_jobs, grown_memory, measure_apart
+from training.eeg.fit import SHRINKAGE
+
+N_VALUES = 8
+CYCLE_SECONDS = 8.3  # rest and task of EEGMMI's protocol
+
+Note = Callable[[str], None]
+
+
+def spec_for(name: str, n_tokens: int) -> AttentionSpec:
+    """A mechanism sized for sequences of n_tokens: at most 64 landmarks or projected keys, a window of at most 65."""
+    small = max(1, min(64, n_tokens // 2))
+    return AttentionSpec(
+        name, max_len=n_tokens, n_projected=small, n_landmarks=small, window=min(65, small // 2 * 2 + 1)
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# recall
+
+
+@dataclass(frozen=True)
+class RecallSizes:
+    """n_pairs: of keys and values; the sequence has twice as many tokens."""
+
+    n_pairs: int
+    steps: int
+    batch: int = 16
+    d_model: int = 32
+    n_heads: int = 2
+    n_layers: int = 2
+    lr: float = 0.003
+
+
+def recall_accuracy(name: str, sizes: RecallSizes, seed: int, device: torch.device) -> float:
+    """Train on fresh sequences; the share of right answers in 4,096 or more others. A guess is right in 1 of
+    N_VALUES.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = RecallTransformer(
+            sizes.n_pairs,
+            N_VALUES,
+            sizes.d_model,
+            sizes.n_heads,
+            sizes.n_layers,
+            spec_for(name, 2 * sizes.n_pairs),
+            torch.Generator().manual_seed(seed),
+        ).to(device)
+    optimizer = torch.optim.AdamW(network.parameters(), sizes.lr, weight_decay=0.01)
+
+    def answers(batch: int) -> tuple[Tensor, Tensor]:
+        keys, values, right = (t.to(device) for t in recall_sequences(batch, sizes.n_pairs, N_VALUES, generator))
+        return network(keys, values)[:, sizes.n_pairs :].flatten(0, 1), right.flatten()
+
+    for step in range(sizes.steps):
+        optimizer.param_groups[0]["lr"] = sizes.lr * min(1.0, (step + 1) / 50)
+        logits, right = answers(sizes.batch)
+        optimizer.zero_grad()
+        F.cross_entropy(logits, right).backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+    network.eval()
+    with torch.no_grad():
+        logits, right = answers(max(1, 4096 // sizes.n_pairs))
+    return float((logits.argmax(1) == right).double().mean())
+
+
+# -----------------------------------------------------------------------------------------------------------------
+# labelling
+
+
+@dataclass(frozen=True)
+class LabelSizes:
+    """The network that labels recordings, and how it is trained."""
+
+    mechanism: str
+    patch_len: int
+    n_chans: int
+    n_times: int
+    sfreq: float
+    epochs: int
+    causal: bool = False
+    d_model: int = 32
+    n_heads: int = 2
+    n_layers: int = 2
+    dropout: float = 0.1
+    lr: float = 0.003
+
+    @property
+    def n_tokens(self) -> int:
+        return self.n_times // self.patch_len
+
+    def build(self, seed: int) -> RecordingTransformer:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return RecordingTransformer(
+                self.n_chans,
+                len(STATES),
+                self.patch_len,
+                self.d_model,
+                self.n_heads,
+                self.n_layers,
+                self.dropout,
+                spec_for(self.mechanism, self.n_tokens),
+                self.causal,
+                generator=torch.Generator().manual_seed(seed),
+            )
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What one mechanism reached at one patch length. Accuracies are means over the test recordings' samples, in [0,
+    1].
+
+    accuracy: of all three states; balanced: mean over the states (chance 1/3), with its interval over subjects;
+    left_right: within tasks, of the two hands (chance 1/2). seconds, megabytes: inference on one recording, one CPU
+    thread or the GPU; growth of peak memory in a fresh process.
+    """
+
+    mechanism: str
+    patch_len: int
+    n_tokens: int
+    accuracy: float
+    balanced: tuple[float, float, float]
+    left_right: float
+    training_seconds: float
+    seconds: float
+    megabytes: float = math.nan
+
+
+def whitened(recording: Recording) -> Recording:
+    """The recording in microvolts, whitened by its own covariance (He and Wu 2020; no labels): see models/eeg/align.py.
+
+    People and runs differ less then. The whole recording is used, as it is for the band-pass.
+    """
+    signal = 1e6 * torch.from_numpy(recording.signal)
+    matrix = whitening(mean_covariance(signal[None]), SHRINKAGE).to(signal.dtype)
+    return replace(recording, signal=(matrix @ signal).numpy())
+
+
+def scale_of(recordings: Sequence[Recording]) -> np.ndarray:
+    """1 / standard deviation of each channel over the training recordings, [n_chans, 1]."""
+    return (1 / np.sqrt(np.mean([r.signal.var(axis=1) for r in recordings], axis=0)))[:, None].astype(np.float32)
+
+
+def latest_start(sfreq: float) -> int:
+    """The last sample that training on a recording begins at."""
+    return round(CYCLE_SECONDS * sfreq) - 1
+
+
+def train_labeller(
+    sizes: LabelSizes, train: Sequence[Recording], scale: np.ndarray, seed: int, device: torch.device, note: Note
+) -> RecordingTransformer:
+    """One recording an update, `epochs` times each. Every time it begins elsewhere in the first cycle of rest and task:
+    the protocol's clock is the same in all recordings, and from the position alone a network would know when there is
+    rest."""
+    network = sizes.build(seed).to(device)
+    optimizer = torch.optim.AdamW(network.parameters(), sizes.lr, weight_decay=0.01)
+    # The states are not equally frequent: rest is half of the time.
+    counts = np.sum([np.bincount(r.label[r.label >= 0], minlength=len(STATES)) for r in train], axis=0)
+    weight = torch.tensor(counts.sum() / (len(STATES) * np.maximum(counts, 1)), dtype=torch.float32, device=device)
+    dice = np.random.default_rng(seed)
+    total, update = sizes.epochs * len(train), 0
+    for epoch in range(sizes.epochs):
+        for i in dice.permutation(len(train)):
+            first = int(dice.integers(latest_start(sizes.sfreq) + 1))
+            x = torch.from_numpy(train[i].signal[None, :, first:] * scale).to(device)
+            label = torch.from_numpy(train[i].label[first:]).to(device)
+            rate = min(1.0, (update + 1) / (0.1 * total)) * 0.5 * (1 + math.cos(math.pi * update / total))
+            optimizer.param_groups[0]["lr"] = sizes.lr * rate
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed * 1_000_003 + update)
+                logits = per_sample(network(x)[0], len(label), sizes.patch_len)
+            loss = F.cross_entropy(logits, label, weight, ignore_index=UNLABELLED)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            update += 1
+        note(f"{sizes.mechanism}, {sizes.n_tokens} tokens, epoch {epoch + 1}: loss {loss.item():.2f}")
+    return network.eval()
+
+
+def per_sample(logits: Tensor, n_times: int, patch_len: int) -> Tensor:
+    """Logits of slices [n_tokens, n_classes] -> of samples [n_times, n_classes]; samples after the last slice get its
+    own.
+    """
+    spread = logits.repeat_interleave(patch_len, 0)
+    return torch.cat((spread, spread[-1:].expand(n_times - len(spread), -1)))
+
+
+@torch.no_grad()
+def label_scores(
+    network: RecordingTransformer, test: Sequence[Recording], scale: np.ndarray, device: torch.device
+) -> tuple[float, tuple[float, float, float], float]:
+    """(accuracy, (balanced accuracy, low, high) over subjects, accuracy of the hand within tasks)."""
+    by_subject: dict[int, list[float]] = {}
+    right, hands = [], []
+    for recording in test:
+        x = torch.from_numpy(recording.signal[None] * scale).to(device)
+        logits = per_sample(network(x)[0], len(recording.label), network.patch_len).cpu().numpy()
+        known = recording.label >= 0
+        logits, label = logits[known], recording.label[known]
+        right.append((logits.argmax(1) == label).mean())
+        task = label > 0
+        hands.append((logits[task, 1:].argmax(1) + 1 == label[task]).mean())
+        by_subject.setdefault(recording.subject, []).append(balanced_accuracy_score(label, logits.argmax(1)))
+    balanced = mean_interval([float(np.mean(values)) for values in by_subject.values()])
+    return float(np.mean(right)), balanced, float(np.mean(hands))
+
+
+@torch.inference_mode()
+def inference_seconds(network: RecordingTransformer, x: Tensor, rounds: int = 3) -> float:
+    """CPU seconds of one thread to label x, the median of `rounds`; on a GPU, seconds on the clock."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    clock = time.perf_counter if x.is_cuda else time.process_time
+    taken = []
+    try:
+        for _ in range(rounds + 1):
+            began = clock()
+            network(x)
+            if x.is_cuda:
+                torch.cuda.synchronize()
+            taken.append(clock() - began)
+    finally:
+        torch.set_num_threads(threads)
+    return statistics.median(taken[1:])
+
+
+def inference_megabytes(plans: Sequence[LabelSizes]) -> list[float]:
+    """Growth of the peak memory of a fresh process that labels one recording, for each network; NaN where it failed."""
+    found = measure_apart("trainers.efficient_attention.tasks", [asdict(sizes) for sizes in plans])
+    return [math.nan if value is None else value for value in found]
+
+
+def label_recordings(
+    sizes: LabelSizes,
+    train: Sequence[Recording],
+    test: Sequence[Recording],
+    seed: int,
+    device: torch.device,
+    note: Note,
+) -> tuple[RecordingTransformer, Labelled]:
+    """Train on some recordings, label the others, measure."""
+    scale = scale_of(train)
+    began = time.monotonic()
+    network = train_labeller(sizes, train, scale, seed, device, note)
+    training_seconds = time.monotonic() - began
+    scores = label_scores(network, test, scale, device)
+    seconds = inference_seconds(network, torch.from_numpy(test[0].signal[None] * scale).to(device))
+    name = f"{sizes.mechanism}, causal" if sizes.causal else sizes.mechanism
+    return network, Labelled(name, sizes.patch_len, sizes.n_tokens, *scores, training_seconds, seconds)
+
+
+# -----------------------------------------------------------------------------------------------------------------
+# streaming
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """A recording labelled as it came in. difference: largest of logits from those of the whole recording at once (of
+    as much of it as was compared). milliseconds: CPU time of one thread per piece, median over the first and over the
+    last minute.
+    state_numbers: what is remembered between pieces."""
+
+    seconds: float
+    piece: int
+    difference: float
+    milliseconds_first: float
+    milliseconds_last: float
+    state_numbers: int
+    n_tokens: int
+
+
+@torch.inference_mode()
+def stream_recording(
+    network: RecordingTransformer, recording: Recording, scale: np.ndarray, sfreq: float, seconds: float, piece: int
+) -> Streamed:
+    """Label `seconds` of signal, the recording over and over, in pieces of `piece` samples; compare the first pass with
+    a batch.
+    """
+    network = network.cpu()
+    signal = torch.from_numpy(recording.signal[None] * scale)
+    n_times, total = signal.shape[2], round(seconds * sfreq)
+    state, taken = network.start(), []
+    first_pass: list[Tensor] = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for start in range(0, total, piece):
+            x = signal[:, :, torch.arange(start, min(start + piece, total)) % n_times]
+            began = time.process_time()
+            logits, state = network.stream(x, state)
+            taken.append(time.process_time() - began)
+            if start + piece <= n_times:
+                first_pass.append(logits)
+    finally:
+        torch.set_num_threads(threads)
+    found = torch.cat(first_pass, 1)
+    expected = network(signal)[:, : found.shape[1]]
+    minute = max(1, round(60 * sfreq / piece))
+    return Streamed(
+        seconds,
+        piece,
+        float((found - expected).abs().max()),
+        1000 * statistics.median(taken[:minute]),
+        1000 * statistics.median(taken[-minute:]),
+        state.n_numbers(),
+        state.position,
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# report
+
+
+def tasks_report(
+    recall: Mapping[str, Mapping[int, float]],
+    labelled: Sequence[Labelled],
+    streamed: Streamed | None,
+    what: str,
+    on_gpu: bool = False,
+) -> str:
+    """What the tasks gave, in Markdown, from the figures alone. on_gpu: where labelling was timed; streaming is on a
+    CPU always.
+    """
+    text: list[str] = []
+    if recall:
+        lengths = sorted(next(iter(recall.values())))
+        text += [
+            "",
+            "## Associative recall",
+            "",
+            "Share of right answers in new sequences, the same number of updates for all; a guess has "
+            f"{1 / N_VALUES:.3f}.",
+            "",
+            "| mechanism | " + " | ".join(f"{n:,} tokens" for n in lengths) + " |",
+            "|---|" + "---|" * len(lengths),
+        ]
+        text += [f"| {name} | " + " | ".join(f"{row[n]:.3f}" for n in lengths) + " |" for name, row in recall.items()]
+        longest = lengths[-1]
+        solved = [name for name, row in recall.items() if row[longest] > 0.95]
+        text += ["", f"- Solved at {longest:,} tokens (above 0.95): {', '.join(solved) or 'by none'}."]
+        if "none" in recall:
+            worst = max(recall["none"].values())
+            state = "at chance, as it must be" if worst < 1.3 / N_VALUES else "ABOVE CHANCE: the task leaks its answers"
+            text.append(f"- Without mixing of tokens: at most {worst:.3f}: {state}.")
+    if labelled:
+        measured = any(math.isfinite(row.megabytes) for row in labelled)
+        text += [
+            "",
+            "## Every sample of a whole recording",
+            "",
+            f"{what}: rest, left or right at each sample, on runs that training did not see. Balanced accuracy: "
+            "chance is 0.333; "
+            f"intervals 95 %, over subjects. Time{' and memory' if measured else ''}: one recording, "
+            f"{'on the GPU, by the clock' if on_gpu else 'one CPU thread'}."
+            f"{'' if measured else ' Memory was not measured.'}",
+            "",
+            "| mechanism | samples a token | tokens | balanced accuracy | accuracy | hand, within tasks | seconds | "
+            "MB |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for row in labelled:
+            mean, low, high = row.balanced
+            interval = f" ({low:.3f} to {high:.3f})" if math.isfinite(low) else ""
+            megabytes = f"{row.megabytes:.0f}" if math.isfinite(row.megabytes) else ""
+            text.append(
+                f"| {row.mechanism} | {row.patch_len} | {row.n_tokens:,} | {mean:.3f}{interval} | {row.accuracy:.3f} "
+                f"| {row.left_right:.3f} | {row.seconds:.3f} | {megabytes} |"
+            )
+        best = max(labelled, key=lambda row: row.balanced[0])
+        text += [
+            "",
+            f"- The highest is {best.mechanism} with {best.patch_len} samples a token ({best.n_tokens:,} tokens): "
+            f"{best.balanced[0]:.3f}.",
+        ]
+        for name in dict.fromkeys(row.mechanism for row in labelled):
+            rows = sorted((row for row in labelled if row.mechanism == name), key=lambda row: row.n_tokens)
+            if len(rows) > 1:
+                steps = ", ".join(f"{row.n_tokens:,} tokens {row.balanced[0]:.3f}" for row in rows)
+                text.append(f"- {name}, the same recordings in shorter and shorter slices: {steps}.")
+        alone = {row.n_tokens: row.balanced[0] for row in labelled if row.mechanism == "none"}
+        for n_tokens, base in sorted(alone.items()):
+            gains = [
+                f"{row.mechanism} {row.balanced[0] - base:+.3f}"
+                for row in labelled
+                if row.n_tokens == n_tokens and row.mechanism != "none"
+            ]
+            if gains:
+                text.append(
+                    f"- What its context adds to what a slice shows (none), at {n_tokens:,} tokens: {', '.join(gains)}."
+                )
+    if streamed:
+        text += [
+            "",
+            "## A recording that does not end",
+            "",
+            f"- Causal linear attention labelled {streamed.seconds:,.0f} s of signal in pieces of {streamed.piece} "
+            "sample(s), as "
+            f"they came in: {streamed.n_tokens:,} tokens, {streamed.state_numbers:,} numbers remembered, whatever the "
+            "length.",
+            f"- {streamed.milliseconds_first:.2f} ms of one CPU thread a piece in the first minute, "
+            f"{streamed.milliseconds_last:.2f} ms in the last.",
+            f"- Largest difference of a logit from the recording labelled at once: {streamed.difference:.1e}.",
+        ]
+    return "\n".join(text) + "\n" if text else ""
+
+
+@torch.inference_mode()
+def _megabytes_of_network(job: Mapping[str, Any]) -> float:
+    sizes = LabelSizes(**job)
+    network = sizes.build(0).eval()
+    x = torch.randn(1, sizes.n_chans, sizes.n_times)
+    network(x[:, :, : min(sizes.n_times, 128 * sizes.patch_len)])  # libraries allocate on first use
+    with grown_memory() as megabytes:
+        network(x)
+    return megabytes[0]
+
+
+if __name__ == "__main__":
+    answer_jobs(_megabytes_of_network)

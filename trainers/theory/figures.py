@@ -1,0 +1,139 @@
+"""The figures of the theory entry point."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from evaluation import distances
+from trainers.theory.networks import penalised_slope
+
+
+def draw_distances(
+    points: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], sigmas: Sequence[float], gp_scale: float
+) -> Figure:
+    """A panel each for KL, JS and Wasserstein against theta - theta_star: formulas as lines, computed values as marks.
+
+    points: {distance: {way of computing: [(offset, value), ...]}}.
+    """
+    offsets = sorted({offset for ways in points.values() for values in ways.values() for offset, _ in values})
+    span = max(max(map(abs, offsets)), 1e-3)
+    fine = np.linspace(-1.1 * span, 1.1 * span, 441)
+    figure = Figure(figsize=(14, 4.2), layout="constrained")
+    panels = figure.subplots(1, 3)
+    formulas = {"KL": distances.smoothed_kl, "JS": distances.smoothed_js}
+    for axis, name in zip(panels, ("KL", "JS", "Wasserstein"), strict=True):
+        if name in formulas:
+            for sigma, colour in zip(sigmas, _colours(len(sigmas)), strict=True):
+                axis.plot(
+                    fine, [formulas[name](d, sigma) for d in fine], color=colour, label=f"smoothed, sigma {sigma:g}"
+                )
+                axis.plot(
+                    *_columns(points[name].get(f"smoothed, sigma {sigma:g}", [])), "o", color=colour, markersize=4
+                )
+        for way, marker in (("trained discriminator", "^"), ("transport of samples", "s"), ("trained critic", "x")):
+            if way in points[name]:
+                axis.plot(
+                    *_columns(points[name][way]), marker, color="black", markersize=7, fillstyle="none", label=way
+                )
+        axis.set_xlabel("theta - theta_star")
+        axis.set_title(name)
+        axis.grid(alpha=0.3)
+    panels[0].set_yscale("symlog", linthresh=0.1)
+    panels[0].set_title("KL: infinite, 0 at theta_star")
+    panels[1].plot(fine, [math.log(2)] * len(fine), "--", color="tab:red", label="exact: log 2, 0 at theta_star")
+    panels[1].plot([0], [0], "o", color="tab:red", fillstyle="none", markersize=10)
+    panels[1].set_title("Jensen-Shannon")
+    panels[2].plot(fine, np.abs(fine), "--", color="tab:red", label="exact: |theta - theta_star|")
+    panels[2].plot(
+        fine, [abs(d) * penalised_slope(d, gp_scale) for d in fine], ":", color="black", label="penalised critic"
+    )
+    for axis in panels:
+        axis.legend(fontsize=8, framealpha=0.9, edgecolor="none")
+    figure.suptitle("Distances of two parallel segments: formulas (lines) and computed values (marks)")
+    return figure
+
+
+def draw_gradients(gradients: Mapping[float, Mapping[str, float]]) -> Figure:
+    """What each generator loss gives theta, against theta - theta_star; signed logarithmic scale."""
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axis = figure.subplots()
+    names = {
+        "saturating": "log(1 - D), saturating",
+        "non_saturating": "-log D, non-saturating",
+        "critic": "WGAN-GP's critic",
+    }
+    for (name, label), marker in zip(names.items(), "^vo", strict=True):
+        axis.plot(
+            list(gradients), [slopes[name] for slopes in gradients.values()], marker=marker, label=label, linewidth=1
+        )
+    axis.set_yscale("symlog", linthresh=1e-8)
+    axis.set_yticks([-1e2, -1, -1e-4, -1e-8, 0, 1e-8, 1e-4, 1, 1e2])
+    axis.set_xlabel("theta - theta_star")
+    axis.set_ylabel("derivative with respect to theta")
+    axis.set_title("Gradient through the trained network", fontsize=10)
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def draw_fits(paths: Mapping[str, Sequence[float]], start: float) -> Figure:
+    """Gradient descent on theta under every distance, a panel each for KL, JS and Wasserstein."""
+    figure = Figure(figsize=(14, 4.2), layout="constrained")
+    panels = figure.subplots(1, 3, sharey=True)
+    for axis, distance in zip(panels, ("KL", "JS", "Wasserstein"), strict=True):
+        for name, path in reversed(list(paths.items())):  # the widest smoothing on top
+            if name.startswith(distance):
+                axis.plot(
+                    path,
+                    label=name.removeprefix(f"{distance}, "),
+                    linewidth=0.7 if max(map(abs, path)) > 1.6 * abs(start) else 1.4,
+                )
+        axis.axhline(0, color="black", linewidth=0.8)
+        axis.set_xlabel("step")
+        axis.set_title(distance)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8, framealpha=0.9, edgecolor="none")
+    low, high = sorted((1.6 * start, -1.6 * start))
+    panels[0].set_ylim(low, high)
+    panels[0].set_ylabel("theta - theta_star")
+    figure.suptitle("Gradient descent on theta, the same step size everywhere")
+    return figure
+
+
+def draw_corrections(
+    corrected: Mapping[str, tuple[tuple[float, float], np.ndarray]], start: float, noise: float
+) -> Figure:
+    """Histograms of y after I-SIR with the density theory gives, beside generated and real: {name: ((mean, variance),
+    y)}.
+    """
+    figure = Figure(figsize=(12, 6.4), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True, sharey=True)
+    span = abs(start) + 3.5 * noise
+    y = np.linspace(-span, span, 400)
+
+    def density(mean: float, variance: float) -> np.ndarray:
+        return np.exp(-((y - mean) ** 2) / (2 * variance)) / math.sqrt(2 * math.pi * variance)
+
+    for axis, (name, (analytic, values)) in zip(axes.flat, corrected.items(), strict=True):
+        axis.hist(values, bins=70, range=(-span, span), density=True, alpha=0.35, color="tab:blue", label="after I-SIR")
+        axis.plot(y, density(*analytic), color="tab:blue", label=f"theory: N({analytic[0]:.3g}, {analytic[1]:.3g})")
+        axis.plot(y, density(start, noise**2), ":", color="grey", label="generated")
+        axis.plot(y, density(0, noise**2), "--", color="tab:red", label="real")
+        axis.set_title(name, fontsize=10)
+        axis.legend(frameon=False, fontsize=8)
+    for axis in axes[1]:
+        axis.set_xlabel("y - theta_star")
+    figure.suptitle("The latent distribution corrected by a discriminator's logit and by a critic, with either weight")
+    return figure
+
+
+def _colours(n: int) -> list[tuple[float, ...]]:
+    from matplotlib import colormaps
+
+    return [tuple(colormaps["viridis"](0.1 + 0.75 * i / max(n - 1, 1))) for i in range(n)]
+
+
+def _columns(pairs: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [a for a, _ in pairs], [b for _, b in pairs]

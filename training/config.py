@@ -1,0 +1,213 @@
+"""From a frozen config class and a command line to a checked config: the one way every entry point reads its
+parameters.
+
+A trainer declares one frozen pydantic dataclass. Its fields are the command line (`--gp_scale 10`), the checks (ranges,
+choices) and the help text; its presets are dicts of field values. `mlflow run . -e wgan -P gp_scale=5` arrives here as
+`--gp_scale 5`.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import json
+import os
+import subprocess
+import sys
+import typing
+from collections.abc import Container, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
+
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+
+from common.errors import InputError
+
+C = TypeVar("C")
+
+CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
+"""Settings every config class shares: unknown names, inf and NaN are refused."""
+
+
+def _integer_if_digits(value: Any) -> Any:
+    return int(value) if isinstance(value, str) and value.strip().lstrip("-").isdigit() else value
+
+
+def _none_if_empty(value: Any) -> Any:
+    return None if value in ("", "none", "None") else value
+
+
+# Types that several configs use. `-P data_dir=` (empty) means "not given".
+ImageSize = Annotated[Literal[32, 48, 64, 128], BeforeValidator(_integer_if_digits)]
+OptionalPath = Annotated[Path | None, BeforeValidator(_none_if_empty)]
+OptionalInteger = Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_none_if_empty)]
+OptionalStr = Annotated[str | None, BeforeValidator(_none_if_empty)]
+
+
+def _split_list(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return () if value == "none" else tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+# Lists: `1,3,30`, or `none`.
+Integers = Annotated[tuple[int, ...], BeforeValidator(_split_list)]
+Floats = Annotated[tuple[float, ...], BeforeValidator(_split_list)]
+Strings = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
+
+
+def option(default: Any, help: str, **limits: Any) -> Any:
+    """A config field: its default, its help text, and its limits (`ge`, `gt`, `le`, `lt`)."""
+    return Field(default=default, description=help, **limits)
+
+
+def parse_config(config_class: type[C], presets: Mapping[str, Mapping[str, Any]], argv: Sequence[str], prog: str) -> C:
+    """The config that `argv` asks for: defaults, overridden by the preset, overridden by what was given.
+
+    Raises InputError for an unknown name or a value that is not allowed. `--help` prints every parameter and exits;
+    `--dry_run` prints the resolved config as JSON and exits.
+    """
+    parser = _argument_parser(config_class, presets, prog)
+    namespace, unknown = parser.parse_known_args(_joined(argv, _fields(config_class)))
+    if unknown:
+        name = unknown[0].split("=")[0].lstrip("-")
+        close = difflib.get_close_matches(name, _fields(config_class), n=1)
+        hint = f"did you mean {close[0]}?" if close else f"allowed: {', '.join(_fields(config_class))}"
+        raise InputError(f"{prog} has no parameter {name!r}; {hint}")
+    given = {name: value for name, value in vars(namespace).items() if value not in (None, "")}
+    dry_run = given.pop("dry_run", False)
+    preset = given.get("preset", _fields(config_class)["preset"].default)
+    if preset not in presets:
+        raise InputError(f"preset: {preset!r} is not allowed; choose one of {', '.join(presets)}")
+    config = build_config(config_class, {**presets[preset], "preset": preset, **given})
+    if dry_run:
+        print(json.dumps(as_params(config), indent=2))
+        sys.exit(0)
+    return config
+
+
+def build_config(config_class: type[C], values: Mapping[str, Any]) -> C:
+    """`config_class(**values)`, with every fault named in one InputError."""
+    try:
+        return config_class(**values)
+    except ValidationError as error:
+        faults = []
+        for fault in error.errors(include_url=False):
+            message = fault["msg"].removeprefix("Value error, ")
+            message = message[0].lower() + message[1:]
+            if fault["loc"]:
+                faults.append(f"{fault['loc'][0]}: {fault['input']!r} is not allowed, {message}")
+            else:
+                faults.append(message)
+        raise InputError("; ".join(faults)) from None
+
+
+def as_params(config: Any) -> dict[str, Any]:
+    """The config as a flat dict of JSON values, under its own names: what a run logs and a checkpoint holds.
+
+    What was not given (None) is the empty string, as on the command line.
+    """
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {
+        name: "" if value is None else str(value) if isinstance(value, Path) else value
+        for name, value in values.items()
+    }
+
+
+def launch_processes(n_processes: int, module: str, argv: Sequence[str], max_restarts: int = 0) -> int | None:
+    """Run `python -m module argv` in `n_processes` processes under torchrun; None if this process is to do the work
+    itself.
+
+    A process that torchrun started (LOCAL_RANK is set) or a single one that is not to be restarted does the work
+    itself. When a process is lost torchrun starts all of them again, `max_restarts` times at most, and they go on from
+    the checkpoint; not where one of them ended with an InputError, whose status 2 is then the status of all
+    (training/torchrun.py).
+    """
+    if "LOCAL_RANK" in os.environ or (n_processes == 1 and max_restarts == 0):
+        return None
+    # The bare -- ends torchrun's own options: without it, it takes our --nproc for an abbreviation of one of them.
+    torchrun = [sys.executable, "-m", "training.torchrun", "--standalone", f"--nproc-per-node={n_processes}"]
+    command = [*torchrun, f"--max-restarts={max_restarts}", "-m", "--", module, *argv]
+    # exec, so that a signal sent to this process reaches torchrun, which passes it to every worker.
+    if sys.platform != "win32":
+        sys.stdout.flush()
+        os.execv(sys.executable, command)
+    return subprocess.call(command)
+
+
+def check_unchanged(
+    config: object, before: Mapping[str, Any], operational: Container[str], other_data: str | None, allow_changes: bool
+) -> None:
+    """Refuse to resume with other parameters or other data than a checkpoint's, unless `allow_changes`.
+
+    before: the checkpoint's parameters, from `as_params`. operational: names of those that may differ, since they
+    change where and how a run computes or reports, not what. other_data: what to say of the data, None where they are
+    the same.
+    """
+    changed = [
+        f"{name} was {before.get(name)!r}, now {value!r}"
+        for name, value in sorted(as_params(config).items())
+        if name not in operational and before.get(name) != value
+    ]
+    changed += [other_data] if other_data else []
+    if changed and not allow_changes:
+        raise InputError(
+            f"resume: {'; '.join(changed)}; give the old values, or allow_changes=true to go on with the new ones"
+        )
+
+
+def _joined(argv: Sequence[str], names: Container[str]) -> list[str]:
+    """`--name value` as `--name=value`: argparse takes a value such as -1,0,1 or -1e-3 for an option where it stands
+    alone.
+    """
+    joined: list[str] = []
+    for word in argv:
+        before = joined[-1] if joined else ""
+        if before.startswith("--") and before[2:] in names and not word.startswith("--"):
+            joined[-1] = f"{before}={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _fields(config_class: type) -> dict[str, Any]:
+    return config_class.__pydantic_fields__  # type: ignore[attr-defined]
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose own faults (a parameter without a value) are InputErrors, without the list of all parameters."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; write --name value, or see {self.prog} --help")
+
+
+def _argument_parser(
+    config_class: type, presets: Mapping[str, Mapping[str, Any]], prog: str
+) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=f"python -m trainers.{prog}",
+        description=(config_class.__doc__ or "").strip(),
+        allow_abbrev=False,
+    )
+    for name, field in _fields(config_class).items():
+        by_preset = {preset: values[name] for preset, values in presets.items() if name in values}
+        default = f"default: {field.default}"
+        if by_preset:
+            default += "; " + ", ".join(f"{preset}: {value}" for preset, value in by_preset.items())
+        help = f"{field.description} ({_allowed(field)}{default})".replace("%", "%%")
+        parser.add_argument(f"--{name}", metavar="VALUE", help=help)
+    parser.add_argument("--dry_run", action="store_true", help="print the resolved parameters as JSON and stop")
+    return parser
+
+
+def _allowed(field: Any) -> str:
+    """`32, 48 or 64; ` or `>= 1; ` or nothing."""
+    if typing.get_origin(field.annotation) is Literal:
+        return " | ".join(str(choice) for choice in typing.get_args(field.annotation)) + "; "
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    limits = [
+        f"{sign} {getattr(limit, name)}"
+        for limit in field.metadata
+        for name, sign in signs.items()
+        if hasattr(limit, name)
+    ]
+    return f"{', '.join(limits)}; " if limits else ""

@@ -1,0 +1,265 @@
+"""What `fid` and `isir_fid` share: their common parameters, reference images, features, and the scores of a set of
+images.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass as plain_dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from common.errors import InputError
+from common.progress import Progress
+from data.images.load import ImageSet, load_images
+from evaluation.features import (
+    Extractor,
+    Features,
+    cache_path,
+    extract,
+    file_extractor,
+    inception_extractor,
+    load_features,
+    network_extractor,
+    save_features,
+)
+from evaluation.frechet import (
+    MIN_IMAGES,
+    Gaussian,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+)
+from evaluation.images import drawn_rows, to_uint8
+from tracking.registry.evaluations import Evaluation
+from tracking.registry.models import load_program, open_program
+from tracking.run import Run
+from tracking.silent_run import SilentRun
+from training.config import CONFIG, OptionalPath, OptionalStr, option
+from training.generators.digit_features import digits_extractor
+from training.generators.stored import StoredNetwork
+from training.processes import Processes
+
+
+@dataclass(frozen=True, config=CONFIG)
+class MeasureConfig:
+    """Parameters of every entry point that measures a generator."""
+
+    preset: Literal["quick", "celeba"] = option(
+        "quick",
+        "quick: features of a small digit classifier, minutes on two CPU cores; celeba: Inception, 50,000 images",
+    )
+    model_uri: OptionalStr = option(
+        None,
+        "generator: models:/name/version, runs:/id/name, a folder, a .safetensors or torch-mimicry .pth file; "
+        "not given: models:/wgan-generator@latest-good",
+    )
+    # Reference
+    dataset: Literal["model", "digits", "celeba", "folder"] = option(
+        "model", "reference images; model: what it was trained on"
+    )
+    data_dir: OptionalPath = option(None, "folder or zip of the reference images; not given: where the model's were")
+    split: Literal["train", "valid", "test", "all"] = option("train", "partition of the reference images")
+    on_bad: Literal["stop", "skip"] = option("stop", "what to do with an image that cannot be read")
+    cache_dir: Path = option(Path("cache"), "folder of decoded images and of reference features, shared by runs")
+    n_reference: int = option(50_000, "reference images at most, drawn at random from the split", ge=MIN_IMAGES)
+    # Features
+    features: str = option(
+        "digits", "inception, digits, a models:/ address, or a TorchScript or .pt2 file that takes images in [-1, 1]"
+    )
+    weights: OptionalPath = option(None, "file of Inception's weights; not given: torch-hub's cache, else downloaded")
+    force: bool = option(False, "measure in spite of too few images, other preprocessing or other Inception weights")
+    n_images: int = option(5000, "generated images", ge=MIN_IMAGES)
+    n_neighbours: int = option(10_000, "images on each side that precision and recall are computed from", ge=8)
+    batch_size: int = option(100, "images in memory at once", ge=1)
+    seed: int = option(0, "seed of latent codes, reference draw, blocks and bootstrap", ge=0, le=2**31 - 1)
+    # Machine and records
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: a GPU if there is one")
+    output_dir: Path = option(Path("runs"), "folder of what is not yet delivered to the tracking server")
+    run_name: OptionalStr = option(None, "name of the run in MLflow")
+
+
+@plain_dataclass(frozen=True)
+class Reference:
+    """The images a generator is compared with, and their features; moments as a factored Gaussian, made once."""
+
+    images: ImageSet
+    rows: np.ndarray
+    features: Features
+    gaussian: Gaussian
+
+
+def reference_images(config: MeasureConfig, generator: StoredNetwork) -> ImageSet:
+    """The reference images, prepared exactly as those the generator was trained on.
+
+    Raises InputError where the preprocessing differs (it costs tens of FID points) unless `force`.
+    """
+    known = generator.trained_on
+    dataset = config.dataset if config.dataset != "model" else known.get("dataset")
+    if dataset is None:
+        raise InputError(
+            f"dataset: {generator.uri} does not say what it was trained on; give dataset=digits, celeba or folder"
+        )
+    data_dir = config.data_dir
+    if data_dir is None and dataset == known.get("dataset") and known.get("data_dir"):
+        data_dir = Path(known["data_dir"])
+    if dataset == "folder" and data_dir is None:
+        raise InputError("data_dir: dataset=folder needs one, a folder or a zip of images")
+    images = load_images(
+        dataset,
+        generator.image_size,
+        config.split,
+        None if dataset == "digits" else data_dir,
+        config.cache_dir,
+        config.on_bad,
+    )
+    expected = known.get("preprocessing_hash")
+    if expected not in (None, images.preprocessing_hash) and not config.force:
+        raise InputError(
+            f"dataset: {images.source} is prepared otherwise ({images.preprocessing}) than the images {generator.uri} "
+            "was trained "
+            f"on (dataset {known.get('dataset')}, preprocessing {expected[:12]}..., here "
+            f"{images.preprocessing_hash[:12]}...): the "
+            "distance would measure that difference; give the same dataset, or force=true"
+        )
+    if expected is None:
+        print(
+            f"{generator.uri} does not say how its training images were prepared; make sure the reference is the same"
+        )
+    return images
+
+
+def build_extractor(config: MeasureConfig, run: Run | SilentRun, device: torch.device) -> Extractor:
+    """The feature network that `features` names."""
+    if config.features == "inception":
+        return inception_extractor(config.weights, device, config.force)
+    if config.weights is not None:
+        raise InputError(f"weights: only features=inception takes them, not features={config.features}")
+    if config.features == "digits":
+        return digits_extractor(run, config.cache_dir, device)
+    if config.features.startswith(("models:/", "runs:/")):
+        network, digest = load_program(config.features)
+        name = config.features.split(":/", 1)[1]
+        return network_extractor(name, network, digest, f"registered {config.features}", torch.device("cpu"))
+    return file_extractor(Path(config.features), device, open_program)
+
+
+def check_count(n: int, what: str, extractor: Extractor, config: MeasureConfig) -> None:
+    """Refuse fewer images than a kernel distance needs, and, unless forced, than a covariance of the features needs."""
+    if n < MIN_IMAGES:
+        raise InputError(f"{what}: {n} images; a kernel distance needs at least {MIN_IMAGES}, force or not; give more")
+    if n <= extractor.dim and not config.force:
+        raise InputError(
+            f"{what}: {n} images for features of dimension {extractor.dim}: their covariance is singular and the "
+            "distance mostly "
+            f"bias; give at least {extractor.dim + 1}, better ten times as many, or force=true"
+        )
+
+
+def measure_reference(config: MeasureConfig, images: ImageSet, extractor: Extractor, processes: Processes) -> Reference:
+    """Features of at most n_reference images of the set (a random draw), from the cache where they are there
+    already.
+    """
+    n = min(len(images), config.n_reference)
+    check_count(n, "n_reference" if n < len(images) else f"{images.source}, split {images.split}", extractor, config)
+    rows = drawn_rows(len(images), n, config.seed)
+    key = [
+        "reference",
+        images.fingerprint,
+        extractor.fingerprint,
+        extractor.resize,
+        n,
+        config.seed if n < len(images) else "all",
+    ]
+    path = cache_path(key, config.cache_dir)
+    features = load_features(path) if processes.is_first else None
+    if not processes.any(features is not None):  # the other processes help only where there is something to do
+        mine = rows[processes.share_of(n)]
+        progress = Progress(len(mine), unit="image", quiet=not processes.is_first)
+        batches = (
+            torch.from_numpy(np.array(images.pixels[mine[i : i + config.batch_size]]))
+            for i in range(0, len(mine), config.batch_size)
+        )
+        features = gathered(extract(extractor, batches, progress.advance), processes)
+        progress.close()
+        if processes.is_first:
+            save_features(path, features)
+    features = processes.share(features)
+    return Reference(images, rows, features, Gaussian.of(features.moments))
+
+
+def gathered(features: Features, processes: Processes) -> Features:
+    """The features of all processes' images, in the order of ranks."""
+    if processes.world_size == 1:
+        return features
+    logits = None if features.logits is None else processes.gather(features.logits)
+    return Features(processes.gather(features.x), logits)
+
+
+def latent_codes(n: int, nz: int, seed: int) -> Tensor:
+    """n codes from N(0, I), [n, nz], on the CPU: the same for any batch size and number of processes."""
+    return torch.randn(n, nz, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def images_of(generator: StoredNetwork, z: Tensor, batch_size: int, device: torch.device) -> Iterator[Tensor]:
+    """The generator's images of codes [n, nz] as uint8 batches [<= batch_size, 3, S, S], rounded."""
+    for part in z.split(batch_size):
+        yield to_uint8(generator.network(part.to(device)))
+
+
+def scores(config: MeasureConfig, extractor: Extractor, fake: Features, reference: Reference) -> dict[str, float]:
+    """All scores of generated images, under the names of their features."""
+    real = reference.features
+    distance, error = kernel_distance(fake.x, real.x, torch.Generator().manual_seed(config.seed))
+    k = config.n_neighbours  # the generated images come from independent codes: any k of them will do
+    precision, recall = precision_recall(real.x[drawn_rows(len(real.x), k, config.seed)], fake.x[:k])
+    result = {
+        extractor.score: frechet_distance(Gaussian.of(fake.moments), reference.gaussian),
+        extractor.kernel_score: distance,
+        f"{extractor.kernel_score}_se": error,
+        "precision": precision,
+        "recall": recall,
+    }
+    if fake.logits is not None:
+        result["inception_score"], result["inception_score_sd"] = inception_score(fake.logits)
+    return result
+
+
+def describe_measurement(extractor: Extractor, generator: StoredNetwork, reference: Reference) -> dict[str, str]:
+    """What must be said beside the numbers: params of the run."""
+    return {
+        "resolved_model_uri": generator.uri,
+        "feature_family": extractor.family,
+        "feature_resize": extractor.resize,
+        "feature_dimension": str(extractor.dim),
+        "reference": f"{reference.images.source}, split {reference.images.split}",
+        "reference_images": str(len(reference.rows)),
+        "reference_preprocessing": reference.images.preprocessing_hash[:16],
+        "rounding": "uint8, to nearest",
+    }
+
+
+def evaluations(
+    config: MeasureConfig, extractor: Extractor, reference: Reference, results: Mapping[str, float]
+) -> list[Evaluation]:
+    """The Fréchet distance, and all that it depends on but the generator: what versions of a generator are compared
+    by.
+    """
+    images = reference.images
+    conditions = {
+        "features": extractor.fingerprint[:16],
+        "resize": extractor.resize,
+        "reference": images.fingerprint[:16],
+        "split": images.split,
+        "preprocessing": images.preprocessing_hash[:16],
+        "n_reference": len(reference.rows),
+        "n_images": config.n_images,
+        "seed": config.seed,
+        "forced": config.force,
+    }
+    return [Evaluation(extractor.score, results[extractor.score], False, conditions)]

@@ -1,0 +1,130 @@
+"""Generators and critics from the registry, a run or a file, ready to be sampled."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import InputError
+from models.gan import isir, mimicry
+from models.gan.networks import CRITIC_PLANS, GENERATOR_PLANS, Critic, Generator
+from tracking.registry.models import load_weights, pinned, run_of
+from tracking.serving.flavour import Sampler
+
+
+@dataclass(frozen=True)
+class StoredNetwork:
+    """A network in eval mode with what its maker wrote beside it.
+
+    uri: where it came from, versions resolved. trained_on: dataset, split, data_dir, preprocessing_hash, ...; empty
+    where unknown.
+    """
+
+    network: nn.Module
+    uri: str
+    image_size: int
+    nz: int
+    trained_on: dict[str, Any]
+
+
+def load_generator(uri: str | None, device: torch.device) -> StoredNetwork:
+    """The generator at `uri` (`models:/`, `runs:/`, a folder, a .safetensors file, or a torch-mimicry checkpoint .pth).
+
+    None: the `wgan-generator` with the alias latest-good. Raises InputError for anything else.
+    """
+    uri = pinned(uri or "models:/wgan-generator@latest-good")
+    if uri.endswith(".pth"):
+        return _mimicry_generator(Path(uri), device)
+    state, config = load_weights(uri)
+    if not str(config.get("class", "")).startswith("generator"):
+        raise InputError(f"model_uri: {uri} is a {config.get('class', 'model of another kind')}, not a generator")
+    size, nz = int(config["image_size"]), int(config["nz"])
+    if config.get("nets") == "mimicry":
+        network, _ = mimicry.build_networks(size, nz=nz, ngf=int(config["ngf"]))
+    else:
+        network = Generator(size, nz, int(config["ngf"]))
+    return StoredNetwork(_filled(network, state, uri, device), uri, size, nz, dict(config.get("trained_on", {})))
+
+
+def load_critic(uri: str | None, generator: StoredNetwork, device: torch.device) -> StoredNetwork:
+    """The critic at `uri`, addressed as a generator is; None: the one that was trained with `generator`, by the same
+    run.
+    """
+    if uri is None:
+        if not re.match(r"(models|runs):/", generator.uri):
+            raise InputError(f"critic_uri: the generator {generator.uri} is a file; name its critic's file, too")
+        uri = f"runs:/{run_of(generator.uri)}/critic"
+    if uri.endswith(".pth"):
+        return _mimicry_critic(Path(uri), generator, device)
+    state, config = load_weights(uri)
+    if config.get("class") != "critic":
+        raise InputError(f"critic_uri: {uri} is a {config.get('class', 'model of another kind')}, not a critic")
+    size = int(config["image_size"])
+    if size != generator.image_size:
+        raise InputError(
+            f"critic_uri: {uri} rates {size}-pixel images, the generator makes {generator.image_size}-pixel ones"
+        )
+    if config.get("nets") == "mimicry":
+        _, network = mimicry.build_networks(size, ndf=int(config["ndf"]))
+    else:
+        network = Critic(size, int(config["ndf"]))
+    return StoredNetwork(
+        _filled(network, state, uri, device), uri, size, generator.nz, dict(config.get("trained_on", {}))
+    )
+
+
+def sampler_with(critic: nn.Module | None) -> Sampler:
+    """What lets a registered generator be served as a sampler, with I-SIR by `critic`."""
+    return Sampler(critic, Path(isir.__file__))
+
+
+def _mimicry_state(path: Path) -> dict[str, Tensor]:
+    try:
+        state, _ = mimicry.load_checkpoint(path)
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such file; give a checkpoint of torch-mimicry, such as netG_100000_steps.pth"
+        ) from None
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    return state
+
+
+def _mimicry_generator(path: Path, device: torch.device) -> StoredNetwork:
+    state = _mimicry_state(path)
+    first = state.get("l1.weight")
+    for size, (bottom, _, shifts) in GENERATOR_PLANS.items():
+        last_norm = state.get(f"b{len(shifts) + 1}.weight")
+        if first is None or last_norm is None or first.dim() != 2:
+            continue
+        rows, nz = first.shape
+        ngf = rows // bottom**2 << shifts[0]
+        if rows and rows % bottom**2 == 0 and len(last_norm) == ngf >> shifts[-1]:
+            return StoredNetwork(_filled(Generator(size, nz, ngf), state, str(path), device), str(path), size, nz, {})
+    raise InputError(f"{path} is not a WGAN-GP generator of torch-mimicry at 32, 48, 64 or 128 pixels")
+
+
+def _mimicry_critic(path: Path, generator: StoredNetwork, device: torch.device) -> StoredNetwork:
+    """A critic's weights do not say whether it is for 48 or 64 pixels: the generator does."""
+    state, size = _mimicry_state(path), generator.image_size
+    last = state.get(f"l{len(CRITIC_PLANS[size][1]) + 1}.weight")
+    try:
+        if last is None or last.dim() != 2:
+            raise ValueError("the last layer is missing")
+        network = Critic(size, last.shape[1])
+    except ValueError as error:
+        raise InputError(f"{path} is not a WGAN-GP critic of torch-mimicry at {size} pixels ({error})") from None
+    return StoredNetwork(_filled(network, state, str(path), device), str(path), size, generator.nz, {})
+
+
+def _filled(network: nn.Module, state: dict[str, Tensor], uri: str, device: torch.device) -> nn.Module:
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(
+            f"model {uri}: its weights do not fit its architecture ({' '.join(str(error).split())[:150]})"
+        ) from None
+    return network.to(device).eval().requires_grad_(False)
