@@ -27,12 +27,12 @@ from models.gan.step import critic_step_gradients
 from trainers.eeg_simclr.config import PRESETS as SIMCLR_PRESETS
 from trainers.eeg_simclr.config import EegSimclrConfig
 from trainers.eeg_simclr.run import build_encoder, build_projector
-from trainers.eeg_transformer.run import PRESETS as EEG_PRESETS
-from trainers.eeg_transformer.run import EegTransformerConfig, build_network
-from trainers.isir_fid.run import PRESETS as ISIR_PRESETS
-from trainers.isir_fid.run import IsirFidConfig
-from trainers.wgan.run import PRESETS as WGAN_PRESETS
-from trainers.wgan.run import WganConfig
+from trainers.eeg_transformer.config import PRESETS as EEG_PRESETS
+from trainers.eeg_transformer.config import EegTransformerConfig, build_network
+from trainers.isir_fid.config import PRESETS as ISIR_PRESETS
+from trainers.isir_fid.config import IsirFidConfig
+from trainers.wgan.config import PRESETS as WGAN_PRESETS
+from trainers.wgan.config import WganConfig
 from training.config import build_config
 
 TRIALS, POSITIONS = 45, 9  # labelled trials of a person in runs 4, 8 and 12, and windows of a trial
@@ -123,8 +123,7 @@ def whole(
         "isir_fid, one sampler (importance)": (
             isir.n_images * (particles + measured),
             f"{isir.n_images:,} x ({isir.n_iterations} x {isir.n_particles} x ({giga['G(z)']} + {giga['D(x)']}) + "
-            f"{giga['G(z)']} + "
-            f"{inception / 1e9:.2f}) GFLOP",
+            f"{giga['G(z)']} + {inception / 1e9:.2f}) GFLOP",
         ),
         "isir_fid, all samplers and sweeps": (
             isir.n_images * samplers + isir.n_sweep * swept,

@@ -40,7 +40,8 @@ from trainers.eeg_simclr.config import PRESETS, EegSimclrConfig, frozen_fit
 from trainers.eeg_simclr.frozen import all_features, encode_windows, fit_probe
 from trainers.eeg_simclr.run import begin_pretraining, build_network
 from training.config import parse_config
-from training.eeg.fit import Fit, align, predict
+from training.eeg.fit import Fit, predict
+from training.eeg.load import align
 from training.processes import Processes
 
 N_TRAIN, N_VALIDATION = 5, 3

@@ -222,9 +222,8 @@ class Run:
         elif not delivered:
             error = self._writer.error
             print(
-                f"tracking: {self._spool.pending()} records are not delivered ({_reason(error)}); they are "
-                f"safe in {self.folder}. "
-                f"Deliver them with: python -m tracking sync {self.folder.parent}"
+                f"tracking: {self._spool.pending()} records are not delivered ({_reason(error)}); they are safe in "
+                f"{self.folder}. Deliver them with: python -m tracking sync {self.folder.parent}"
             )
         if not self._writer.is_alive():
             self._spool.close()
@@ -420,8 +419,7 @@ def _delivered_steps(client: Any, stored: Any, uri: str) -> tuple[dict[str, int]
     except Exception as error:  # of whatever store the artifacts are in: S3, HTTP, a folder
         raise InputError(
             f"tracking store {uri}: the artifacts of run {stored.info.run_id}: {store.reason(error)}; try again when "
-            "they can "
-            "be listed"
+            "they can be listed"
         ) from None
 
 

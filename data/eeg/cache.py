@@ -157,7 +157,6 @@ def _check_space(folder: Path, jobs: Sequence[Job]) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(
-            f"cache_dir={str(folder)!r} has {free / 1e9:.1f} GB free, the trials of {len(jobs)} recordings "
-            f"take up to "
+            f"cache_dir={str(folder)!r} has {free / 1e9:.1f} GB free, the trials of {len(jobs)} recordings take up to "
             f"{needed / 1e9:.1f} GB; free some space or give another folder"
         )

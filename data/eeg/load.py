@@ -258,9 +258,7 @@ def _check_runs(runs: str, labelled: bool) -> tuple[int, ...]:
     numbers = physionet.parse_numbers(runs, "runs", physionet.N_RUNS)
     if labelled and (wrong := [run for run in numbers if run not in LEFT_RIGHT_RUNS]):
         raise InputError(
-            f"runs={runs!r}: in run {wrong[0]} there is no left or right fist (1 and 2 are rest without "
-            f"T1/T2; "
-            "5, 6, 9, 10, 13, 14 are both fists or both feet); allowed are 4, 8, 12 (imagined) and 3, 7, "
-            "11 (executed)"
+            f"runs={runs!r}: in run {wrong[0]} there is no left or right fist (1 and 2 are rest without T1/T2; 5, 6, "
+            "9, 10, 13, 14 are both fists or both feet); allowed are 4, 8, 12 (imagined) and 3, 7, 11 (executed)"
         )
     return numbers

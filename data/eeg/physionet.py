@@ -120,9 +120,8 @@ def download(
             pool.shutdown(wait=False, cancel_futures=True)
             raise InputError(
                 f"{len(missing)} of {len(recordings)} recordings are not under {folder / LAYOUT}, and "
-                f"{_name(*jobs[job])} could not "
-                f"be downloaded from {url} ({type(error).__name__}: {_first_line(error)}); connect to the "
-                f"network, or copy them there"
+                f"{_name(*jobs[job])} could not be downloaded from {url} ({type(error).__name__}: "
+                f"{_first_line(error)}); connect to the network, or copy them there"
             ) from error
         finally:
             progress.close()

@@ -369,8 +369,7 @@ def check_edf_bytes(payload: bytes) -> None:
     body = payload[header["n_header_bytes"] :]
     if _line_feeds_rewritten(header, body, len(payload) - expected):
         raise BadRecording(
-            "its line feeds were rewritten, as a transfer in text mode does (FTP's ascii mode, git's "
-            "autocrlf): "
+            "its line feeds were rewritten, as a transfer in text mode does (FTP's ascii mode, git's autocrlf): "
             f"{len(payload)} bytes instead of {expected}; copy it again in binary mode"
         )
     if len(payload) < expected:

@@ -55,9 +55,8 @@ class LeaveOneRunOutPerSubject(BaseCrossValidator):
         subjects, n_runs = np.unique(pairs[:, 0], return_counts=True)
         if (n_runs < 2).any():
             raise InputError(
-                f"split=within_subject holds out one run at a time, but subject {subjects[n_runs < 2][0]} "
-                f"has a single run; "
-                "ask for two or more runs (runs=4,8,12)"
+                f"split=within_subject holds out one run at a time, but subject {subjects[n_runs < 2][0]} has a single "
+                "run; ask for two or more runs (runs=4,8,12)"
             )
         return pairs
 
@@ -164,8 +163,7 @@ def _cross_subject_tests(subject: np.ndarray, n_folds: int, seed: int) -> list[t
     n_subjects = len(np.unique(subject))
     if n_subjects < 3:
         raise InputError(
-            f"split=cross_subject needs at least 3 subjects (to train, to validate, to test), there are "
-            f"{n_subjects}; "
+            f"split=cross_subject needs at least 3 subjects (to train, to validate, to test), there are {n_subjects}; "
             "ask for more subjects, or use split=within_subject"
         )
     if n_folds == 0:

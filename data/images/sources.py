@@ -359,9 +359,8 @@ def require_free_space(folder: Path, n_bytes: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < n_bytes:
         raise InputError(
-            f"{folder}: {n_bytes / 1e6:,.1f} MB are needed for {what}, "
-            f"the disk has {free / 1e6:,.1f} MB free; "
-            "make room or give another folder"
+            f"{folder}: {n_bytes / 1e6:,.1f} MB are needed for {what}, the disk has {free / 1e6:,.1f} MB free; make "
+            "room or give another folder"
         )
 
 

@@ -43,8 +43,7 @@ class AugmentRanges:
         if self.band_stop[1] + self.band_width / 2 > self.sfreq / 2:
             raise ValueError(
                 f"band_stop up to {self.band_stop[1]} Hz and {self.band_width} Hz wide reaches past {self.sfreq / 2} "
-                "Hz, half the "
-                "sampling rate"
+                "Hz, half the sampling rate"
             )
         if self.time_shift < 0 or self.dc_shift < 0:
             raise ValueError(f"time_shift={self.time_shift}, dc_shift={self.dc_shift}: neither may be negative")

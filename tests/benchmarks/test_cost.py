@@ -7,7 +7,7 @@ from torch import nn
 from benchmarks.cost import operations, wgan_operations
 from models.gan.networks import Critic, Generator
 from models.gan.step import critic_step_gradients, generator_step_gradients
-from trainers.wgan.run import WganConfig
+from trainers.wgan.config import WganConfig
 
 
 def test_a_convolution_costs_what_it_costs() -> None:

@@ -285,8 +285,7 @@ def pinned(uri: str) -> str:
         except Exception as error:
             raise InputError(
                 f"model {uri}: {store.reason(error)} (store {store.tracking_uri()}); train one first, or name the "
-                "store by "
-                "MLFLOW_TRACKING_URI"
+                "store by MLFLOW_TRACKING_URI"
             ) from None
         return f"models:/{match[1]}/{found.version}"
     name = re.fullmatch(r"models:/([^/@]+)", uri)

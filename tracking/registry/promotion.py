@@ -68,8 +68,7 @@ def comparable(
     if not mine:
         raise InputError(
             f"{name} version {candidate.version} was never evaluated: measure it first (for a generator: python -m "
-            "trainers.fid "
-            f"--model_uri models:/{name}/{candidate.version})"
+            f"trainers.fid --model_uri models:/{name}/{candidate.version})"
         )
     metrics = sorted({found.metric for found in mine.values()})
     if metric is None:

@@ -32,8 +32,7 @@ class ServedNetwork(PythonModel):
             row = int(np.argmin(finite.reshape(len(model_input), -1).all(axis=1)))
             raise MlflowException.invalid_parameter_value(
                 f"{finite.size - finite.sum()} of {finite.size} input values are NaN, null or infinite (the first in "
-                f"row {row}): "
-                "every value must be a finite number"
+                f"row {row}): every value must be a finite number"
             )
         with torch.no_grad():
             # As one batch: a classifier with alignment looks at all epochs of a request together.

@@ -69,9 +69,8 @@ class ServedSampler(PythonModel):
         if n > self.max_images or n * (1 + iterations * particles) > self.max_work:
             raise refusal(
                 f"{n} images with isir_iterations={iterations} and n_particles={particles} are "
-                f"{n * (1 + iterations * particles)} "
-                f"images to make; allowed are {self.max_images} to return and {self.max_work} to make: ask for fewer "
-                "at a time"
+                f"{n * (1 + iterations * particles)} images to make; allowed are {self.max_images} to return and "
+                f"{self.max_work} to make: ask for fewer at a time"
             )
         random = torch.Generator()
         random.manual_seed(seed) if seed is not None else random.seed()
@@ -114,8 +113,7 @@ class ServedSampler(PythonModel):
         if len(row) != 1 or not row.keys() <= {"n", "codes"}:
             raise refusal(
                 f"give either n, a number of images, or codes, [n][{self.nz}] numbers; given: "
-                f"{sorted(row) or 'neither'} "
-                "(null and NaN count as not given)"
+                f"{sorted(row) or 'neither'} (null and NaN count as not given)"
             )
         if "n" in row:
             number = row["n"]

@@ -19,7 +19,7 @@ from evaluation.figures import lines, loss_curves
 from models.eeg.simclr import Chosen, pooled_features
 from tracking.run import Run
 from tracking.silent_run import SilentRun
-from training.eeg.fit import EegConfig
+from training.eeg.config import EegConfig
 from training.eeg.folds import Outcome
 from training.eeg.results import Result, evaluate, window_predictions
 

@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from models.eeg.augment import NAMES, AugmentRanges
 from training.config import CONFIG, Floats, Integers, OptionalStr, Strings, option
-from training.eeg.fit import PHYSIONET, EegConfig
+from training.eeg.config import PHYSIONET, EegConfig
 
 SFREQ = 160.0
 """EEGMMI's sampling rate; recordings of others are refused when they are read."""
@@ -23,8 +23,7 @@ class EegSimclrConfig(EegConfig):
     preset: Literal["quick", "physionet", "drawn"] = option(  # type: ignore[assignment]
         "quick",
         "quick: simulated subjects, minutes on two CPU cores; physionet: 96 people of EEGMMI, downloaded; drawn: the "
-        "same with the "
-        "networks and settings of Mohsenvand et al. in full size",
+        "same with the networks and settings of Mohsenvand et al. in full size",
     )
     # Networks
     channels: Literal["all", "motor"] = option(
@@ -100,8 +99,7 @@ class EegSimclrConfig(EegConfig):
         if lower / 2 <= self.h_freq:
             raise ValueError(
                 f"decimate={self.decimate}: sampled at {lower:g} Hz, nothing from {lower / 2:g} Hz on is told apart, "
-                "but "
-                f"h_freq={self.h_freq:g}"
+                f"but h_freq={self.h_freq:g}"
             )
         if self.head_pool > self.window:
             raise ValueError(f"head_pool={self.head_pool}: more samples than a window has, {self.window}")
@@ -109,9 +107,8 @@ class EegSimclrConfig(EegConfig):
         if self.pretrain_batch // self.channels_per_window < least:
             raise ValueError(
                 f"pretrain_batch={self.pretrain_batch}: of channels_per_window={self.channels_per_window} channels "
-                f"each, {least} "
-                f"windows or more must fit in (two, and one for each of nproc={self.nproc} processes); give at least "
-                f"{least * self.channels_per_window}"
+                f"each, {least} windows or more must fit in (two, and one for each of nproc={self.nproc} processes); "
+                f"give at least {least * self.channels_per_window}"
             )
         if not all(0 < share <= 1 for share in self.label_fractions):
             raise ValueError(f"label_fractions={self.label_fractions}: shares above 0, up to 1")

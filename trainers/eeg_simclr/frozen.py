@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from data.eeg.windows import Windows
 from models.eeg.simclr import ChannelClassifier, LinearProbe
-from training.eeg.fit import EegConfig, autocast
+from training.eeg.config import EegConfig
+from training.eeg.fit import autocast
 
 AT_A_TIME = 64
 """Windows that are encoded together."""

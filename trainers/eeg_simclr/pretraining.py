@@ -16,7 +16,8 @@ from models.eeg.augment import AugmentRanges, recombine, views
 from models.eeg.nt_xent import alignment, nt_xent, uniformity
 from models.sync_norm import synchronise_batch_norms
 from tracking.checkpoint import restore_optimizer
-from training.eeg.fit import EegConfig, warm_cosine
+from training.eeg.config import EegConfig
+from training.eeg.fit import warm_cosine
 from training.processes import Processes, average_gradients
 
 MONITORED = 128

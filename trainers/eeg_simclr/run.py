@@ -42,8 +42,8 @@ from trainers.eeg_simclr.config import PRESETS, SFREQ, SPACE, EegSimclrConfig, a
 from trainers.eeg_simclr.frozen import EncodedWindows, all_features, encode_windows, fit_probe
 from trainers.eeg_simclr.pretraining import Pretraining
 from training.config import as_params, launch_processes, parse_config
-from training.eeg.fit import align
 from training.eeg.folds import Outcome, Procedure, Progressing, run_eeg
+from training.eeg.load import align
 from training.eeg.registry import facts_of, register_classifier
 from training.processes import Processes
 from training.trial import StudyTrial

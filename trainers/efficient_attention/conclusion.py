@@ -28,8 +28,7 @@ def conclusion(
         "## Over the length of the sequence",
         "",
         f"An encoder layer (d_model {D_MODEL}, {N_HEADS} heads), one sequence, inference, {device}. Speed against "
-        "sdpa; above 1 is "
-        "faster. Faster from: interpolated between measured lengths, linearly in logarithms.",
+        "sdpa; above 1 is faster. Faster from: interpolated between measured lengths, linearly in logarithms.",
         "",
         "| mechanism | "
         + " | ".join(f"{n:,}" for n in lengths)
@@ -85,8 +84,7 @@ def conclusion(
     if "none" in results:
         text.append(
             f"- Without any mixing of tokens (none): {results['none'].interval[0]:.3f}. Where that is as good, the "
-            "task does not "
-            "need attention."
+            "task does not need attention."
         )
     usable = [name for name, error in errors.items() if error < 0.05 and name != "softmax"]
     text.append(

@@ -25,7 +25,7 @@ from models.attention.spec import AttentionSpec
 from models.eeg.align import mean_covariance, whitening
 from models.eeg.sequence_labeller import RecallTransformer, RecordingTransformer
 from trainers.efficient_attention.peak_memory import answer_jobs, grown_memory, measure_apart
-from training.eeg.fit import SHRINKAGE
+from training.eeg.load import SHRINKAGE
 
 N_VALUES = 8
 CYCLE_SECONDS = 8.3  # rest and task of EEGMMI's protocol
@@ -380,11 +380,10 @@ def tasks_report(
             "",
             "## Every sample of a whole recording",
             "",
-            f"{what}: rest, left or right at each sample, on runs that training did not see. Balanced accuracy: "
-            "chance is 0.333; "
-            f"intervals 95 %, over subjects. Time{' and memory' if measured else ''}: one recording, "
+            f"{what}: rest, left or right at each sample, on runs that training did not see. Balanced accuracy: chance "
+            f"is 0.333; intervals 95 %, over subjects. Time{' and memory' if measured else ''}: one recording, "
             f"{'on the GPU, by the clock' if on_gpu else 'one CPU thread'}."
-            f"{'' if measured else ' Memory was not measured.'}",
+            + ("" if measured else " Memory was not measured."),
             "",
             "| mechanism | samples a token | tokens | balanced accuracy | accuracy | hand, within tasks | seconds | "
             "MB |",
@@ -426,9 +425,8 @@ def tasks_report(
             "## A recording that does not end",
             "",
             f"- Causal linear attention labelled {streamed.seconds:,.0f} s of signal in pieces of {streamed.piece} "
-            "sample(s), as "
-            f"they came in: {streamed.n_tokens:,} tokens, {streamed.state_numbers:,} numbers remembered, whatever the "
-            "length.",
+            f"sample(s), as they came in: {streamed.n_tokens:,} tokens, {streamed.state_numbers:,} numbers remembered, "
+            "whatever the length.",
             f"- {streamed.milliseconds_first:.2f} ms of one CPU thread a piece in the first minute, "
             f"{streamed.milliseconds_last:.2f} ms in the last.",
             f"- Largest difference of a logit from the recording labelled at once: {streamed.difference:.1e}.",

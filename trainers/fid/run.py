@@ -6,20 +6,18 @@ to disk. docs/fid.md says what each score means and what it may be compared with
 
 import sys
 import time
-from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from pydantic.dataclasses import dataclass
 
 from common.progress import Progress
 from evaluation.features import extract
 from evaluation.figures import image_grid, picture
 from evaluation.frechet import frechet_by_size
 from tracking.run import start_run
-from training.config import CONFIG, as_params, launch_processes, option, parse_config
+from trainers.fid.config import PRESETS, FidConfig
+from training.config import as_params, launch_processes, parse_config
 from training.generators.measuring import (
-    MeasureConfig,
     build_extractor,
     check_count,
     describe_measurement,
@@ -33,23 +31,6 @@ from training.generators.measuring import (
 )
 from training.generators.stored import load_generator
 from training.processes import join_processes
-
-
-@dataclass(frozen=True, config=CONFIG)
-class FidConfig(MeasureConfig):
-    """Measure a generator: Fréchet and kernel distance, precision, recall, and the Fréchet distance for infinitely many
-    images.
-    """
-
-    n_sizes: int = option(8, "numbers of images at which the Fréchet distance is computed, to extrapolate it", ge=2)
-    nproc: int = option(1, "processes on this machine, one GPU each (torchrun starts them)", ge=1)
-    max_restarts: int = option(0, "times that torchrun starts the processes again when one of them is lost", ge=0)
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {},
-    "celeba": {"features": "inception", "n_images": 50_000, "n_reference": 50_000, "split": "all", "dataset": "celeba"},
-}
 
 
 def draw_sizes(score: str, sizes: list[int], distances: list[float], limit: float, slope: float, title: str) -> Figure:

@@ -10,25 +10,23 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from pydantic import model_validator
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from common.errors import InputError
 from common.progress import Progress
 from evaluation.features import Extractor, Features, extract
 from evaluation.figures import image_grid, lines, loss_curves, picture
-from evaluation.frechet import MIN_IMAGES, bootstrap_differences, frechet_of, interval, kernel_distance
+from evaluation.frechet import bootstrap_differences, frechet_of, interval, kernel_distance
 from models.gan.isir import Chains, run_chains
 from tracking.run import Run, start_run
 from tracking.silent_run import SilentRun
-from training.config import CONFIG, Floats, Integers, OptionalStr, Strings, as_params, option, parse_config
+from trainers.isir_fid.config import PRESETS, IsirFidConfig
+from training.config import as_params, parse_config
 from training.generators.measuring import (
-    MeasureConfig,
     Reference,
     build_extractor,
     check_count,
@@ -40,57 +38,6 @@ from training.generators.measuring import (
 )
 from training.generators.stored import StoredNetwork, load_critic, load_generator
 from training.processes import join_processes
-
-SAMPLERS = ("importance", "density", "ex2mcmc", "mala")
-"""I-SIR with either weight; I-SIR and MALA in turn, and MALA alone, both for the target of `weights`."""
-
-
-@dataclass(frozen=True, config=CONFIG)
-class IsirFidConfig(MeasureConfig):
-    """Sample a generator with its latent distribution corrected by its critic (I-SIR), and measure the gain over plain
-    sampling.
-    """
-
-    critic_uri: OptionalStr = option(None, "critic; not given: the one that the generator's run registered")
-    samplers: Strings = option(SAMPLERS, "samplers to compare with plain sampling, separated by commas")
-    weights_of_mala: Literal["importance", "density"] = option(
-        "importance", "whose target ex2mcmc and mala sample: importance, q exp(beta D); density, q^2 exp(beta D)"
-    )
-    beta: float = option(1.0, "scale of the critic in the weights; a WGAN critic's own scale means nothing")
-    n_iterations: int = option(10, "N_i: iterations of a chain", ge=1)
-    n_particles: int = option(10, "N_p: fresh particles per iteration", ge=1)
-    mala_steps: int = option(3, "MALA steps per iteration of ex2mcmc and mala", ge=1)
-    step_size: float = option(0.02, "step h of MALA: z + h grad log p + sqrt(2 h) noise", gt=0)
-    bootstrap: int = option(200, "bootstrap draws for the intervals of the differences", ge=20)
-    n_sweep: int = option(
-        500, "chains of each point of the sweeps; more than the features have dimensions", ge=MIN_IMAGES
-    )
-    sweep_particles: Integers = option((1, 3, 30), "N_p of the sweep over particles, at n_iterations, or none")
-    sweep_beta: Floats = option((0.1, 0.3, 3.0), "beta of the sweep over the critic's scale, or none")
-    chunk_images: int = option(256, "images in memory at once while sampling; the results do not depend on it", ge=16)
-
-    @model_validator(mode="after")
-    def _fields_agree(self) -> "IsirFidConfig":
-        unknown = [name for name in self.samplers if name not in SAMPLERS]
-        if unknown or not self.samplers:
-            raise ValueError(f"samplers: {', '.join(unknown) or 'none given'}; allowed are {', '.join(SAMPLERS)}")
-        if min(self.sweep_particles, default=1) < 1:
-            raise ValueError(f"sweep_particles: {self.sweep_particles} has a number of particles below 1")
-        return self
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"n_images": 1000, "n_iterations": 5, "n_sweep": 300, "sweep_beta": (0.3, 3.0)},
-    "celeba": {
-        "features": "inception",
-        "n_images": 50_000,
-        "n_reference": 50_000,
-        "split": "all",
-        "dataset": "celeba",
-        "n_sweep": 10_000,
-        "bootstrap": 100,
-    },
-}
 
 
 @plain_dataclass
@@ -252,12 +199,10 @@ def comment(
         f"# Plain and corrected sampling, {config.n_images:,} images, reference {reference}",
         "",
         f"N_i = {config.n_iterations}, N_p = {config.n_particles}, beta = {config.beta:g}. Lower {score} and "
-        f"{kernel_score} are "
-        "better.",
+        f"{kernel_score} are better.",
         "",
         f"| sampler | {score} | difference (95 % interval) | {kernel_score} (se) | precision | recall | images made "
-        "per sample | "
-        "seconds per 1,000 |",
+        "per sample | seconds per 1,000 |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, sampled in {"plain": plain, **samplers}.items():
@@ -273,9 +218,8 @@ def comment(
         share = change / plain.scores[score] if plain.scores[score] else math.nan
         text.append(
             f"- **{name}**: {score} {plain.scores[score]:.4g} -> {samplers[name].scores[score]:.4g} "
-            f"({100 * share:+.1f} %): "
-            f"{verdict(low, high)}. Precision {samplers[name].scores['precision'] - plain.scores['precision']:+.3f}, "
-            "recall "
+            f"({100 * share:+.1f} %): {verdict(low, high)}. Precision "
+            f"{samplers[name].scores['precision'] - plain.scores['precision']:+.3f}, recall "
             f"{samplers[name].scores['recall'] - plain.scores['recall']:+.3f}."
         )
     better = [name for name, (_, _, high) in differences.items() if high < 0]
@@ -314,9 +258,8 @@ def comment(
             else "but here z did not become shorter on average"
         )
         text.append(
-            f"Mean |z|^2: plain {start:.1f}, importance {norms['importance']:.1f}, density {norms['density']:.1f}. "
-            "The density "
-            f"weights count the prior twice, which favours short z whatever the critic says, {shorter}."
+            f"Mean |z|^2: plain {start:.1f}, importance {norms['importance']:.1f}, density {norms['density']:.1f}. The "
+            f"density weights count the prior twice, which favours short z whatever the critic says, {shorter}."
         )
     for name, rows in sweeps.items():
         best = min(rows, key=lambda row: row[score])

@@ -11,13 +11,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import model_validator
-from pydantic.dataclasses import dataclass
 
 from common.progress import Progress
 from evaluation import distances
@@ -25,60 +21,10 @@ from evaluation.distances import wasserstein_of_samples
 from models.gan.isir import Weights, run_chains
 from tracking.run import Run, start_run
 from tracking.silent_run import SilentRun
+from trainers.theory.config import PRESETS, TheoryConfig
 from trainers.theory.figures import draw_corrections, draw_distances, draw_fits, draw_gradients
 from trainers.theory.networks import GENERATOR_LOSSES, Kind, Opponent, generate, penalised_slope
-from training.config import CONFIG, Floats, OptionalStr, as_params, option, parse_config
-
-
-@dataclass(frozen=True, config=CONFIG)
-class TheoryConfig:
-    """Answer the exercise's theoretical part: KL, JS and Wasserstein distance of two parallel segments, and check the
-    answers.
-    """
-
-    preset: Literal["quick"] = option("quick", "quick: a minute on one CPU core")
-    theta_star: float = option(0.0, "height of the target segment")
-    offsets: Floats = option(
-        (-1.0, -0.5, -0.1, 0.0, 0.1, 0.5, 1.0), "theta - theta_star at which distances are computed"
-    )
-    sigmas: Floats = option((0.3, 0.1, 0.03, 0.01), "standard deviations of the Gaussian that smooths the segments")
-    n_samples: int = option(500, "points of each sample for optimal transport", ge=2, le=5000)
-    # Discriminator and critic
-    width: int = option(64, "width of the two hidden layers of discriminator and critic", ge=1)
-    steps: int = option(500, "training steps of discriminator and critic for each theta", ge=1)
-    batch_size: int = option(256, "points per training step and side", ge=2)
-    lr: float = option(0.005, "Adam's learning rate for discriminator and critic", gt=0)
-    gp_scale: float = option(10.0, "weight of the critic's gradient penalty", gt=0)
-    # Gradient descent on theta
-    start: float = option(1.0, "theta - theta_star where gradient descent begins")
-    lr_theta: float = option(0.02, "step size of gradient descent on theta", gt=0)
-    theta_steps: int = option(150, "steps of gradient descent on theta", ge=1)
-    n_dis: int = option(20, "updates of discriminator or critic per step of theta: theory speaks of optimal ones", ge=1)
-    # Correction of the latent distribution
-    noise: float = option(0.5, "standard deviation along y of the distributions that I-SIR corrects", gt=0)
-    n_chains: int = option(4000, "chains of I-SIR", ge=2)
-    n_iterations: int = option(30, "N_i: iterations of a chain", ge=1)
-    n_particles: int = option(10, "N_p: fresh particles per iteration", ge=1)
-    # Records
-    seed: int = option(0, "seed of samples and networks", ge=0, le=2**31 - 1)
-    output_dir: Path = option(Path("runs"), "folder of what is not yet delivered to the tracking server")
-    run_name: OptionalStr = option(None, "name of the run in MLflow")
-
-    @model_validator(mode="after")
-    def _fields_agree(self) -> "TheoryConfig":
-        if not self.offsets:
-            raise ValueError("offsets: none given; at least one number is needed, such as 0,0.5,1")
-        if not self.sigmas or min(self.sigmas) < 0.001:
-            raise ValueError(
-                f"sigmas: {self.sigmas}; at least one, none below 0.001 (the grid would not fit into memory)"
-            )
-        if max(map(abs, self.offsets)) > 10 or abs(self.start) > 10 or self.start == 0:
-            raise ValueError(f"offsets up to 10 either way, and start up to 10 but not 0: {self.offsets}, {self.start}")
-        return self
-
-
-PRESETS: dict[str, dict[str, Any]] = {"quick": {}}
-
+from training.config import as_params, parse_config
 
 # -----------------------------------------------------------------------------------------------------------------
 # distances
@@ -316,8 +262,7 @@ def answer(
         f"# Distances of two parallel segments, theta_star = {config.theta_star:g}",
         "",
         "The exact answers, and what computation finds. `formula`: that of exactly what was computed, a smoothed or "
-        "penalised "
-        "version of the exact answer.",
+        "penalised version of the exact answer.",
         "",
         "| distance | computed by | theta - theta_star | exact | formula | computed | error |",
         "|---|---|---|---|---|---|---|",
@@ -347,8 +292,7 @@ def answer(
     text += ["", f"Arrived: {'; '.join(arrived) or 'none'}.", "", "## Correction of the latent distribution", ""]
     text += [
         f"Generated y ~ N({config.start:g}, {config.noise**2:g}), real y ~ N(0, {config.noise**2:g}), relative to "
-        "theta_star; "
-        "mean and variance of y after I-SIR:",
+        "theta_star; mean and variance of y after I-SIR:",
         "",
         "| network | weights | mean: theory | computed | variance: theory | computed |",
         "|---|---|---|---|---|---|",

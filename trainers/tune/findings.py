@@ -229,24 +229,21 @@ def report(
     elif base is None:
         text.append(
             "- The trial of the trainer's defaults was given up, refused or failed, so they were not repeated, and "
-            "nothing is said "
-            "about them."
+            "nothing is said about them."
         )
     elif base.number == winner.number:
         text.append("- **The trainer's defaults won**: the search found nothing better when repeated.")
     elif not (shared := sorted(set(base.by_seed) & set(winner.by_seed))):
         text.append(
             "- Against the trainer's defaults nothing can be said: no repetition of the defaults was completed with a "
-            "seed of the "
-            "winner's."
+            "seed of the winner's."
         )
     else:
         differences = [winner.by_seed[s][0] - base.by_seed[s][0] for s in shared]
         better = sum(is_better(study, winner.by_seed[s][0], base.by_seed[s][0]) for s in shared)
         text.append(
             f"- Against the trainer's defaults, on the same seeds: {objectives[0]} "
-            f"{statistics.fmean(differences):+.4g} on "
-            f"average, better in {better} of {len(shared)}."
+            f"{statistics.fmean(differences):+.4g} on average, better in {better} of {len(shared)}."
             + ("" if better == len(shared) else " **That it is better, these seeds do not show.**")
         )
     found = importances(study)

@@ -54,8 +54,7 @@ def parse_dimension(name: str, text: str) -> BaseDistribution:
     if len(choices) < 2 or len(set(choices)) < len(choices):
         raise InputError(
             f"space: {name}={text} leaves nothing to choose; write a range low..high or log:low..high, or two or more "
-            "different "
-            "choices a|b|c (a fixed value belongs into the parameter fixed)"
+            "different choices a|b|c (a fixed value belongs into the parameter fixed)"
         )
     numbers = [_number(choice) for choice in choices]
     return CategoricalDistribution(choices if None in numbers else [n for n in numbers if n is not None])

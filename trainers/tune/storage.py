@@ -73,8 +73,7 @@ def open_storage(storage: str | None, journal: Path) -> BaseStorage:
         if given.password and not re.fullmatch(r"\$\w+|\$\{\w+\}", str(given.password)):
             raise InputError(
                 f"storage: the password in {given.render_as_string()} would be recorded with the command; write $NAME "
-                "in its place "
-                "and put it into the environment variable NAME (PostgreSQL: or PGPASSWORD, or ~/.pgpass)"
+                "in its place and put it into the environment variable NAME (PostgreSQL: or PGPASSWORD, or ~/.pgpass)"
             )
         url = make_url(os.path.expandvars(storage))
         if (
@@ -149,8 +148,7 @@ def open_study(
     except Exception as error:
         raise InputError(
             f"storage: {where} has no studies that can be read, or is no journal of studies: {_gist(error)}; give "
-            "another file, or "
-            "a database URL"
+            "another file, or a database URL"
         ) from None
     if known is None and n_trials == 0:
         study.set_user_attr("spec", spec)
@@ -162,9 +160,8 @@ def open_study(
     changed = [f"{key} was {known.get(key)!r}, now {spec[key]!r}" for key in spec if known.get(key) != spec[key]]
     if changed:
         raise InputError(
-            f"study: {name} is there already and searches something else: {'; '.join(changed)}; give the old values "
-            "to go on "
-            f"with it, or another name, as study={name}-2"
+            f"study: {name} is there already and searches something else: {'; '.join(changed)}; give the old values to "
+            f"go on with it, or another name, as study={name}-2"
         )
     return study
 

@@ -94,7 +94,7 @@ class Target:
         """
         if self.name != "efficient_attention":
             return self.name, config
-        from trainers.efficient_attention.run import transformer_config
+        from trainers.efficient_attention.config import transformer_config
 
         return "eeg_transformer", transformer_config(config, config.mechanisms[0])
 
@@ -242,7 +242,8 @@ def measure_test(
 
 def wgan_extractor(config: Any, run: AnyRun, features: str | None) -> Extractor:
     """The feature network: the digits' own, Inception for other images, or what `features` names."""
-    from training.generators.measuring import MeasureConfig, build_extractor
+    from training.generators.config import MeasureConfig
+    from training.generators.measuring import build_extractor
     from training.processes import join_processes
 
     name = features or ("digits" if config.dataset == "digits" else "inception")

@@ -38,7 +38,9 @@ from tracking.run import Run, start_run
 from tracking.silent_run import SilentRun
 from training.config import as_params, check_unchanged
 from training.eeg.baselines import build_eegnet, classical_log_probabilities
-from training.eeg.fit import EegConfig, Fit, load_data
+from training.eeg.config import EegConfig
+from training.eeg.fit import Fit
+from training.eeg.load import load_data
 from training.eeg.results import Result, evaluate, report, subjects_table, trial_predictions, window_predictions
 from training.processes import Processes, join_processes
 from training.trial import Pruned, StudyTrial
@@ -310,8 +312,7 @@ def run_eeg(
             run.log_text(data.table(), "recordings.txt")
             print(
                 f"{config.dataset}: {len(data.trials)} trials, {len(windows)} windows, {len(np.unique(data.subject))} "
-                "subjects, "
-                f"{len(folds)} folds; run {run.run_id}"
+                f"subjects, {len(folds)} folds; run {run.run_id}"
             )
         fits = (1 + len(rivals)) * len(folds) + config.leakage_check + 1
         epochs = procedure.epochs(len(folds)) if procedure else fits * config.epochs

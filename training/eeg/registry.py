@@ -16,7 +16,8 @@ from tracking.registry.models import ModelInfo, log_model
 from tracking.run import Run
 from tracking.silent_run import SilentRun
 from training.config import as_params
-from training.eeg.fit import SHRINKAGE, EegConfig, group_covariances
+from training.eeg.config import EegConfig
+from training.eeg.load import SHRINKAGE, group_covariances
 
 
 def facts_of(config: EegConfig, data: EegData) -> dict[str, str]:

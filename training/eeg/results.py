@@ -21,7 +21,7 @@ from evaluation.classification import (
     probability_of_right,
     trial_means,
 )
-from training.eeg.fit import EegConfig
+from training.eeg.config import EegConfig
 
 
 @dataclass

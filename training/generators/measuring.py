@@ -5,11 +5,9 @@ images.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from common.errors import InputError
@@ -39,48 +37,10 @@ from tracking.registry.evaluations import Evaluation
 from tracking.registry.models import load_program, open_program
 from tracking.run import Run
 from tracking.silent_run import SilentRun
-from training.config import CONFIG, OptionalPath, OptionalStr, option
+from training.generators.config import MeasureConfig
 from training.generators.digit_features import digits_extractor
 from training.generators.stored import StoredNetwork
 from training.processes import Processes
-
-
-@dataclass(frozen=True, config=CONFIG)
-class MeasureConfig:
-    """Parameters of every entry point that measures a generator."""
-
-    preset: Literal["quick", "celeba"] = option(
-        "quick",
-        "quick: features of a small digit classifier, minutes on two CPU cores; celeba: Inception, 50,000 images",
-    )
-    model_uri: OptionalStr = option(
-        None,
-        "generator: models:/name/version, runs:/id/name, a folder, a .safetensors or torch-mimicry .pth file; "
-        "not given: models:/wgan-generator@latest-good",
-    )
-    # Reference
-    dataset: Literal["model", "digits", "celeba", "folder"] = option(
-        "model", "reference images; model: what it was trained on"
-    )
-    data_dir: OptionalPath = option(None, "folder or zip of the reference images; not given: where the model's were")
-    split: Literal["train", "valid", "test", "all"] = option("train", "partition of the reference images")
-    on_bad: Literal["stop", "skip"] = option("stop", "what to do with an image that cannot be read")
-    cache_dir: Path = option(Path("cache"), "folder of decoded images and of reference features, shared by runs")
-    n_reference: int = option(50_000, "reference images at most, drawn at random from the split", ge=MIN_IMAGES)
-    # Features
-    features: str = option(
-        "digits", "inception, digits, a models:/ address, or a TorchScript or .pt2 file that takes images in [-1, 1]"
-    )
-    weights: OptionalPath = option(None, "file of Inception's weights; not given: torch-hub's cache, else downloaded")
-    force: bool = option(False, "measure in spite of too few images, other preprocessing or other Inception weights")
-    n_images: int = option(5000, "generated images", ge=MIN_IMAGES)
-    n_neighbours: int = option(10_000, "images on each side that precision and recall are computed from", ge=8)
-    batch_size: int = option(100, "images in memory at once", ge=1)
-    seed: int = option(0, "seed of latent codes, reference draw, blocks and bootstrap", ge=0, le=2**31 - 1)
-    # Machine and records
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: a GPU if there is one")
-    output_dir: Path = option(Path("runs"), "folder of what is not yet delivered to the tracking server")
-    run_name: OptionalStr = option(None, "name of the run in MLflow")
 
 
 @plain_dataclass(frozen=True)
@@ -121,10 +81,9 @@ def reference_images(config: MeasureConfig, generator: StoredNetwork) -> ImageSe
     if expected not in (None, images.preprocessing_hash) and not config.force:
         raise InputError(
             f"dataset: {images.source} is prepared otherwise ({images.preprocessing}) than the images {generator.uri} "
-            "was trained "
-            f"on (dataset {known.get('dataset')}, preprocessing {expected[:12]}..., here "
-            f"{images.preprocessing_hash[:12]}...): the "
-            "distance would measure that difference; give the same dataset, or force=true"
+            f"was trained on (dataset {known.get('dataset')}, preprocessing {expected[:12]}..., here "
+            f"{images.preprocessing_hash[:12]}...): the distance would measure that difference; give the same dataset, "
+            "or force=true"
         )
     if expected is None:
         print(
@@ -155,8 +114,7 @@ def check_count(n: int, what: str, extractor: Extractor, config: MeasureConfig) 
     if n <= extractor.dim and not config.force:
         raise InputError(
             f"{what}: {n} images for features of dimension {extractor.dim}: their covariance is singular and the "
-            "distance mostly "
-            f"bias; give at least {extractor.dim + 1}, better ten times as many, or force=true"
+            f"distance mostly bias; give at least {extractor.dim + 1}, better ten times as many, or force=true"
         )
 
 

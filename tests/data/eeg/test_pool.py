@@ -10,7 +10,7 @@ from data.eeg.load import EegData, load_eeg
 from data.eeg.pool import ChannelPool, check_pretraining, labelled_share, mirrored, pretraining_rows
 from data.eeg.splits import Fold, LeakageError, make_folds
 from data.eeg.windows import EegWindows
-from training.eeg.fit import align
+from training.eeg.load import align
 
 
 @pytest.fixture(scope="module")

@@ -26,9 +26,12 @@ from models.eeg.simclr import ChannelEncoder
 from tests.running import client, command, environment, history, run_trainer, runs
 from tracking.registry.evaluations import evaluations_in
 from tracking.registry.models import ModelInfo
-from trainers.eeg_transformer.run import PRESETS, EegTransformerConfig, build_network, run_eeg_transformer
+from trainers.eeg_transformer.config import PRESETS, EegTransformerConfig, build_network
+from trainers.eeg_transformer.run import run_eeg_transformer
 from training.config import parse_config
-from training.eeg.fit import EegConfig, Fit, load_data, predict
+from training.eeg.config import EegConfig
+from training.eeg.fit import Fit, predict
+from training.eeg.load import load_data
 from training.eeg.results import Result, evaluate, report, subjects_table, trial_predictions, window_predictions
 from training.processes import Processes
 from training.trial import StudyTrial

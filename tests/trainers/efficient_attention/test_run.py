@@ -12,12 +12,8 @@ from data.eeg.load import load_eeg
 from tests.running import client, run_trainer, runs
 from tests.trainers.eeg_transformer.test_run import TINY, result
 from trainers.efficient_attention.conclusion import at_tokens, conclusion, labelling_figure
-from trainers.efficient_attention.run import (
-    PRESETS,
-    EfficientAttentionConfig,
-    check_recordings,
-    run_efficient_attention,
-)
+from trainers.efficient_attention.config import PRESETS, EfficientAttentionConfig
+from trainers.efficient_attention.run import check_recordings, run_efficient_attention
 from trainers.efficient_attention.scaling import (
     build_layer,
     crossover,
@@ -116,8 +112,7 @@ def test_at_the_models_length_the_nearest_measured_one_speaks_for_itself() -> No
     found = at_tokens(["linear", "local"], seconds, 41)
     assert found == (
         "- At 39 tokens, the measured length nearest to the 41 of an EEG window, faster than exact attention in a "
-        "layer of d_model "
-        "128 with 8 heads: linear (2.00 times), local (1.25 times)."
+        "layer of d_model 128 with 8 heads: linear (2.00 times), local (1.25 times)."
     )
     assert "At 160 tokens" in at_tokens(["linear"], seconds, 90)
     assert at_tokens(["linear"], seconds, 7) == (

@@ -18,7 +18,8 @@ from tests.data.images.image_trees import write_celeba
 from tests.running import client, environment, run_trainer, runs
 from tracking.registry.evaluations import evaluations_in
 from tracking.registry.models import load_program, run_of
-from trainers.fid.run import PRESETS, FidConfig, run_fid
+from trainers.fid.config import PRESETS, FidConfig
+from trainers.fid.run import run_fid
 from training.config import parse_config
 from training.generators.digit_features import train_classifier
 from training.generators.stored import load_critic, load_generator

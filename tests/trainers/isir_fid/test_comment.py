@@ -6,7 +6,8 @@ import torch
 from common.errors import InputError
 from evaluation.features import Features
 from models.gan.isir import Chains
-from trainers.isir_fid.run import PRESETS, IsirFidConfig, Sampled, comment, verdict
+from trainers.isir_fid.config import PRESETS, IsirFidConfig
+from trainers.isir_fid.run import Sampled, comment, verdict
 from training.config import parse_config
 
 

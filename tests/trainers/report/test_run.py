@@ -24,8 +24,9 @@ from tests.conftest import ROOT
 from tests.running import client, environment, runs
 from tests.tracking.servers import Server, free_port
 from tracking.reading import Reader
+from trainers.report.config import PRESETS, ReportConfig
 from trainers.report.figures import small_picture
-from trainers.report.run import PRESETS, ReportConfig, run_report
+from trainers.report.run import run_report
 from trainers.report.tables import benchmark_table, benchmark_tables
 from training.config import parse_config
 

@@ -16,17 +16,9 @@ from torch import nn
 from common.errors import InputError
 from evaluation.distances import smoothed_kl_slope
 from tests.running import client, command, environment, run_trainer, runs
+from trainers.theory.config import PRESETS, TheoryConfig
 from trainers.theory.networks import GENERATOR_LOSSES, Opponent, generate, penalised_slope
-from trainers.theory.run import (
-    PRESETS,
-    Row,
-    TheoryConfig,
-    corrections,
-    descend,
-    descents,
-    largest_errors,
-    verdict,
-)
+from trainers.theory.run import Row, corrections, descend, descents, largest_errors, verdict
 from training.config import parse_config
 
 

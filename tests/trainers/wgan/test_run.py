@@ -26,8 +26,9 @@ from models.gan.networks import Critic, Generator
 from models.sync_norm import synchronise_batch_norms
 from tests.data.images.image_trees import write_celeba
 from tests.running import client, command, environment, history, run_trainer, runs
+from trainers.wgan.config import WganConfig
 from trainers.wgan.loop import METRICS, Training, sample_images, train
-from trainers.wgan.run import WganConfig, check_resumable, evaluate, lost_critic
+from trainers.wgan.run import check_resumable, evaluate, lost_critic
 from training.config import as_params
 from training.processes import Processes
 from training.step_log import NotFinite, StepLog

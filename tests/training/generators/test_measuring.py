@@ -13,11 +13,13 @@ from common.errors import InputError
 from data.images.load import ImageSet
 from evaluation.features import Extractor, Features, network_extractor
 from evaluation.frechet import Gaussian
-from trainers.fid.run import PRESETS, FidConfig
-from trainers.isir_fid.run import PRESETS as ISIR_PRESETS
-from trainers.isir_fid.run import IsirFidConfig, Laboratory
+from trainers.fid.config import PRESETS, FidConfig
+from trainers.isir_fid.config import PRESETS as ISIR_PRESETS
+from trainers.isir_fid.config import IsirFidConfig
+from trainers.isir_fid.run import Laboratory
 from training.config import parse_config
-from training.generators.measuring import MeasureConfig, Reference, check_count, measure_reference, scores
+from training.generators.config import MeasureConfig
+from training.generators.measuring import Reference, check_count, measure_reference, scores
 from training.generators.stored import StoredNetwork
 from training.processes import Processes
 

@@ -1,0 +1,102 @@
+"""What the network looks at: attention over time, and the channels it needs."""
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from data.eeg.figures import scalp_map
+from data.eeg.load import EegData
+from data.eeg.windows import Windows
+from evaluation.classification import CLASSES
+from models.eeg.transformer import EegTransformer
+from tracking.run import Run
+from tracking.silent_run import SilentRun
+from trainers.eeg_transformer.config import EegTransformerConfig
+from training.eeg.folds import Outcome
+
+DISPLAYED = 1024
+"""Test windows that the figures of what the network looks at are made from."""
+
+
+@torch.no_grad()
+def attention_by_class(
+    network: EegTransformer, windows: Windows, chosen: np.ndarray, device: torch.device
+) -> np.ndarray:
+    """Mean attention [n_classes (true), n_queries, n_tokens] of class queries (or the token) over the windows of each
+    class.
+    """
+    network.eval()
+    maps = torch.cat(
+        [
+            network.attention_over_time(windows.gather(part).to(device)).cpu()
+            for part in np.array_split(chosen, 8)
+            if len(part)
+        ]
+    )
+    label = windows.label[chosen]
+    return np.stack([maps[torch.from_numpy(label == c)].mean(0).numpy() for c in (0, 1)])
+
+
+@torch.no_grad()
+def occlusion(network: nn.Module, windows: Windows, chosen: np.ndarray, device: torch.device) -> np.ndarray:
+    """How much log-probability of the true class is lost when a channel is set to zero, [n_chans], mean over the
+    windows.
+
+    With align=euclidean it is the aligned channel: the symmetric whitening leaves each of them nearest to its own
+    electrode.
+    """
+    network.eval()
+    x, y = windows.gather(chosen).to(device), torch.from_numpy(windows.label[chosen]).to(device)
+
+    def log_p(batch: torch.Tensor) -> float:
+        return float(network(batch).log_softmax(1).gather(1, y[:, None]).mean())
+
+    whole = log_p(x)
+    loss = []
+    for channel in range(x.shape[1]):
+        occluded = x.clone()
+        occluded[:, channel] = 0
+        loss.append(whole - log_p(occluded))
+    return np.array(loss)
+
+
+def attention_figure(maps: np.ndarray, config: EegTransformerConfig, sfreq: float) -> Figure:
+    """A panel for each true class: attention of each class query, or of the class token, against the middle of the
+    slice.
+    """
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    middles = (np.arange(maps.shape[2]) * config.patch_stride + config.patch_len / 2) / sfreq
+    for axis, true, rows in zip(figure.subplots(1, 2, sharey=True), CLASSES, maps, strict=True):
+        queries = [f"query {name}" for name in CLASSES] if len(rows) == len(CLASSES) else ["class token"]
+        for query, row in zip(queries, rows, strict=True):
+            axis.plot(middles, row, marker=".", label=query)
+        axis.axhline(1 / maps.shape[2], color="grey", linestyle=":", linewidth=0.8)
+        axis.set_title(f"windows of {true} fist", fontsize=9)
+        axis.set_xlabel("seconds from the start of the window")
+        axis.legend(frameon=False, fontsize=8)
+    figure.suptitle(f"{config.dataset}: what is attended to, last layer (dotted: evenly)", fontsize=10)
+    return figure
+
+
+def record_explanations(
+    run: Run | SilentRun,
+    config: EegTransformerConfig,
+    data: EegData,
+    windows: Windows,
+    outcome: Outcome,
+    device: torch.device,
+) -> str:
+    """Attention over time and a topomap of channel occlusion, from the last fold's network and its test windows."""
+    fold, network = outcome.last_fold, outcome.last_networks["transformer"]
+    chosen = fold.test[np.linspace(0, len(fold.test) - 1, min(DISPLAYED, len(fold.test))).astype(int)]
+    exact = config.pool == "decoder" or (config.pool == "cls" and config.attention in ("sdpa", "softmax"))
+    if isinstance(network, EegTransformer) and exact:
+        maps = attention_by_class(network, windows, chosen, device)
+        run.log_figure(attention_figure(maps, config, data.sfreq), "figures/attention.png")
+    loss = occlusion(network, windows, chosen, device)
+    title = f"{config.dataset}: log-probability lost without the channel, {fold.name}"
+    run.log_figure(scalp_map(loss, data, title, "nats"), "figures/occlusion.png")
+    run.log_dict({name: float(value) for name, value in zip(data.ch_names, loss, strict=True)}, "occlusion.json")
+    highest = [data.ch_names[i] for i in np.argsort(loss)[::-1][:5]]
+    return f"- Channels whose absence costs most: {', '.join(highest)}.\n"

@@ -1,0 +1,61 @@
+"""The parameters of `isir_fid`."""
+
+from typing import Any, Literal
+
+from pydantic import model_validator
+from pydantic.dataclasses import dataclass
+
+from evaluation.frechet import MIN_IMAGES
+from training.config import CONFIG, Floats, Integers, OptionalStr, Strings, option
+from training.generators.config import MeasureConfig
+
+SAMPLERS = ("importance", "density", "ex2mcmc", "mala")
+"""I-SIR with either weight; I-SIR and MALA in turn, and MALA alone, both for the target of `weights`."""
+
+
+@dataclass(frozen=True, config=CONFIG)
+class IsirFidConfig(MeasureConfig):
+    """Sample a generator with its latent distribution corrected by its critic (I-SIR), and measure the gain over plain
+    sampling.
+    """
+
+    critic_uri: OptionalStr = option(None, "critic; not given: the one that the generator's run registered")
+    samplers: Strings = option(SAMPLERS, "samplers to compare with plain sampling, separated by commas")
+    weights_of_mala: Literal["importance", "density"] = option(
+        "importance", "whose target ex2mcmc and mala sample: importance, q exp(beta D); density, q^2 exp(beta D)"
+    )
+    beta: float = option(1.0, "scale of the critic in the weights; a WGAN critic's own scale means nothing")
+    n_iterations: int = option(10, "N_i: iterations of a chain", ge=1)
+    n_particles: int = option(10, "N_p: fresh particles per iteration", ge=1)
+    mala_steps: int = option(3, "MALA steps per iteration of ex2mcmc and mala", ge=1)
+    step_size: float = option(0.02, "step h of MALA: z + h grad log p + sqrt(2 h) noise", gt=0)
+    bootstrap: int = option(200, "bootstrap draws for the intervals of the differences", ge=20)
+    n_sweep: int = option(
+        500, "chains of each point of the sweeps; more than the features have dimensions", ge=MIN_IMAGES
+    )
+    sweep_particles: Integers = option((1, 3, 30), "N_p of the sweep over particles, at n_iterations, or none")
+    sweep_beta: Floats = option((0.1, 0.3, 3.0), "beta of the sweep over the critic's scale, or none")
+    chunk_images: int = option(256, "images in memory at once while sampling; the results do not depend on it", ge=16)
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> "IsirFidConfig":
+        unknown = [name for name in self.samplers if name not in SAMPLERS]
+        if unknown or not self.samplers:
+            raise ValueError(f"samplers: {', '.join(unknown) or 'none given'}; allowed are {', '.join(SAMPLERS)}")
+        if min(self.sweep_particles, default=1) < 1:
+            raise ValueError(f"sweep_particles: {self.sweep_particles} has a number of particles below 1")
+        return self
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {"n_images": 1000, "n_iterations": 5, "n_sweep": 300, "sweep_beta": (0.3, 3.0)},
+    "celeba": {
+        "features": "inception",
+        "n_images": 50_000,
+        "n_reference": 50_000,
+        "split": "all",
+        "dataset": "celeba",
+        "n_sweep": 10_000,
+        "bootstrap": 100,
+    },
+}

@@ -1,0 +1,68 @@
+"""The trials, windows and folds of an EEG trainer."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.errors import InputError
+from data.eeg.align import AlignedWindows
+from data.eeg.load import EegData, Preprocessing, load_eeg
+from data.eeg.recording import fir_kernel
+from data.eeg.splits import Fold, make_folds
+from data.eeg.windows import Windows
+from models.eeg.align import mean_covariance, whitening
+from training.eeg.config import EegConfig
+
+SHRINKAGE = 0.05
+"""Of the covariances that align=euclidean whitens by, see models/eeg/align.py."""
+
+
+def load_data(config: EegConfig, quiet: bool) -> tuple[EegData, Windows, list[Fold]]:
+    """The trials, their windows and the folds, checked for leaks."""
+    preprocessing = Preprocessing(l_freq=config.l_freq, h_freq=config.h_freq, tmin=config.tmin, tmax=config.tmax)
+    half = len(fir_kernel(preprocessing.sfreq, config.l_freq, config.h_freq)) // 2
+    if preprocessing.n_times <= half:  # the registered classifier mirrors half a kernel at an epoch's ends
+        raise InputError(
+            f"tmin={config.tmin:g}, tmax={config.tmax:g}: trials of {preprocessing.n_times} samples are no longer than "
+            f"half the band-pass filter of {config.l_freq:g} to {config.h_freq:g} Hz; give at least {half + 1} "
+            f"samples, {(half + 1) / preprocessing.sfreq:.2f} s"
+        )
+    data = load_eeg(
+        config.dataset,
+        config.cache_dir,
+        config.data_dir,
+        config.subjects,
+        config.runs,
+        preprocessing,
+        exclude=config.exclude,
+        on_bad=config.on_bad,
+        checksums=config.checksums,
+        quiet=quiet,
+    )
+    make = data.windows if config.windows == "views" else data.torcheeg_windows
+    windows: Windows = make(config.window, config.overlap)
+    if config.align == "euclidean":
+        windows = align(windows, data, config.split)
+    fold_seed = config.seed if config.fold_seed is None else config.fold_seed
+    folds = make_folds(windows, config.split, config.n_folds, config.validation_share, fold_seed)
+    return data, windows, folds[: config.run_folds or None]
+
+
+def group_covariances(data: EegData, split: str) -> tuple[Tensor, np.ndarray]:
+    """Mean covariances [n_groups, n_chans, n_chans], square microvolts, and the group of each trial.
+
+    A group is a subject, or, in within_subject, a run.
+    """
+    names = data.subject if split == "cross_subject" else data.subject * 1000 + data.run
+    groups, group = np.unique(names, return_inverse=True)
+    trials = (torch.from_numpy(np.asarray(data.trials[group == k])) for k in range(len(groups)))
+    return torch.stack([mean_covariance(1e6 * x) for x in trials]), group
+
+
+def align(windows: Windows, data: EegData, split: str) -> AlignedWindows:
+    """The windows of every subject (or, in within_subject, of every run) whitened by the mean covariance of all their
+    trials.
+    """
+    covariances, group = group_covariances(data, split)
+    matrices = torch.stack([whitening(covariance, SHRINKAGE) for covariance in covariances])
+    return AlignedWindows(windows, matrices.float().numpy(), group[windows.trial])
