@@ -18,8 +18,8 @@ from common.errors import InputError
 from models.gan import mimicry
 from tests.running import client, environment, runs
 from tracking.registry.evaluations import evaluations_in
-from trainers.fid.run import run as fid
-from trainers.isir_fid.run import run as isir_fid
+from trainers.fid import run as fid
+from trainers.isir_fid import run as isir_fid
 from training.generators.import_mimicry import main
 from training.generators.stored import load_critic, load_generator
 
