@@ -22,8 +22,8 @@ def plot_distances(rows: Sequence[DistanceRow], sigmas: Sequence[float], gp_scal
     fine = np.linspace(-1.1 * span, 1.1 * span, 441)
     figure = Figure(figsize=(14, 4.2), layout="constrained")
     kl, js, wasserstein = figure.subplots(1, 3)
-    _plot_smoothed(kl, "KL", rows, fine, sigmas)
-    _plot_smoothed(js, "JS", rows, fine, sigmas)
+    _plot_smoothed(kl, "KL", rows=rows, offsets=fine, sigmas=sigmas)
+    _plot_smoothed(js, "JS", rows=rows, offsets=fine, sigmas=sigmas)
     _plot_computed(js, rows, "trained discriminator", marker="^")
     _plot_computed(wasserstein, rows, "transport of samples", marker="s")
     _plot_computed(wasserstein, rows, "trained critic", marker="x")
@@ -46,14 +46,14 @@ def plot_distances(rows: Sequence[DistanceRow], sigmas: Sequence[float], gp_scal
 
 
 def _plot_smoothed(
-    axis: Axes, distance: Literal["KL", "JS"], rows: Sequence[DistanceRow], fine: np.ndarray, sigmas: Sequence[float]
+    axis: Axes, distance: Literal["KL", "JS"], rows: Sequence[DistanceRow], offsets: np.ndarray, sigmas: Sequence[float]
 ) -> None:
-    """The smoothed distance for every sigma: its formula over the offsets `fine`, and the values computed on a grid."""
+    """The smoothed distance for every sigma: its formula over `offsets`, and the values computed on a grid."""
     formula = {"KL": distances.smoothed_kl, "JS": distances.smoothed_js}[distance]
     for sigma, colour in zip(sigmas, _colours(len(sigmas)), strict=True):
         way = f"smoothed, sigma {sigma:g}"
         computed = [row for row in rows if (row.distance, row.way) == (distance, way)]
-        axis.plot(fine, [formula(d, sigma) for d in fine], color=colour, label=way)
+        axis.plot(offsets, [formula(d, sigma) for d in offsets], color=colour, label=way)
         axis.plot([r.offset for r in computed], [r.computed for r in computed], "o", color=colour, markersize=4)
 
 
