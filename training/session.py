@@ -147,15 +147,19 @@ class Session:
             self.run.finish("KILLED")
             return True
         if isinstance(error, NotFinite):
-            self.status = 1
-            self._fail(error)
+            self._end_not_finite(error)
             return True
         self.run.__exit__(kind, error, trace)
         return False
 
-    def _fail(self, reason: NotFinite) -> None:
-        self.run.set_tags({"error": str(reason)})
+    def fail(self, reason: str) -> None:
+        """End the run FAILED after all was recorded: its figures are not to be trusted. The exit status is 1."""
+        self.status = 1
+        self.run.set_tags({"error": reason})
         self.run.finish("FAILED")
+
+    def _end_not_finite(self, reason: NotFinite) -> None:
+        self.fail(str(reason))
         kept = self.run.checkpoint_path if self.run.checkpoint_path.exists() else "none, it was the first steps"
         print(
             f"error: {reason}; the run is marked failed; last good checkpoint: {kept}. {self.advice}", file=sys.stderr
