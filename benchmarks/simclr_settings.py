@@ -38,7 +38,8 @@ from models.eeg.augment import NAMES
 from models.eeg.simclr import ChannelClassifier
 from trainers.eeg_simclr.config import PRESETS, EegSimclrConfig, frozen_fit
 from trainers.eeg_simclr.frozen import all_features, encode_windows, fit_probe
-from trainers.eeg_simclr.run import begin_pretraining, build_network
+from trainers.eeg_simclr.networks import build_network
+from trainers.eeg_simclr.pretraining import begin_pretraining
 from training.config import parse_config
 from training.eeg.fit import Fit, predict
 from training.eeg.load import align

@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from common.errors import run_main
 from data.images.load import ImageBatches, load_images
@@ -30,7 +29,7 @@ from evaluation.features import extract, network_extractor
 from evaluation.frechet import Gaussian, frechet_distance
 from models.gan.digit_features import DigitClassifier, DigitFeatures
 from trainers.wgan.config import PRESETS, WganConfig, build_networks
-from trainers.wgan.loop import METRICS, Training, sample_images, train
+from trainers.wgan.loop import METRICS, Training, sample_images, training_steps
 from training.config import parse_config
 from training.generators.digit_features import train_classifier
 
@@ -63,17 +62,7 @@ def run(setting: str, seed: int, features: Path) -> dict[str, float]:
         ema_decay=config.ema_decay,
         seed=seed,
     )
-    rows: list[Tensor] = []
-    train(
-        G,
-        D,
-        batches,
-        config.n_dis,
-        config.gp_scale,
-        steps=config.steps,
-        training=training,
-        after_step=lambda training, metrics: bool(rows.append(metrics)),
-    )
+    rows = list(training_steps(training, batches, n_dis=config.n_dis, gp_scale=config.gp_scale, steps=config.steps))
     norms = torch.stack(rows)[SETTLED:, METRICS.index("input_gradient_norm")]
     classifier = DigitClassifier().eval()
     classifier.load_state_dict(torch.load(features))

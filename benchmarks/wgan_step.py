@@ -19,7 +19,7 @@ from torch import Tensor
 
 from models.gan import mimicry
 from models.gan.networks import Critic, Generator
-from trainers.wgan.loop import Training, train
+from trainers.wgan.loop import Training, training_steps
 from training.processes import Processes
 
 
@@ -74,7 +74,8 @@ def our_step(args: argparse.Namespace, batches: list[Tensor]) -> Callable[[], No
     processes = Processes(0, 1, torch.device(args.device))
 
     def step() -> None:
-        train(G, D, batches, args.n_dis, 10.0, steps=training.step + 1, training=training, processes=processes)
+        steps = training.step + 1
+        next(training_steps(training, batches, args.n_dis, gp_scale=10.0, steps=steps, processes=processes))
 
     return step
 

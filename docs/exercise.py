@@ -113,7 +113,7 @@ source(loss_D, loss_G, loss_GP)
 # %%
 from data.images.load import ImageBatches, load_images
 from evaluation.figures import image_grid, loss_curves, picture
-from trainers.wgan.loop import METRICS, Training, sample_images, train
+from trainers.wgan.loop import METRICS, Training, sample_images, train, training_steps
 
 images = load_images("digits", 32, "train", cache_dir=cache, progress=False)
 dataloader = ImageBatches(images, batch_size=32, seed=0, device="cpu", flip=False)
@@ -124,19 +124,12 @@ print(f"{len(images):,} images, batches {list(next(dataloader).shape)} in [-1, 1
 # ## Training: `train(G, D, dataloader, n_dis, gp_scale)`
 
 # %%
+source(training_steps)
 source(train)
 
 # %%
-history = []
-
-
-def note(training, metrics):
-    """After every step: keep its metrics; True would stop the training."""
-    history.append(metrics.tolist())
-    return False
-
-
-train(G, D, dataloader, n_dis=2, gp_scale=10.0, steps=120, training=training, after_step=note)
+# What `train` does, step by step, with the metrics of each step kept
+history = [metrics.tolist() for metrics in training_steps(training, dataloader, n_dis=2, gp_scale=10.0, steps=120)]
 curves = dict(zip(METRICS, np.array(history).T.tolist(), strict=True))
 panels = {
     "losses": {"critic": curves["critic_loss"], "generator": curves["generator_loss"]},

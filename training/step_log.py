@@ -10,10 +10,7 @@ from torch import Tensor
 from tracking.run import Run
 from tracking.silent_run import SilentRun
 from training.processes import Processes
-
-
-class NotFinite(Exception):
-    """A loss became NaN or infinite."""
+from training.session import NotFinite
 
 
 class StepLog:

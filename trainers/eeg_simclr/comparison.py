@@ -20,7 +20,6 @@ from models.eeg.simclr import Chosen, pooled_features
 from tracking.run import Run
 from tracking.silent_run import SilentRun
 from training.eeg.config import EegConfig
-from training.eeg.folds import Outcome
 from training.eeg.results import Result, evaluate, window_predictions
 
 NAMES = ("simclr", "scratch", "frozen", "probe", "random_probe")
@@ -48,19 +47,23 @@ def percent(share: float) -> str:
     return f"{100 * share:g}"
 
 
-def results_by_share(outcome: Outcome, windows: Windows, shares: Sequence[float]) -> Table:
-    """The figures of every network at every share of the labels, largest share first."""
+Fits = Mapping[str, Sequence[Mapping[str, Any]]]
+"""{network: its finished fit on each fold}."""
+
+
+def results_by_share(
+    fits: Mapping[float, Fits], results: Mapping[str, Result], windows: Windows, folds: Sequence[Fold]
+) -> Table:
+    """The figures of every network at every share of the labels, largest share first. results: of all labels."""
     table: Table = {}
-    for share in shares:
+    for share in sorted(fits, reverse=True):
         table[share] = {}
         for name in NAMES:
             if share == 1:
-                table[share][name] = outcome.results[name]
+                table[share][name] = results[name]
                 continue
-            fits = [outcome.done[f"{name}_{percent(share)}_fold{i + 1}"] for i in range(len(outcome.folds))]
-            table[share][name] = evaluate(
-                window_predictions([fit["log_p"].numpy() for fit in fits], windows, outcome.folds)
-            )
+            log_p = [fit["log_p"].numpy() for fit in fits[share][name]]
+            table[share][name] = evaluate(window_predictions(log_p, windows, folds))
     return table
 
 
@@ -216,7 +219,7 @@ def embeddings_figure(
     return figure
 
 
-def tau_rows(done: Mapping[str, dict[str, Any]], windows: Windows, fold: Fold) -> dict[float, dict[str, float]]:
+def tau_rows(done: Mapping[str, Mapping[str, Any]], windows: Windows, fold: Fold) -> dict[float, dict[str, float]]:
     """{tau: alignment and uniformity after pre-training, accuracy of the probe on the validation windows}."""
     rows = {}
     for key, fit in done.items():
@@ -237,19 +240,26 @@ def record_comparison(
     config: EegConfig,
     data: EegData,
     windows: Windows,
-    outcome: Outcome,
-    shares: Sequence[float],
+    folds: Sequence[Fold],
+    fits: Mapping[float, Fits],
+    results: Mapping[str, Result],
+    done: Mapping[str, Mapping[str, Any]],
+    shown: Mapping[str, nn.Module],
     device: torch.device,
 ) -> str:
-    """Log figures and metrics of the comparison; its text for the report."""
+    """Log figures and metrics of the comparison; its text for the summary.
+
+    fits: of each share of the labels. done: all that is finished, with the pre-trainings under "pretrain_<fold>" and
+    the probes of the temperatures. shown: networks of the last fold whose embeddings are drawn.
+    """
     what = f"{config.dataset}, {config.split}"
-    table = results_by_share(outcome, windows, shares)
-    baselines = {name: result for name, result in outcome.results.items() if name not in NAMES}
+    table = results_by_share(fits, results, windows, folds)
+    baselines = {name: result for name, result in results.items() if name not in NAMES}
     run.log_figure(shares_figure(table, baselines, f"Does pre-training help? {what}"), "figures/label_fractions.png")
-    starts = {key: fit for key, fit in outcome.done.items() if key.startswith("pretrain_")}
+    starts = {key: fit for key, fit in done.items() if key.startswith("pretrain_")}
     plain = {key.removeprefix("pretrain_"): fit["curve"] for key, fit in starts.items() if "_tau_" not in key}
     run.log_figure(pretraining_figure(plain, f"pre-training: {what}"), "figures/pretraining.png")
-    taus = tau_rows(outcome.done, windows, outcome.folds[0])
+    taus = tau_rows(done, windows, folds[0])
     if taus:
         x = sorted(taus)
         panels = {
@@ -258,8 +268,7 @@ def record_comparison(
         run.log_figure(
             lines(panels, f"Temperature of NT-Xent, first fold's validation: {what}"), "figures/tau_sweep.png"
         )
-    shown = {"pre-trained": outcome.last_networks["frozen"], "fine-tuned": outcome.last_networks["simclr"]}
-    fold = outcome.last_fold
+    fold = folds[-1]
     figure = embeddings_figure(shown, windows, fold, device, config.seed, f"Test windows of {fold.name}: {what}")
     run.log_figure(figure, "figures/embeddings.png")
     metrics: dict[str, float] = {}

@@ -2,16 +2,28 @@
 them.
 """
 
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
+from data.eeg.recording import CHANNELS
+from data.eeg.splits import Fold
 from data.eeg.windows import Windows
 from models.eeg.simclr import ChannelClassifier, LinearProbe
+from trainers.eeg_simclr.config import EegSimclrConfig
+from trainers.eeg_simclr.networks import N_MOTOR, build_network
 from training.eeg.config import EegConfig
-from training.eeg.fit import autocast
+from training.eeg.fit import autocast, seeded
+from training.session import Session
+
+ENCODED_AT_MOST = 2**31
+"""Bytes of a frozen encoder's features that are kept."""
 
 AT_A_TIME = 64
 """Windows that are encoded together."""
@@ -85,3 +97,56 @@ def fit_probe(
         bias = float(model.intercept_[0]) / 2
         network.linear.bias.copy_(torch.tensor([-bias, bias]))
         return network.classify(torch.from_numpy(features[asked]).to(network.mean.device)).double().cpu()
+
+
+class FrozenEncoder:
+    """A frozen encoder, and its features of all windows: computed when first asked for, since they differ in no epoch.
+
+    weights: of the encoder; None: an untrained one, its weights drawn from the seed.
+    """
+
+    def __init__(
+        self, config: EegSimclrConfig, weights: Mapping[str, Tensor] | None, windows: Windows, device: torch.device
+    ) -> None:
+        self.config, self.weights, self.windows, self.device = config, weights, windows, device
+
+    def network(self, name: str, encoded: bool = False) -> nn.Module:
+        """A network called `name` on this encoder, its head drawn from the seed, on the CPU."""
+        with seeded(self.config.seed):
+            network = build_network(self.config, name, encoded)
+        if self.weights is not None:
+            network.encoder.load_state_dict(self.weights)  # type: ignore[union-attr]
+        return network
+
+    @cached_property
+    def pooled(self) -> np.ndarray:
+        """The probe's features of every window, float32 [n_windows, n]."""
+        return all_features(self.network("probe").to(self.device), self.windows, self.config, self.device)
+
+    @cached_property
+    def encoded(self) -> EncodedWindows:
+        """All windows as the head on the frozen encoder is given them."""
+        network = self.network("frozen").to(self.device)
+        assert isinstance(network, ChannelClassifier)
+        return encode_windows(network, self.windows, self.config, self.device)
+
+    def may_encode(self) -> bool:
+        """Whether `encoded` fits into the memory, and is the same in every epoch: not where windows are augmented."""
+        c = self.config
+        n_channels = N_MOTOR if c.channels == "motor" else len(CHANNELS)
+        steps = c.window // max(c.decimate, c.head_pool // 2)
+        return not c.augment and 4 * len(self.windows) * n_channels * c.n_features * steps < ENCODED_AT_MOST
+
+
+def probe_once(
+    session: Session, key: str, frozen: FrozenEncoder, fold: Fold, label: np.ndarray, asked: np.ndarray
+) -> dict[str, Any]:
+    """The finished linear probe `key`: logistic regression (scikit-learn) on the frozen encoder's pooled features,
+    trained on the fold's training windows. Its "log_p" are those of the windows `asked`.
+    """
+    if key in session.done:
+        return session.done[key]
+    network = frozen.network("probe").to(session.device)
+    log_p = fit_probe(network, frozen.pooled, label, fold.train, asked)
+    weights = {name: value.detach().cpu() for name, value in network.state_dict().items()}
+    return session.finish(key, {"log_p": log_p if len(asked) else None, "weights": weights, "curve": []})

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,15 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
-from data.eeg.pool import ChannelPool
-from data.eeg.windows import WindowBatches
+from common.progress import Progress
+from data.eeg.load import EegData
+from data.eeg.pool import ChannelPool, check_pretraining, pretraining_rows
+from data.eeg.splits import Fold
+from data.eeg.windows import WindowBatches, Windows
 from models.eeg.augment import AugmentRanges, recombine, views
 from models.eeg.nt_xent import alignment, nt_xent, uniformity
 from models.sync_norm import synchronise_batch_norms
 from tracking.checkpoint import restore_optimizer
+from trainers.eeg_simclr.config import SFREQ, EegSimclrConfig, augment_ranges
+from trainers.eeg_simclr.networks import build_encoder, build_projector
 from training.eeg.config import EegConfig
-from training.eeg.fit import warm_cosine
+from training.eeg.fit import seeded, warm_cosine
+from training.eeg.load import align
 from training.processes import Processes, average_gradients
+from training.session import NotFinite, Session
 
 MONITORED = 128
 """Validation windows, at most, that the loss after each epoch is measured on."""
@@ -115,7 +122,7 @@ class Pretraining:
             losses.append(loss.detach())
         train_loss = self.processes.mean(torch.stack(losses).mean()).item()
         if not math.isfinite(train_loss):
-            raise FloatingPointError(f"pre-training, epoch {self.epoch + 1}: the loss is {train_loss}")
+            raise NotFinite(f"pre-training, epoch {self.epoch + 1}: the loss is {train_loss}")
         point = {"train_loss": train_loss, **self.monitor()}
         if point["validation_loss"] <= self.best_loss:
             self.best_loss, self.best = point["validation_loss"], copy.deepcopy(self.network.state_dict())
@@ -191,3 +198,85 @@ def gathered_nt_xent(z_a: Tensor, z_b: Tensor, tau: float, trial: Tensor | None,
         return torch.cat(parts)
 
     return nt_xent(gathered(z_a), gathered(z_b), tau, None if trial is None else gathered(trial))
+
+
+def begin_pretraining(
+    config: EegSimclrConfig,
+    pool: ChannelPool,
+    rows: np.ndarray,
+    validation: np.ndarray,
+    processes: Processes,
+    pool_fingerprint: str = "",
+) -> Pretraining:
+    """The pre-training that `config` asks for, on the rows of a pool, its networks drawn from the seed."""
+    with seeded(config.seed):
+        encoder, projector = build_encoder(config), build_projector(config)
+    return Pretraining(
+        config=config,
+        encoder=encoder,
+        projector=projector,
+        pool=pool,
+        train=rows,
+        validation=validation,
+        ranges=augment_ranges(config, SFREQ),
+        augmentations=config.augmentations,
+        n_applied=config.n_augmentations,
+        processes=processes,
+        tau=config.tau,
+        epochs=config.pretrain_epochs,
+        pairs=config.pretrain_batch,
+        channels_per_window=config.channels_per_window,
+        lr=config.pretrain_lr,
+        weight_decay=config.pretrain_weight_decay,
+        mask_same_trial=config.mask_same_trial,
+        pool_fingerprint=pool_fingerprint,
+    )
+
+
+def build_pool(config: EegSimclrConfig, data: EegData, windows: Windows, unlabelled: EegData | None) -> ChannelPool:
+    """All windows to pre-train on: of the trials, and of further recordings without labels, aligned alike."""
+    sources = [(data, windows)]
+    if unlabelled is not None:
+        further: Windows = unlabelled.windows(config.window, config.overlap)
+        aligned = config.align == "euclidean"
+        sources.append((unlabelled, align(further, unlabelled, config.split) if aligned else further))
+    return ChannelPool(sources, config.window, config.time_shift)
+
+
+def pretraining_key(fold: Fold) -> str:
+    """Where the finished pre-training for a fold stands in the checkpoint."""
+    return f"pretrain_{fold.name.replace(' ', '_')}"
+
+
+def pretrain_once(
+    session: Session,
+    progress: Progress,
+    key: str,
+    config: EegSimclrConfig,
+    pool: ChannelPool,
+    windows: Windows,
+    fold: Fold,
+    unlabelled: EegData | None,
+    judge: Callable[[Pretraining], None] | None = None,
+) -> dict[str, Any]:
+    """The finished pre-training `key` for the training people of `fold`, without a label: made now, or by an earlier
+    process of the run. {"weights": of the encoder, "projector": ..., "curve": ...}.
+
+    judge: called after every epoch, to report to a study.
+    """
+    if key in session.done:
+        progress.advance(config.pretrain_epochs)
+        return session.done[key]
+    rows = pretraining_rows(pool, windows, fold, config.split)
+    check_pretraining(pool, rows, windows, fold, config.split)
+    fingerprint = "" if unlabelled is None else unlabelled.fingerprint
+    work = begin_pretraining(config, pool, rows, fold.validation, session.processes, pool_fingerprint=fingerprint)
+    session.restore(key, work)
+    progress.advance(work.epoch)
+    for point in session.epochs(key, work):
+        session.run.log_metrics({f"{key}_{name}": value for name, value in point.items()}, step=work.epoch)
+        progress.advance(note=f"{key}: validation loss {point['validation_loss']:.3f}")
+        if judge is not None:
+            judge(work)
+    progress.advance(config.pretrain_epochs - work.epoch)
+    return session.finish(key, work.result())

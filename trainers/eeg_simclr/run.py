@@ -1,17 +1,17 @@
-"""Contrastive pre-training on EEG channels, then classification of imagined fist movement: `mlflow run . -e
-eeg_simclr`.
+"""Contrastive pre-training on EEG, then classification of imagined fist movements: `mlflow run . -e eeg_simclr`.
 
-Config -> trials, windows, folds -> for each fold: an encoder pre-trained on channels of the training people without
-labels, then fine-tuned, frozen, probed, and the same network trained from scratch, over shares of the labels ->
-baselines on the same folds -> figures over subjects, does pre-training help? -> encoder and classifier for the registry
--> report. training/eeg/folds.py has what all EEG trainers share, config.py the parameters, pretraining.py the
-pre-training; docs/eeg_simclr.md explains.
+`run_eeg_simclr` reads from top to bottom: recordings, windows and folds -> for each fold: an encoder pre-trained on
+channels of the training people without labels, then fine-tuned, frozen, probed, and the same network trained from
+scratch, over shares of the labels -> baselines on the same folds -> figures over subjects: does pre-training help? ->
+encoder and classifier for the registry -> summary. training/eeg/ has what the EEG trainers share; docs/eeg_simclr.md
+explains.
 """
 
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from functools import partial
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,404 +21,229 @@ from torch import nn
 
 from common.progress import Progress
 from data.eeg.load import EegData, Preprocessing, load_eeg
-from data.eeg.pool import ChannelPool, check_pretraining, labelled_share, pretraining_rows
-from data.eeg.recording import CHANNELS
-from data.eeg.splits import Fold
+from data.eeg.pool import ChannelPool, labelled_share
+from data.eeg.splits import Fold, shuffled_labels
 from data.eeg.windows import Windows
-from evaluation.classification import CLASSES
-from models.eeg.simclr import (
-    ChannelClassifier,
-    ChannelEncoder,
-    FeatureClassifier,
-    LinearProbe,
-    Projector,
-    scaled,
-)
-from tracking.registry.models import ModelInfo, log_model
-from tracking.run import Run
-from tracking.silent_run import SilentRun
 from trainers.eeg_simclr.comparison import percent, record_comparison
-from trainers.eeg_simclr.config import PRESETS, SFREQ, SPACE, EegSimclrConfig, augment_ranges, frozen_fit
-from trainers.eeg_simclr.frozen import EncodedWindows, all_features, encode_windows, fit_probe
-from trainers.eeg_simclr.pretraining import Pretraining
-from training.config import as_params, launch_processes, parse_config
-from training.eeg.folds import Outcome, Procedure, Progressing, run_eeg
-from training.eeg.load import align
-from training.eeg.registry import facts_of, register_classifier
-from training.processes import Processes
+from trainers.eeg_simclr.config import PRESETS, EegSimclrConfig, frozen_fit
+from trainers.eeg_simclr.frozen import FrozenEncoder, fit_probe, probe_once
+from trainers.eeg_simclr.networks import OWN, RIVALS
+from trainers.eeg_simclr.pretraining import Pretraining, build_pool, pretrain_once, pretraining_key
+from trainers.eeg_simclr.registry import register_networks
+from training.config import launch_processes, parse_config
+from training.eeg.baselines import build_eegnet, classical_results
+from training.eeg.fit import ADVICE, final_fold, fit_once, seeded
+from training.eeg.load import load_for
+from training.eeg.records import end_with_summary, log_figures, log_recordings, log_results, results_text
+from training.eeg.results import check_leakage, network_results
+from training.session import Session
+from training.summary import render_summary
 from training.trial import StudyTrial
 
-__all__ = ["PRESETS", "SPACE", "EegSimclrConfig", "run_eeg_simclr"]  # what `tune` looks for
-
-OWN = "simclr"
-RIVALS = ("scratch", "frozen", "probe", "random_probe")
-"""Not pre-trained; the head alone on the frozen encoder; a linear probe of it; and of an untrained encoder."""
-
-ENCODED_AT_MOST = 2**31
-"""Bytes of a frozen encoder's features that are kept, of all folds."""
-
-N_MOTOR = 21
-"""The first channels of CHANNELS: the rows FC, C and CP, over the sensorimotor strip."""
-
-# --------------------------------------------------------------------------------------------------------- networks,
-# from config
+WHOLE = 1.0
+"""The share of the labels that is all of them."""
 
 
-def picks(config: EegSimclrConfig) -> list[int] | None:
-    """Numbers of the channels that are classified by, None for all. Pre-training draws from all."""
-    return list(range(N_MOTOR)) if config.channels == "motor" else None
-
-
-def build_encoder(config: EegSimclrConfig) -> ChannelEncoder:
-    """The channel encoder with weights drawn from torch's global generator."""
-    a, b, c, d = config.kernels
-    return ChannelEncoder(config.encoder, config.width, (a, b, c, d), config.n_features, config.decimate)
-
-
-def build_projector(config: EegSimclrConfig) -> Projector:
-    """The projector (C): a channel's features -> what the loss compares."""
-    *widths, d = scaled(config.head_width, 256, 128, 64, 128)
-    return Projector(config.n_features, config.projection_dim, widths, d)
-
-
-def build_network(config: EegSimclrConfig, name: str, encoded: bool = False) -> nn.Module:
-    """The network called `name`: simclr and scratch are alike but for the encoder's first weights. encoded: it is given
-    the encoder's features in the place of windows.
-    """
-    encoder = build_encoder(config)
-    if name.endswith("probe"):
-        return LinearProbe(encoder, len(CHANNELS), config.n_features, len(CLASSES), picks(config))
-    kind = FeatureClassifier if encoded else ChannelClassifier
-    return kind(
-        encoder,
-        len(CHANNELS),
-        config.n_features,
-        len(CLASSES),
-        config.head_width,
-        picks(config),
-        name == "frozen",
-        max(1, config.head_pool // config.decimate),
+def load_unlabelled(config: EegSimclrConfig) -> EegData | None:
+    """The further recordings to pre-train on, without labels; None where none are asked for."""
+    if not config.unlabelled_runs:
+        return None
+    return load_eeg(
+        config.dataset,
+        config.cache_dir,
+        config.data_dir,
+        config.subjects,
+        config.unlabelled_runs,
+        Preprocessing(l_freq=config.l_freq, h_freq=config.h_freq, tmin=config.tmin, tmax=config.tmax),
+        labelled=False,
+        exclude=config.exclude,
+        on_bad=config.on_bad,
+        checksums=config.checksums,
     )
 
 
-# ------------------------------------------------------------------------------------------------- training, in several
-# stages
+def shares_of(config: EegSimclrConfig) -> list[float]:
+    """The shares of the labels, all of them first."""
+    return sorted({*config.label_fractions, WHOLE}, reverse=True)
 
 
-def begin_pretraining(
-    config: EegSimclrConfig,
-    pool: ChannelPool,
-    rows: np.ndarray,
-    validation: np.ndarray,
-    processes: Processes,
-    pool_fingerprint: str = "",
-) -> Pretraining:
-    """The pre-training that `config` asks for, on the rows of a pool, its networks drawn from the seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        encoder, projector = build_encoder(config), build_projector(config)
-    return Pretraining(
-        config,
-        encoder,
-        projector,
-        pool,
-        rows,
-        validation,
-        augment_ranges(config, SFREQ),
-        config.augmentations,
-        config.n_augmentations,
-        processes,
-        tau=config.tau,
-        epochs=config.pretrain_epochs,
-        pairs=config.pretrain_batch,
-        channels_per_window=config.channels_per_window,
-        lr=config.pretrain_lr,
-        weight_decay=config.pretrain_weight_decay,
-        mask_same_trial=config.mask_same_trial,
-        pool_fingerprint=pool_fingerprint,
-    )
+def n_epochs(config: EegSimclrConfig, n_folds: int) -> int:
+    """All epochs of a run, for the progress shown."""
+    pretrainings = n_folds + 1 + len([tau for tau in config.tau_sweep if tau != config.tau])
+    comparisons = n_folds * len(shares_of(config))
+    whole_networks = 2 * comparisons + config.leakage_check + 1 + n_folds * config.baselines
+    return pretrainings * config.pretrain_epochs + whole_networks * config.epochs + comparisons * config.frozen_epochs
 
 
-class Contrast:
-    """What a run trains: for each fold an encoder without labels, then every network of RIVALS and OWN on shares of the
-    labels.
+@dataclass
+class Work:
+    """What every part of a run is trained with."""
 
-    unlabelled: further recordings to pre-train on. The encoders stand in the checkpoint under "pretrain_<fold>".
-    """
+    session: Session
+    progress: Progress
+    config: EegSimclrConfig
+    data: EegData
+    windows: Windows
+    pool: ChannelPool
+    unlabelled: EegData | None
 
-    def __init__(self, config: EegSimclrConfig, unlabelled: EegData | None) -> None:
-        self.config, self.unlabelled = config, unlabelled
-        self.pool: ChannelPool | None = None
-        self.state: Progressing | None = None
-        self.features: dict[str, np.ndarray] = {}  # of all windows, by the fold whose encoder made them
-        self.encoded: dict[str, EncodedWindows] = {}  # likewise
-        self.looked_up: set[str] = set()
-
-    def procedure(self) -> Procedure:
-        return Procedure(self.train, self.also, self.epochs)
-
-    def epochs(self, n_folds: int) -> int:
-        """All epochs of a run, for the progress shown."""
-        c = self.config
-        pretrainings = n_folds + 1 + len([tau for tau in c.tau_sweep if tau != c.tau])
-        comparisons = n_folds * len(self.shares())
-        whole = 2 * comparisons + c.leakage_check + 1  # pre-trained and from scratch
-        return pretrainings * c.pretrain_epochs + whole * c.epochs + comparisons * c.frozen_epochs
-
-    def shares(self) -> list[float]:
-        """The label fractions, 1 among them."""
-        return sorted({*self.config.label_fractions, 1.0}, reverse=True)
-
-    def encoder_weights(
-        self,
-        state: Progressing,
-        windows: Windows,
-        fold: Fold,
-        progress: Progress,
-        tau: float | None = None,
-        look: Callable[[Pretraining], None] | None = None,
-    ) -> dict[str, Any]:
-        """The finished pre-training for `fold`: weights and curves; look: called after every epoch."""
-        config, data = self.config, state.data
-        key = pretraining_key(fold) + (f"_tau_{tau:g}" if tau else "")
-        if key in self.looked_up:
-            return state.done[key]
-        self.looked_up.add(key)  # once through `finish`, which counts its epochs
-        if self.pool is None:
-            sources = [(data, windows)]
-            if self.unlabelled is not None:
-                more: Windows = self.unlabelled.windows(config.window, config.overlap)
-                aligned = config.align == "euclidean"
-                sources.append((self.unlabelled, align(more, self.unlabelled, config.split) if aligned else more))
-            self.pool = ChannelPool(sources, config.window, config.time_shift)
-        pool = self.pool
-        rows = pretraining_rows(pool, windows, fold, config.split)
-        check_pretraining(pool, rows, windows, fold, config.split)
-
-        def make() -> Pretraining:
-            return begin_pretraining(
-                config if tau is None else replace(config, tau=tau),
-                pool,
-                rows,
-                fold.validation,
-                state.processes,
-                "" if self.unlabelled is None else self.unlabelled.fingerprint,
-            )
-
-        return state.finish(key, make, config.pretrain_epochs, progress, look)
-
-    def search(
-        self, state: Progressing, windows: Windows, fold: Fold, label: np.ndarray, progress: Progress
-    ) -> dict[str, Any]:
-        """A study's trial: the pre-training alone, judged by a linear probe on the validation people now and then."""
-        every = max(1, self.config.pretrain_epochs // 4)
-
-        def look(pretraining: Pretraining) -> None:
-            if pretraining.epoch % every and not pretraining.finished:
-                return
-            network = build_network(self.config, "probe").to(state.processes.device)
-            network.encoder.load_state_dict(pretraining.result()["weights"])  # type: ignore[union-attr]
-            features = all_features(network, windows, self.config, state.processes.device)
-            log_p = fit_probe(network, features, label, fold.train, fold.validation)
-            y = torch.from_numpy(label[fold.validation])
-            figures = {
-                "log_loss": float(F.nll_loss(log_p, y)),
-                "accuracy": float((log_p.argmax(1) == y).float().mean()),
-            }
-            measured = state.study_trial.measure(network, windows.gather(fold.validation[:1]))
-            state.study_trial.report(state.run, {**figures, **measured}, pretraining.epoch)
-
-        return self.encoder_weights(state, windows, fold, progress, look=look)
-
-    def train(
-        self,
-        state: Progressing,
-        name: str,
-        key: str,
-        windows: Windows,
-        fold: Fold,
-        label: np.ndarray,
-        progress: Progress,
-        share: float = 1.0,
-    ) -> dict[str, Any]:
-        """The finished fit `key` of network `name` on a share of the fold's labels."""
-        self.state = state
-        if state.study_trial.searching:
-            return self.search(state, windows, fold, label, progress)
-        weights = None
-        if name not in ("scratch", "random_probe"):
-            weights = self.encoder_weights(state, windows, fold, progress)["weights"]
-        used = labelled_share(fold, windows, share, self.config.seed)
-
-        def build(encoded: bool = False) -> nn.Module:
-            network = build_network(self.config, name, encoded)
-            if weights is not None:
-                network.encoder.load_state_dict(weights)  # type: ignore[union-attr]
-            return network
-
-        if name.endswith("probe"):
-            return self.probe(state, name, key, build, windows, used, label)
-        how = frozen_fit(self.config) if name == "frozen" else self.config
-        if name == "frozen" and self.may_encode(windows):
-            if fold.name not in self.encoded:
-                network = build().to(state.processes.device)
-                assert isinstance(network, ChannelClassifier)
-                self.encoded[fold.name] = encode_windows(network, windows, self.config, state.processes.device)
-            return state.fit(key, partial(build, True), self.encoded[fold.name], used, label, progress, how)
-        return state.fit(key, build, windows, used, label, progress, how)
-
-    def may_encode(self, windows: Windows) -> bool:
-        """Whether a frozen encoder's features of all windows are kept: they differ in no epoch, but must fit in the
-        memory.
-        """
-        c = self.config
-        used = N_MOTOR if c.channels == "motor" else len(CHANNELS)
-        steps = c.window // max(c.decimate, c.head_pool // 2)
-        a_fold = 4 * len(windows) * used * c.n_features * steps
-        return not c.augment and (len(self.encoded) + 1) * a_fold < ENCODED_AT_MOST
-
-    def probe(
-        self, state: Progressing, name: str, key: str, build: Any, windows: Windows, fold: Fold, label: np.ndarray
-    ) -> dict[str, Any]:
-        """The finished linear probe `key`: logistic regression (scikit-learn) on the frozen encoder's pooled
-        features.
-        """
-        if key in state.done:
-            return state.done[key]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
-            network = build().to(state.processes.device)
-        encoder = "untrained" if name == "random_probe" else fold.name
-        if encoder not in self.features:
-            self.features[encoder] = all_features(network, windows, self.config, state.processes.device)
-        log_p = fit_probe(network, self.features[encoder], label, fold.train, fold.test)
-        state.done[key] = {
-            "log_p": log_p if len(fold.test) else None,
-            "weights": {k: value.detach().cpu() for k, value in network.state_dict().items()},
-            "curve": [],
-        }
-        state.save(None)
-        return state.done[key]
-
-    def also(self, state: Progressing, windows: Windows, folds: list[Fold], progress: Progress) -> None:
-        """Smaller shares of the labels, and the sweep over temperatures, judged on the first fold's validation
-        people.
-        """
-        for share in self.shares():
-            for i, fold in enumerate(folds):
-                for name in (OWN, *RIVALS) if share < 1 else ():
-                    key = f"{name}_{percent(share)}_fold{i + 1}"
-                    self.train(state, name, key, windows, fold, windows.label, progress, share)
-        fold = folds[0]
-        for tau in self.config.tau_sweep:
-            own = None if tau == self.config.tau else tau
-            pretrained = self.encoder_weights(state, windows, fold, progress, own)
-            key = f"probe_tau_{tau:g}"
-            if key in state.done:
-                continue
-            network = build_network(self.config, "probe").to(state.processes.device)
-            network.encoder.load_state_dict(pretrained["weights"])  # type: ignore[union-attr]
-            features = all_features(network, windows, self.config, state.processes.device)
-            log_p = fit_probe(network, features, windows.label, fold.train, fold.validation)
-            state.done[key] = {"log_p": log_p, "weights": None, "curve": pretrained["curve"]}
-            state.save(None)
-
-
-def pretraining_key(fold: Fold) -> str:
-    return f"pretrain_{fold.name.replace(' ', '_')}"
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# records
-
-
-def register(
-    contrast: Contrast,
-    run: Run | SilentRun,
-    config: EegSimclrConfig,
-    data: EegData,
-    network: nn.Module,
-    metrics: Mapping[str, float],
-    alias: str | None,
-) -> ModelInfo:
-    """Register the pre-trained encoder (channels in, features out) and the classifier of raw epochs in volts."""
-    facts = facts_of(config, data)
-    sizes = {name: getattr(config, name) for name in ("width", "kernels", "n_features", "decimate")}
-    assert contrast.state is not None
-    encoder = build_encoder(config)
-    encoder.load_state_dict(contrast.state.done["pretrain_all"]["weights"])
-    example = np.random.default_rng(0).standard_normal((4, config.window)).astype(np.float32)
-    # Whoever goes on from this encoder must know whom it has seen: to test on them would be a leak.
-    seen = {"dataset": config.dataset, "subjects": np.unique(data.subject).tolist()}
-    log_model(
-        run,
-        encoder,
-        "eeg_simclr_encoder",
-        example,
-        registered_name="eeg-simclr-encoder",
-        config={"class": "eeg-channel-encoder", "kind": config.encoder, **sizes, **seen},
-        params=as_params(config),
-        tags=facts,
-        metadata={**facts, "input": "channels [n, window] in standard deviations of their window over all channels"},
-        alias=alias,
-    )
-    more = {
-        "encoder": config.encoder,
-        **sizes,
-        "head_width": config.head_width,
-        "head_pool": config.head_pool,
-        "channels": config.channels,
-    }
-    return register_classifier(run, config, data, network, metrics, OWN, "eeg_simclr", more, alias)
-
-
-def run_eeg_simclr(config: EegSimclrConfig, study_trial: StudyTrial | None = None) -> int:
-    """Pre-train, train, compare, record, register; the exit status. study_trial: the run's place in a study."""
-    unlabelled = None
-    if config.unlabelled_runs:
-        preprocessing = Preprocessing(l_freq=config.l_freq, h_freq=config.h_freq, tmin=config.tmin, tmax=config.tmax)
-        unlabelled = load_eeg(
-            config.dataset,
-            config.cache_dir,
-            config.data_dir,
-            config.subjects,
-            config.unlabelled_runs,
-            preprocessing,
-            labelled=False,
-            exclude=config.exclude,
-            on_bad=config.on_bad,
-            checksums=config.checksums,
+    def pretrain(self, fold: Fold, tau: float | None = None) -> dict[str, Any]:
+        """The finished pre-training for `fold`, at the temperature `tau` instead of the run's, if given."""
+        config = self.config if tau is None else replace(self.config, tau=tau)
+        key = pretraining_key(fold) + ("" if tau is None else f"_tau_{tau:g}")
+        return pretrain_once(
+            self.session, self.progress, key, config, self.pool, self.windows, fold, unlabelled=self.unlabelled
         )
-    contrast = Contrast(config, unlabelled)
 
-    def build(data: EegData, name: str) -> nn.Module:
-        return build_network(config, name)
+    def encoder(self, weights: Mapping[str, torch.Tensor] | None) -> FrozenEncoder:
+        """The encoder with these weights; None: untrained."""
+        return FrozenEncoder(self.config, weights, self.windows, self.session.device)
 
-    def explain(
-        run: Run | SilentRun,
-        config: EegSimclrConfig,
-        data: EegData,
-        windows: Windows,
-        outcome: Outcome,
-        device: torch.device,
-    ) -> str:
-        if unlabelled is not None:
-            run.log_data(
-                f"{unlabelled.dataset}-unlabelled", unlabelled.fingerprint, unlabelled.summary(), "pre-training"
-            )
-        return record_comparison(run, config, data, windows, outcome, contrast.shares(), device)
+    def fit(self, name: str, key: str, encoder: FrozenEncoder, fold: Fold, label: np.ndarray) -> dict[str, Any]:
+        """The finished fit `key` of the network `name` on `encoder`, with the labels of the fold's training windows."""
+        session, progress, config = self.session, self.progress, self.config
+        if name.endswith("probe"):
+            return probe_once(session, key, encoder, fold, label, fold.test)
+        if name == "frozen":
+            config = frozen_fit(config)
+        encoded = name == "frozen" and encoder.may_encode() and key not in session.done
+        windows = encoder.encoded if encoded else self.windows
+        return fit_once(session, progress, key, encoder.network(name, encoded), windows, fold, label, config)
 
-    return run_eeg(
-        "eeg_simclr",
-        OWN,
-        config,
-        build,
-        explain,
-        partial(register, contrast),
-        RIVALS,
-        procedure=contrast.procedure(),
-        study_trial=study_trial,
+
+def train_fold(work: Work, number: int, fold: Fold) -> dict[float, dict[str, dict[str, Any]]]:
+    """{share of the labels: {network: its finished fit on the fold}}: pre-trained without labels, then all networks."""
+    pretrained, untrained = work.encoder(work.pretrain(fold)["weights"]), work.encoder(None)
+    fits: dict[float, dict[str, dict[str, Any]]] = {}
+    for share in shares_of(work.config):
+        labelled = labelled_share(fold, work.windows, share, work.config.seed)
+        fits[share] = {}
+        for name in (OWN, *RIVALS):
+            encoder = untrained if name in ("scratch", "random_probe") else pretrained
+            key = f"{name}_fold{number}" if share == WHOLE else f"{name}_{percent(share)}_fold{number}"
+            fits[share][name] = work.fit(name, key, encoder, labelled, work.windows.label)
+    return fits
+
+
+def sweep_tau(work: Work, fold: Fold) -> None:
+    """Pre-train `fold` at several temperatures; a probe of each is judged on its validation people."""
+    for tau in work.config.tau_sweep:
+        pretrained = work.pretrain(fold, None if tau == work.config.tau else tau)
+        encoder = work.encoder(pretrained["weights"])
+        key = f"probe_tau_{tau:g}"
+        if key not in work.session.done:
+            network = encoder.network("probe").to(work.session.device)
+            log_p = fit_probe(network, encoder.pooled, work.windows.label, fold.train, fold.validation)
+            work.session.finish(key, {"log_p": log_p, "weights": None, "curve": pretrained["curve"]})
+
+
+def search(work: Work, fold: Fold) -> None:
+    """A study's trial: the pre-training alone, judged by a linear probe on the validation people now and then."""
+    session, config, windows = work.session, work.config, work.windows
+    every = max(1, config.pretrain_epochs // 4)
+
+    def judge(pretraining: Pretraining) -> None:
+        if pretraining.epoch % every and not pretraining.finished:
+            return
+        encoder = work.encoder(pretraining.result()["weights"])
+        network = encoder.network("probe").to(session.device)
+        log_p = fit_probe(network, encoder.pooled, windows.label, fold.train, fold.validation)
+        y = torch.from_numpy(windows.label[fold.validation])
+        figures = {"log_loss": float(F.nll_loss(log_p, y)), "accuracy": float((log_p.argmax(1) == y).float().mean())}
+        measured = session.trial.measure(network, windows.gather(fold.validation[:1]))
+        session.trial.report(session.run, {**figures, **measured}, pretraining.epoch)
+
+    key = pretraining_key(fold)
+    pretrain_once(
+        session, work.progress, key, config, work.pool, windows, fold, unlabelled=work.unlabelled, judge=judge
     )
+
+
+def train_eegnet(work: Work, folds: Sequence[Fold]) -> list[dict[str, Any]]:
+    """EEGNet's finished fit on each fold, with all labels."""
+    fits = []
+    for number, fold in enumerate(folds, 1):
+        with seeded(work.config.seed):
+            network = build_eegnet(work.data, work.config.window)
+        key, label = f"eegnet_fold{number}", work.windows.label
+        fits.append(fit_once(work.session, work.progress, key, network, work.windows, fold, label, work.config))
+    return fits
+
+
+def run_eeg_simclr(config: EegSimclrConfig, trial: StudyTrial | None = None) -> int:
+    """Pre-train, train, compare, record, register; the exit status. trial: the run's place in a study."""
+    session = Session("eeg_simclr", config, trial, advice=ADVICE)
+    unlabelled = load_unlabelled(config)
+    data, windows, folds = load_for(session, config)
+    pool = build_pool(config, data, windows, unlabelled)
+    dealt, everything = shuffled_labels(windows, config.seed), final_fold(windows, folds)
+
+    with session:
+        run, began = session.run, time.monotonic()
+        log_recordings(session, config, data, windows, folds)
+        with Progress(n_epochs(config, len(folds)), unit="epoch", quiet=not session.is_first) as progress:
+            work = Work(session, progress, config, data, windows, pool=pool, unlabelled=unlabelled)
+            if session.trial.searching:
+                search(work, folds[0])
+                return 0
+            by_fold = [train_fold(work, number, fold) for number, fold in enumerate(folds, 1)]
+            eegnet = train_eegnet(work, folds) if config.baselines else []
+            shuffled = None
+            if config.leakage_check:
+                encoder = work.encoder(session.done[pretraining_key(folds[0])]["weights"])
+                shuffled = work.fit(OWN, "leakage", encoder, folds[0], dealt)
+            encoder_weights = work.pretrain(everything)["weights"]
+            final = work.fit(OWN, "final", work.encoder(encoder_weights), everything, windows.label)
+            sweep_tau(work, folds[0])
+        session.end_training()
+        if not session.is_first:
+            return 0
+        run.log_checkpoint()
+
+        fits = {
+            share: {name: [fold[share][name] for fold in by_fold] for name in (OWN, *RIVALS)} for share in by_fold[0]
+        }
+        results = network_results({**fits[WHOLE], **({"eegnet": eegnet} if eegnet else {})}, windows, folds)
+        if config.baselines:
+            results |= classical_results(config, data, windows, folds)
+        leakage = check_leakage(shuffled, windows, folds[0], dealt)
+        log_results(run, results, leakage, step=config.epochs)
+        curves = {f"fold {i}": fit["curve"] for i, fit in enumerate(fits[WHOLE][OWN], 1)}
+        log_figures(run, config, data, OWN, results, curves)
+        if unlabelled is not None:
+            name = f"{unlabelled.dataset}-unlabelled"
+            run.log_data(name, unlabelled.fingerprint, unlabelled.summary(), "pre-training")
+        comparison = record_comparison(
+            run,
+            config,
+            data,
+            windows,
+            folds,
+            fits=fits,
+            results=results,
+            done=session.done,
+            shown=last_networks(work, fits[WHOLE]),
+            device=session.device,
+        )
+
+        if leakage is None or not leakage.leaks:  # else the network is not to be served
+            network = work.encoder(None).network(OWN)
+            network.load_state_dict(final["weights"])
+            metrics = results[OWN].metrics(OWN)
+            register_networks(run, config, data, network.eval(), metrics, encoder_weights, alias=session.trial.alias)
+        common = results_text(config, data, OWN, results, leakage)
+        text = render_summary(Path(__file__).parent, results=common, comparison=comparison)
+        end_with_summary(session, text, leakage, seconds=time.monotonic() - began)
+    return session.status
+
+
+def last_networks(work: Work, fits: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, nn.Module]:
+    """The networks of the last fold, with all labels, whose embeddings are drawn."""
+    shown = {}
+    for title, name in (("pre-trained", "frozen"), ("fine-tuned", OWN)):
+        shown[title] = work.encoder(None).network(name).to(work.session.device)
+        shown[title].load_state_dict(fits[name][-1]["weights"])
+    return shown
 
 
 def main(argv: list[str] | None = None) -> int:

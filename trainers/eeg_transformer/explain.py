@@ -7,13 +7,13 @@ from torch import nn
 
 from data.eeg.figures import scalp_map
 from data.eeg.load import EegData
+from data.eeg.splits import Fold
 from data.eeg.windows import Windows
 from evaluation.classification import CLASSES
 from models.eeg.transformer import EegTransformer
 from tracking.run import Run
 from tracking.silent_run import SilentRun
 from trainers.eeg_transformer.config import EegTransformerConfig
-from training.eeg.folds import Outcome
 
 DISPLAYED = 1024
 """Test windows that the figures of what the network looks at are made from."""
@@ -61,7 +61,7 @@ def occlusion(network: nn.Module, windows: Windows, chosen: np.ndarray, device: 
     return np.array(loss)
 
 
-def attention_figure(maps: np.ndarray, config: EegTransformerConfig, sfreq: float) -> Figure:
+def plot_attention(maps: np.ndarray, config: EegTransformerConfig, sfreq: float) -> Figure:
     """A panel for each true class: attention of each class query, or of the class token, against the middle of the
     slice.
     """
@@ -84,19 +84,21 @@ def record_explanations(
     config: EegTransformerConfig,
     data: EegData,
     windows: Windows,
-    outcome: Outcome,
+    fold: Fold,
+    network: nn.Module,
     device: torch.device,
-) -> str:
-    """Attention over time and a topomap of channel occlusion, from the last fold's network and its test windows."""
-    fold, network = outcome.last_fold, outcome.last_networks["transformer"]
+) -> list[str]:
+    """Attention over time and a topomap of channel occlusion, of the network trained on `fold` and its test windows.
+
+    Returns the channels whose absence costs most, the costliest first.
+    """
     chosen = fold.test[np.linspace(0, len(fold.test) - 1, min(DISPLAYED, len(fold.test))).astype(int)]
     exact = config.pool == "decoder" or (config.pool == "cls" and config.attention in ("sdpa", "softmax"))
     if isinstance(network, EegTransformer) and exact:
         maps = attention_by_class(network, windows, chosen, device)
-        run.log_figure(attention_figure(maps, config, data.sfreq), "figures/attention.png")
+        run.log_figure(plot_attention(maps, config, data.sfreq), "figures/attention.png")
     loss = occlusion(network, windows, chosen, device)
     title = f"{config.dataset}: log-probability lost without the channel, {fold.name}"
     run.log_figure(scalp_map(loss, data, title, "nats"), "figures/occlusion.png")
     run.log_dict({name: float(value) for name, value in zip(data.ch_names, loss, strict=True)}, "occlusion.json")
-    highest = [data.ch_names[i] for i in np.argsort(loss)[::-1][:5]]
-    return f"- Channels whose absence costs most: {', '.join(highest)}.\n"
+    return [data.ch_names[i] for i in np.argsort(loss)[::-1][:5]]

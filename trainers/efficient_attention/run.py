@@ -11,9 +11,13 @@ mechanisms.
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -21,16 +25,14 @@ from common.errors import InputError
 from common.progress import Progress
 from data.eeg.labelling import whole_recordings
 from data.eeg.load import EegData
-from data.eeg.splits import Fold
+from data.eeg.splits import Fold, shuffled_labels
 from data.eeg.windows import Windows
 from models.attention.spec import build_attention
 from models.eeg.transformer import EegTransformer
 from models.transformer import EncoderLayer
-from tracking.registry.models import ModelInfo
-from tracking.run import Run
-from tracking.silent_run import SilentRun
-from trainers.eeg_transformer.config import EegTransformerConfig, attention_spec, build_network
-from trainers.eeg_transformer.run import register
+from tracking.run import AnyRun
+from trainers.eeg_transformer.config import attention_spec, build_network
+from trainers.eeg_transformer.registry import register_transformer
 from trainers.efficient_attention.conclusion import conclusion, draw, labelling_figure
 from trainers.efficient_attention.config import PRESETS, SAME, EfficientAttentionConfig, transformer_config
 from trainers.efficient_attention.scaling import (
@@ -58,7 +60,13 @@ from trainers.efficient_attention.tasks import (
     whitened,
 )
 from training.config import launch_processes, parse_config
-from training.eeg.folds import Outcome, run_eeg
+from training.eeg.baselines import build_eegnet, classical_results
+from training.eeg.fit import ADVICE, final_fold, fit_once, seeded
+from training.eeg.load import load_for
+from training.eeg.records import end_with_summary, log_figures, log_recordings, log_results, results_text
+from training.eeg.results import Result, check_leakage, network_results
+from training.session import Session
+from training.summary import render_summary
 from training.trial import StudyTrial
 
 
@@ -122,19 +130,26 @@ def exchange_errors(
     return errors
 
 
+def compared(config: EfficientAttentionConfig) -> tuple[str, ...]:
+    """The exact mechanism, and those to compare with it."""
+    return (EXACT, *(name for name in config.mechanisms if name != EXACT))
+
+
 def record_scaling(
-    run: Run | SilentRun,
+    run: AnyRun,
     config: EfficientAttentionConfig,
-    data: EegData,
     windows: Windows,
-    outcome: Outcome,
+    fold: Fold,
+    exact: nn.Module,
+    results: Mapping[str, Result],
     device: torch.device,
 ) -> str:
-    """Measure over lengths, log curves, figures and tables; returns the conclusion."""
-    names = (EXACT, *(m for m in config.mechanisms if m != EXACT))
-    exact = outcome.last_networks[EXACT]
+    """Measure over lengths, log curves, figures and tables; returns the conclusion. exact: the network of the exact
+    mechanism, trained on `fold`.
+    """
+    names = compared(config)
     assert isinstance(exact, EegTransformer)
-    errors = exchange_errors(exact, config, windows, outcome.last_fold)
+    errors = exchange_errors(exact, config, windows, fold)
     progress = Progress(len(names) * len(config.lengths) * (config.rounds + 1), unit="timing")
     seconds = measure_times(names, config.lengths, config.rounds, device, lambda note: progress.advance(note=note))
     progress.close()
@@ -170,15 +185,14 @@ def record_scaling(
         for length, value in points.items()
     ]
     run.log_dict({"rows": rows, "exchange_error": errors}, "scaling.json")
-    text = conclusion(outcome.results, seconds, memory, errors, exact.n_tokens(config.window), where)
-    return text + record_tasks(run, config, data, names, device)
+    return conclusion(results, seconds, memory, errors, exact.n_tokens(config.window), where)
 
 
-def record_tasks(
-    run: Run | SilentRun, config: EfficientAttentionConfig, data: EegData, names: Sequence[str], device: torch.device
-) -> str:
+def record_tasks(run: AnyRun, config: EfficientAttentionConfig, data: EegData, device: torch.device) -> str:
     """Associative recall, labelling of whole recordings, and one of them as it comes in; returns their report."""
-    recall: dict[str, dict[int, float]] = {name: {} for name in names if name != SAME} if config.recall_pairs else {}
+    recall: dict[str, dict[int, float]] = (
+        {name: {} for name in compared(config) if name != SAME} if config.recall_pairs else {}
+    )
     progress = Progress(len(recall) * len(config.recall_pairs), unit="recall task")
     for name in recall:
         for n_pairs in config.recall_pairs:
@@ -205,7 +219,7 @@ def record_tasks(
 
 
 def label_and_stream(
-    run: Run | SilentRun, config: EfficientAttentionConfig, data: EegData, device: torch.device
+    run: AnyRun, config: EfficientAttentionConfig, data: EegData, device: torch.device
 ) -> tuple[list[Labelled], Streamed]:
     """Train on all but each subject's last run, test on that; then a causal network for the recording that does not
     end.
@@ -258,38 +272,82 @@ def label_and_stream(
     return labelled, streamed
 
 
-def run_efficient_attention(config: EfficientAttentionConfig, study_trial: StudyTrial | None = None) -> int:
-    """Train with every mechanism, measure, record, register the exact one; the exit status.
-
-    study_trial: the run's place in a study, where the first of `mechanisms` stands in the exact one's stead.
-    """
-    own = config.mechanisms[0] if study_trial else EXACT
-
-    def build(data: EegData, name: str) -> nn.Module:
+def fresh_network(config: EfficientAttentionConfig, data: EegData, name: str) -> nn.Module:
+    """The network with the mechanism `name`, or EEGNet, with weights drawn from the seed."""
+    with seeded(config.seed):
+        if name == "eegnet":
+            return build_eegnet(data, config.window)
         return build_network(replace(config, attention=EXACT), data.trials.shape[1], name)
 
-    def register_own(
-        run: Run | SilentRun,
-        config: EegTransformerConfig,
-        data: EegData,
-        network: nn.Module,
-        metrics: Mapping[str, float],
-        alias: str | None,
-    ) -> ModelInfo:
-        return register(run, transformer_config(config, own), data, network, metrics, alias)
 
-    rivals = list(dict.fromkeys(name for name in (EXACT, *config.mechanisms) if name not in (own, SAME)))
-    return run_eeg(
-        "efficient_attention",
-        own,
-        config,
-        build,
-        record_scaling,
-        register_own,
-        rivals,
-        study_trial=study_trial,
-        check=check_recordings,
-    )
+def search(
+    session: Session, config: EfficientAttentionConfig, data: EegData, windows: Windows, fold: Fold, own: str
+) -> None:
+    """A study's trial: one fit on the first fold, judged on its validation windows; no test window is looked at."""
+    untested = replace(fold, test=np.array([], dtype=int))
+    with Progress(config.epochs, unit="epoch", quiet=not session.is_first) as progress:
+        network = fresh_network(config, data, own)
+        fit_once(session, progress, f"{own}_fold1", network, windows, untested, windows.label, config)
+
+
+def run_efficient_attention(config: EfficientAttentionConfig, trial: StudyTrial | None = None) -> int:
+    """Train with every mechanism, measure, record, register the exact one; the exit status.
+
+    trial: the run's place in a study, where the first of `mechanisms` stands in the exact one's stead.
+    """
+    own = config.mechanisms[0] if trial else EXACT
+    session = Session("efficient_attention", config, trial, advice=ADVICE)
+    data, windows, folds = load_for(session, config)
+    check_recordings(config, data)
+    dealt, everything = shuffled_labels(windows, config.seed), final_fold(windows, folds)
+    names = [name for name in dict.fromkeys((own, EXACT, *config.mechanisms)) if name != SAME or name == own]
+    names += ["eegnet"] if config.baselines else []
+
+    with session:
+        run, began = session.run, time.monotonic()
+        log_recordings(session, config, data, windows, folds)
+        if session.trial.searching:
+            search(session, config, data, windows, folds[0], own)
+            return 0
+        n_fits = len(names) * len(folds) + config.leakage_check + 1
+        fits: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+        with Progress(n_fits * config.epochs, unit="epoch", quiet=not session.is_first) as progress:
+            for name in names:
+                for number, fold in enumerate(folds, 1):
+                    network, key = fresh_network(config, data, name), f"{name}_fold{number}"
+                    fit = fit_once(session, progress, key, network, windows, fold, windows.label, config)
+                    fits[name].append(fit)
+            shuffled = None
+            if config.leakage_check:
+                network = fresh_network(config, data, own)
+                shuffled = fit_once(session, progress, "leakage", network, windows, folds[0], dealt, config)
+            network = fresh_network(config, data, own)
+            final = fit_once(session, progress, "final", network, windows, everything, windows.label, config)
+        session.end_training()
+        if not session.is_first:
+            return 0
+        run.log_checkpoint()
+
+        results = network_results(fits, windows, folds)
+        if config.baselines:
+            results |= classical_results(config, data, windows, folds)
+        leakage = check_leakage(shuffled, windows, folds[0], dealt)
+        log_results(run, results, leakage, step=config.epochs)
+        log_figures(run, config, data, own, results, {f"fold {i}": fit["curve"] for i, fit in enumerate(fits[own], 1)})
+        exact = fresh_network(config, data, EXACT)
+        exact.load_state_dict(fits[EXACT][-1]["weights"])
+        found = record_scaling(run, config, windows, folds[-1], exact, results, session.device)
+        tasks = record_tasks(run, config, data, session.device)
+
+        if leakage is None or not leakage.leaks:  # else the network is not to be served
+            network = fresh_network(config, data, own)
+            network.load_state_dict(final["weights"])
+            own_config, metrics = transformer_config(config, own), results[own].metrics(own)
+            register_transformer(run, own_config, data, network.eval(), metrics, own=own, alias=session.trial.alias)
+        common = results_text(config, data, own, results, leakage)
+        text = render_summary(Path(__file__).parent, results=common, conclusion=found, tasks=tasks)
+        end_with_summary(session, text, leakage, seconds=time.monotonic() - began)
+    return session.status
 
 
 def main(argv: list[str] | None = None) -> int:

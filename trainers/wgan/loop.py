@@ -1,4 +1,4 @@
-"""The training loop of WGAN-GP: `train`, which a notebook can call and the wgan entry point uses.
+"""The training loop of WGAN-GP: `training_steps`, which the wgan entry point iterates over, and `train` for a notebook.
 
 Gulrajani et al. 2017, "Improved Training of Wasserstein GANs", Algorithm 1.
 """
@@ -86,29 +86,23 @@ class Training:
         self.random.set_state(state["random"])
 
 
-def train(
-    G: nn.Module,
-    D: nn.Module,
+def training_steps(
+    training: Training,
     dataloader: Iterable[Any],
     n_dis: int,
     gp_scale: float,
-    *,
-    steps: int = 100_000,
-    training: Training | None = None,
+    steps: int,
     processes: Processes | None = None,
-    after_step: Callable[[Training, Tensor], bool] | None = None,
-) -> Training:
-    """Train `G` and `D` in place until `steps` generator updates are done (WGAN-GP, Algorithm 1).
+) -> Iterator[Tensor]:
+    """Train until `steps` generator updates are done; give the METRICS of each step, on the device, not waited for.
 
-    Each step makes `n_dis` critic updates on loss_D + gp_scale * loss_GP, then one generator update on loss_G.
+    WGAN-GP, Algorithm 1: `n_dis` critic updates on loss_D + gp_scale * loss_GP, then one generator update on loss_G.
 
     `dataloader` gives image batches [N, 3, H, W] in [-1, 1] (or pairs whose first entry is one) on the networks'
-    device, for ever or to be started anew. `training` holds optimisers, average and randomness; a fresh one has the
-    exercise's settings. `after_step(training, metrics)` is called after every step with the METRICS of the step (a
-    tensor on the device, not yet waited for); training stops when it returns True.
+    device, for ever or to be started anew.
     """
-    training = training or Training(G, D)
-    processes = processes or Processes(0, 1, next(D.parameters()).device)
+    G, D = training.G, training.D
+    processes = processes or Processes(rank=0, world_size=1, device=next(D.parameters()).device)
     batches = _endless(dataloader)
     while training.step < steps:
         training.set_learning_rates()
@@ -132,10 +126,16 @@ def train(
         training.optimizer_G.step()
         training.step += 1
         training.ema.update(G, training.step)
+        yield torch.cat([torch.stack(critic_terms).mean(0), torch.stack([loss, norm])])
 
-        metrics = torch.cat([torch.stack(critic_terms).mean(0), torch.stack([loss, norm])])
-        if after_step is not None and after_step(training, metrics):
-            break
+
+def train(
+    G: nn.Module, D: nn.Module, dataloader: Iterable[Any], n_dis: int, gp_scale: float, steps: int = 100_000
+) -> Training:
+    """Train `G` and `D` in place with the exercise's settings: all of `training_steps` in one call."""
+    training = Training(G, D)
+    for _ in training_steps(training, dataloader, n_dis=n_dis, gp_scale=gp_scale, steps=steps):
+        pass
     return training
 
 

@@ -1,14 +1,30 @@
 """What the EEG trainers' networks are judged beside, on the same folds: CSP + LDA, tangent space, EEGNet."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from torch import Tensor, nn
 
 from data.eeg.load import EegData
 from data.eeg.splits import Fold
 from data.eeg.windows import Windows
+from training.eeg.config import EegConfig
+from training.eeg.results import Result, evaluate, trial_predictions
 
 TASK_SECONDS = (0.5, 3.5)
 """Part of a trial, from the cue, that the classical baselines see: after the response to the cue itself."""
+
+
+CLASSICAL = ("csp_lda", "tangent_lr")
+
+
+def classical_results(config: EegConfig, data: EegData, windows: Windows, folds: Sequence[Fold]) -> dict[str, Result]:
+    """All figures of every classical classifier on the folds."""
+    results = {}
+    for name in CLASSICAL:
+        log_p = [classical_log_probabilities(name, data, windows, fold, config.split) for fold in folds]
+        results[name] = evaluate(trial_predictions(log_p, data, windows, folds))
+    return results
 
 
 def classical_log_probabilities(name: str, data: EegData, windows: Windows, fold: Fold, split: str) -> np.ndarray:

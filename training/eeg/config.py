@@ -92,3 +92,17 @@ class EegConfig:
 
 PHYSIONET = {"dataset": "physionet", "subjects": "1-99", "n_folds": 5, "epochs": 60, "patience": 10}
 """What every EEG trainer's preset "physionet" changes."""
+
+# Fields that may differ when a run is resumed: they change where it computes or reports, not what it computes.
+OPERATIONAL = {
+    "data_dir",
+    "cache_dir",
+    "on_bad",
+    "device",
+    "nproc",
+    "max_restarts",
+    "output_dir",
+    "run_name",
+    "resume",
+    "allow_changes",
+}

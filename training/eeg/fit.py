@@ -1,12 +1,10 @@
-"""What the EEG trainers share: parameters, data, and the training of one classifier on one fold.
+"""The training of one EEG classifier on one fold, the same for all networks, so that they differ in nothing else."""
 
-A trainer says which network it builds; everything else is here, so that two networks differ in nothing but themselves.
-"""
-
+import contextlib
 import copy
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,16 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.progress import Progress
 from data.eeg.align import normalise
 from data.eeg.splits import Fold
 from data.eeg.windows import WindowBatches, Windows
 from models.eeg.augment import AugmentRanges, augment, pad_by_reflection
+from models.sync_norm import synchronise_batch_norms
 from tracking.checkpoint import restore_optimizer
 from training.eeg.config import EegConfig
 from training.processes import Processes, average_gradients
+from training.session import NotFinite, Session
 
-# ------------------------------------------------------------------------------------------------------------------
-# training
+ADVICE = "Lower lr, or look at the recordings"
+"""What to do about a loss that is not finite."""
 
 
 def warm_cosine(share: float, warmup: float) -> float:
@@ -105,7 +106,7 @@ class Fit:
             right.append((logits.detach().argmax(1) == y).float().mean())
         train_loss = self.processes.mean(torch.stack(losses).mean()).item()
         if not math.isfinite(train_loss):
-            raise FloatingPointError(f"{self.fold.name}, epoch {self.epoch + 1}: the training loss is {train_loss}")
+            raise NotFinite(f"{self.fold.name}, epoch {self.epoch + 1}: the training loss is {train_loss}")
         seconds = time.perf_counter() - began
         log_p = predict(self.network, self.windows, self.fold.validation, self.processes.device)
         y = self.label[self.fold.validation]
@@ -166,6 +167,57 @@ class Fit:
             "weights": {name: value.cpu() for name, value in self.best.items()},
             "curve": self.curve,
         }
+
+
+def final_fold(windows: Windows, folds: list[Fold]) -> Fold:
+    """For the registered network: the first fold's validation windows to stop by, all others to train on, none to
+    test.
+    """
+    everything = np.arange(len(windows))
+    held_out = folds[0].validation
+    return Fold("all", np.setdiff1d(everything, held_out), held_out, np.array([], dtype=int))
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, PyTorch's global generator begins at `seed`; behind it, it is as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def fit_once(
+    session: Session,
+    progress: Progress,
+    key: str,
+    network: nn.Module,
+    windows: Windows,
+    fold: Fold,
+    label: np.ndarray,
+    config: EegConfig,
+) -> dict[str, Any]:
+    """The finished fit `key`: trained now, epoch by epoch, with a checkpoint after each; or by an earlier process of
+    the run, from its checkpoint. {"log_p": test log-probabilities or None, "weights": ..., "curve": ...}.
+
+    label: of all windows. Raises Stopped behind the epoch in which a signal came, NotFinite, and Pruned by a study.
+    """
+    if key in session.done:
+        progress.advance(config.epochs)
+        return session.done[key]
+    network = network.to(session.device)
+    if session.processes.world_size > 1:
+        synchronise_batch_norms(network)
+    fit = Fit(config, network, windows, fold, session.processes, label)
+    session.restore(key, fit)
+    progress.advance(fit.epoch)
+    for point in session.epochs(key, fit):
+        session.run.log_metrics({f"{key}_{name}": value for name, value in point.items()}, step=fit.epoch)
+        progress.advance(note=f"{key}: validation accuracy {point['validation_accuracy']:.3f}")
+        if session.trial.searching:
+            measured = session.trial.measure(network, windows.gather(fold.validation[:1]))
+            session.trial.report(session.run, {**fit.best_point(), **measured}, fit.epoch)
+    progress.advance(config.epochs - fit.epoch)
+    return session.finish(key, fit.result())
 
 
 def augmented(x: Tensor, config: EegConfig, generator: torch.Generator) -> Tensor:

@@ -1,10 +1,9 @@
-"""The honest evaluation that the EEG trainers share: predictions per window and per trial, a classifier's figures, the
-report.
-"""
+"""The evaluation that the EEG trainers share: predictions per window and trial, figures, comparisons, leakage."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,6 @@ from evaluation.classification import (
     probability_of_right,
     trial_means,
 )
-from training.eeg.config import EegConfig
 
 
 @dataclass
@@ -113,75 +111,62 @@ def subjects_table(results: Mapping[str, Result]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def report(
-    config: EegConfig, data: EegData, own: str, results: Mapping[str, Result], leakage: tuple[float, int] | None
-) -> str:
-    """The written report on what was obtained, in Markdown, made from the figures alone; it says if the baselines
-    won.
-    """
-    what = "simulated subjects" if config.dataset == "simulated" else "people of EEGMMI"
-    n_subjects, n_trials = len(results[own].by_subject), len(results[own].trials.label)
-    text = [
-        f"# Left or right fist: {own}, {n_subjects} {what}, {n_trials} test trials, split {config.split}",
-        "",
-        "Accuracy per trial; intervals are 95 %, over subjects (Student's t).",
-        "",
-        "| classifier | accuracy | mean over subjects | balanced | F1 | macro F1 | ROC AUC | kappa | calibration error "
-        "| accuracy per window |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for name, result in results.items():
-        t = result.trial
-        mean, low, high = result.interval
-        bounds = f" ({low:.3f} to {high:.3f})" if math.isfinite(low) else ""
-        window = f"{result.window['accuracy']:.3f}" if result.window else ""
-        text.append(
-            f"| {name} | {t['accuracy']:.3f} | {mean:.3f}{bounds} | {t['balanced_accuracy']:.3f} | {t['f1']:.3f} | "
-            f"{t['f1_macro']:.3f} | {t['roc_auc']:.3f} | {t['kappa']:.3f} | {t['calibration_error']:.3f} | {window} |"
-        )
-    text += ["", "## What was obtained", ""]
+def chance_verdict(result: Result) -> str:
+    """How the accuracy per trial stands to what a coin reaches in as many trials, in words."""
+    n_trials, accuracy = len(result.trials.label), result.trial["accuracy"]
     low, high = chance_bounds(n_trials)
-    accuracy = results[own].trial["accuracy"]
     verdict = "above" if accuracy > high else "below" if accuracy < low else "within"
-    text.append(
-        f"- {own}: {accuracy:.3f} per trial, {verdict} what a coin reaches in {n_trials} trials ({low:.3f} to "
-        f"{high:.3f})."
-    )
+    return f"{verdict} what a coin reaches in {n_trials} trials ({low:.3f} to {high:.3f})"
+
+
+def comparisons(results: Mapping[str, Result], own: str) -> list[str]:
+    """A sentence for each other classifier: the difference to it, paired by subject, and who is better."""
+    lines = []
     for name, result in results.items():
         if name == own:
             continue
         mean, low, high = paired_interval(results[own].by_subject, result.by_subject)
         if not math.isfinite(low):
-            text.append(f"- Against {name}: {mean:+.3f}; with one subject there is no interval.")
+            lines.append(f"Against {name}: {mean:+.3f}; with one subject there is no interval.")
             continue
-        outcome = (
-            f"{own} is better"
-            if low > 0
-            else f"{name} is better"
-            if high < 0
-            else "no difference that these subjects show"
-        )
-        text.append(f"- Against {name}: {mean:+.3f} ({low:+.3f} to {high:+.3f}), paired by subject: {outcome}.")
-    best = max(results, key=lambda name: results[name].interval[0])
-    if best != own:
-        text.append(
-            f"- **{own} did not win**: the highest mean over subjects is {best}'s, {results[best].interval[0]:.3f}."
-        )
-    by_position = results[own].by_position
-    if by_position is not None:
-        text.append("- Accuracy by window, first to last: " + ", ".join(f"{value:.3f}" for value in by_position) + ".")
-    if leakage is not None:
-        value, n = leakage
-        low, high = chance_bounds(n, 0.999)
-        state = "at chance, as it must be" if low <= value <= high else "NOT AT CHANCE: do not trust the figures above"
-        text.append(
-            f"- Leakage check: trained on shuffled labels, {value:.3f} of {n} trials ({low:.3f} to {high:.3f}): "
-            f"{state}."
-        )
-    if config.dataset == "simulated":
-        text.append(
-            "- The subjects are simulated: these figures say that the method works, not how well it would on people."
-        )
-    if data.excluded:
-        text.append(f"- Left out: {'; '.join(f'subject {e.subject}: {e.reason}' for e in data.excluded)}.")
-    return "\n".join(text) + "\n"
+        no_difference = "no difference that these subjects show"
+        outcome = f"{own} is better" if low > 0 else f"{name} is better" if high < 0 else no_difference
+        lines.append(f"Against {name}: {mean:+.3f} ({low:+.3f} to {high:+.3f}), paired by subject: {outcome}.")
+    return lines
+
+
+@dataclass(frozen=True)
+class Leakage:
+    """What a network reached that was trained on labels dealt anew; low, high: what a coin reaches (99.9 %)."""
+
+    accuracy: float
+    n_trials: int
+    low: float
+    high: float
+
+    @property
+    def leaks(self) -> bool:
+        """Whether it is not at chance: then test trials were seen in training, and no figure is to be trusted."""
+        return not self.low <= self.accuracy <= self.high
+
+
+def check_leakage(fit: Mapping[str, Any] | None, windows: Windows, fold: Fold, dealt: np.ndarray) -> Leakage | None:
+    """What the network reached whose finished `fit` on `fold` was made with the labels `dealt`, of all windows; None
+    without one.
+    """
+    if fit is None:
+        return None
+    trial, mean = trial_means(fit["log_p"].numpy(), windows.trial[fold.test])
+    first = np.unique(windows.trial[fold.test], return_index=True)[1]
+    accuracy = float((mean.argmax(1) == dealt[fold.test][first]).mean())
+    return Leakage(accuracy, len(trial), *chance_bounds(len(trial), 0.999))
+
+
+def network_results(
+    fits: Mapping[str, Sequence[Mapping[str, Any]]], windows: Windows, folds: Sequence[Fold]
+) -> dict[str, Result]:
+    """All figures of every network. fits: {name: its finished fit on each fold}."""
+    return {
+        name: evaluate(window_predictions([fit["log_p"].numpy() for fit in found], windows, folds))
+        for name, found in fits.items()
+    }

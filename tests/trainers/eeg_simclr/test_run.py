@@ -35,11 +35,13 @@ from tracking.registry.models import load_weights
 from trainers.eeg_simclr.comparison import comparison_text
 from trainers.eeg_simclr.config import NAMES, PRESETS, EegSimclrConfig, augment_ranges
 from trainers.eeg_simclr.frozen import encode_windows, fit_probe
+from trainers.eeg_simclr.networks import RIVALS, build_encoder, build_network, build_projector
 from trainers.eeg_simclr.pretraining import Pretraining, gathered_nt_xent
-from trainers.eeg_simclr.run import RIVALS, build_encoder, build_network, build_projector, main
+from trainers.eeg_simclr.run import main
 from training.config import parse_config
 from training.eeg.fit import predict
 from training.processes import Processes, average_gradients
+from training.session import NotFinite
 
 TINY: dict[str, object] = {
     "subjects": "1-3",
@@ -258,7 +260,7 @@ def test_pretraining_lowers_its_loss_and_resumes_exactly(data: EegData, encoder:
 
 def test_a_loss_that_is_not_a_number_stops_the_run(data: EegData) -> None:
     work = pretraining(tiny(), data, lr=1e30)
-    with pytest.raises(FloatingPointError, match="pre-training, epoch"):
+    with pytest.raises(NotFinite, match="pre-training, epoch"):
         work.run_epoch()
 
 

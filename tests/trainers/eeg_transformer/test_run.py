@@ -18,7 +18,7 @@ import pytest
 import safetensors.torch
 import torch
 
-import training.eeg.folds
+import training.eeg.baselines
 from common.errors import InputError
 from data.eeg.load import load_eeg
 from data.eeg.splits import make_folds
@@ -32,7 +32,8 @@ from training.config import parse_config
 from training.eeg.config import EegConfig
 from training.eeg.fit import Fit, predict
 from training.eeg.load import load_data
-from training.eeg.results import Result, evaluate, report, subjects_table, trial_predictions, window_predictions
+from training.eeg.records import results_text
+from training.eeg.results import Leakage, Result, evaluate, subjects_table, trial_predictions, window_predictions
 from training.processes import Processes
 from training.trial import StudyTrial
 
@@ -351,11 +352,15 @@ def test_the_table_of_subjects() -> None:
 def test_the_report_says_who_won(tmp_path: Path) -> None:
     data = load_eeg("simulated", tmp_path, subjects="1-3", runs="4", quiet=True)
     good, bad = result({1: 0.9, 2: 0.85, 3: 0.95}), result({1: 0.6, 2: 0.5, 3: 0.55})
-    text = report(EegConfig(), data, "transformer", {"transformer": bad, "csp_lda": good}, (0.5, 60))
+    text = results_text(
+        EegConfig(), data, "transformer", {"transformer": bad, "csp_lda": good}, Leakage(0.5, 60, 0.3, 0.7)
+    )
     assert "**transformer did not win**: the highest mean over subjects is csp_lda's, 0.900" in text
     assert "csp_lda is better" in text
     assert "at chance, as it must be" in text
-    text = report(EegConfig(), data, "transformer", {"transformer": good, "csp_lda": bad}, (0.9, 60))
+    text = results_text(
+        EegConfig(), data, "transformer", {"transformer": good, "csp_lda": bad}, Leakage(0.9, 60, 0.3, 0.7)
+    )
     assert "did not win" not in text
     assert "transformer is better" in text
     assert "NOT AT CHANCE" in text
@@ -379,8 +384,8 @@ def in_this_process(
     monkeypatch.chdir(folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", environment(folder)["MLFLOW_TRACKING_URI"])
     monkeypatch.setattr("tracking.run.STOP_LIMIT", 120.0)  # the machine may be busy with other tests
-    monkeypatch.setattr("training.eeg.folds.record_figures", lambda *_: None)
-    monkeypatch.setattr("trainers.eeg_transformer.run.record_explanations", lambda *_: "")
+    monkeypatch.setattr("trainers.eeg_transformer.run.log_figures", lambda *_: None)
+    monkeypatch.setattr("trainers.eeg_transformer.run.record_explanations", lambda *_: [])
     aliases: list[str | None] = []
 
     def registered(*_: Any, alias: str | None, **__: Any) -> ModelInfo:
@@ -407,26 +412,26 @@ def test_a_signal_after_the_training_ends_the_run_and_resuming_trains_nothing_ag
 ) -> None:
     start, _ = in_this_process(folder, monkeypatch, leakage_check=False)
     monkeypatch.setattr(
-        "training.eeg.folds.build_eegnet", lambda data, window: build_network(EegTransformerConfig(), 64)
+        "trainers.eeg_transformer.run.build_eegnet", lambda data, window: build_network(EegTransformerConfig(), 64)
     )
     before = signal.signal(
         signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
     )  # as common.errors.run_main does
-    classical = training.eeg.folds.classical_log_probabilities
+    classical = training.eeg.baselines.classical_log_probabilities
 
     def stopped(*arguments: Any) -> np.ndarray:
         os.kill(os.getpid(), signal.SIGTERM)
         return classical(*arguments)
 
     try:
-        monkeypatch.setattr("training.eeg.folds.classical_log_probabilities", stopped)
+        monkeypatch.setattr("training.eeg.baselines.classical_log_probabilities", stopped)
         with pytest.raises(SystemExit, match="143"):
             start(None)
     finally:
         signal.signal(signal.SIGTERM, before)
     (run,) = runs(folder)
     assert run.info.status == "KILLED"
-    monkeypatch.setattr("training.eeg.folds.classical_log_probabilities", classical)
+    monkeypatch.setattr("training.eeg.baselines.classical_log_probabilities", classical)
     monkeypatch.setattr(Fit, "run_epoch", lambda fit: pytest.fail(f"{fit.fold.name} is trained again"))
     assert start("latest") == 0
     (run,) = runs(folder)
@@ -454,7 +459,7 @@ def test_what_serving_follows_moves_only_where_nothing_leaked_and_outside_studie
     folder: Path, monkeypatch: pytest.MonkeyPatch, leaks: bool, alias: str | None
 ) -> None:
     start, aliases = in_this_process(folder, monkeypatch, baselines=False)
-    monkeypatch.setattr("training.eeg.folds.chance_bounds", lambda n, level: (2.0, 3.0) if leaks else (0.0, 1.0))
+    monkeypatch.setattr("training.eeg.results.chance_bounds", lambda n, level=0.95: (2.0, 3.0) if leaks else (0.0, 1.0))
     study_trial = StudyTrial()
     study_trial.alias = alias
     assert start(None, study_trial) == int(leaks)

@@ -140,7 +140,7 @@ def test_parts_longer_than_the_recordings_are_refused_before_training(folder: Pa
 
 
 def test_the_command_refuses_them_with_status_2_and_no_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.eeg.folds.start_run", lambda *_, **__: pytest.fail("a run was started"))
+    monkeypatch.setattr("training.session.start_run", lambda *_, **__: pytest.fail("a run was started"))
     config = EfficientAttentionConfig(
         subjects="1-3",
         runs="4,8",

@@ -27,11 +27,13 @@ from models.sync_norm import synchronise_batch_norms
 from tests.data.images.image_trees import write_celeba
 from tests.running import client, command, environment, history, run_trainer, runs
 from trainers.wgan.config import WganConfig
-from trainers.wgan.loop import METRICS, Training, sample_images, train
-from trainers.wgan.run import check_resumable, evaluate, lost_critic
+from trainers.wgan.loop import METRICS, Training, sample_images, train, training_steps
+from trainers.wgan.records import evaluate, lost_critic
+from trainers.wgan.run import check_resumable
 from training.config import as_params
 from training.processes import Processes
-from training.step_log import NotFinite, StepLog
+from training.session import NotFinite, Session
+from training.step_log import StepLog
 
 TINY: dict[str, object] = {
     "image_size": 32,
@@ -296,12 +298,19 @@ def test_fewer_steps_than_are_done_are_refused(allow_changes: bool) -> None:
     before = WganConfig(steps=20)
     checkpoint = {"config": as_params(before), "training": {"step": 14}, "data": "abc"}
     images: Any = SimpleNamespace(fingerprint="abc", source="photos")
+
+    def check(steps: int) -> None:
+        config = WganConfig(steps=steps, allow_changes=allow_changes)
+        session = Session("wgan", config)
+        session.checkpoint = checkpoint
+        check_resumable(config, session, images)
+
     with pytest.raises(InputError, match=r"resume: 14 steps are done already, .* give steps of at least 14"):
-        check_resumable(WganConfig(steps=13, allow_changes=allow_changes), checkpoint, images)
-    check_resumable(WganConfig(steps=14, allow_changes=allow_changes), checkpoint, images)
+        check(13)
+    check(14)
     images.fingerprint = "xyz"
     with nullcontext() if allow_changes else pytest.raises(InputError, match="resume: photos holds other images; give"):
-        check_resumable(WganConfig(steps=20, allow_changes=allow_changes), checkpoint, images)
+        check(20)
 
 
 def test_the_estimate_is_of_the_whole_set_not_of_its_first_images() -> None:
@@ -406,7 +415,9 @@ def _one_of_two(rank: int, folder: str) -> None:
     G, D = networks()
     synchronise_batch_norms(G)
     mine = images(8)[4 * rank : 4 * rank + 4]
-    train(G, D, [mine], 2, 10.0, steps=3, training=_doubled(G, D), processes=Processes(rank, 2, torch.device("cpu")))
+    processes = Processes(rank, 2, torch.device("cpu"))
+    for _ in training_steps(_doubled(G, D), [mine], n_dis=2, gp_scale=10.0, steps=3, processes=processes):
+        pass
     torch.save({"G": G.state_dict(), "D": D.state_dict()}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -421,7 +432,8 @@ def _doubled(G: Generator, D: Critic) -> Training:
 def test_two_processes_give_the_weights_of_one_with_the_doubled_batch(tmp_path: Path) -> None:
     mp.spawn(_one_of_two, args=(str(tmp_path),), nprocs=2)
     G, D = networks()
-    train(G, D, [images(8)], 2, 10.0, steps=3, training=_doubled(G, D))
+    for _ in training_steps(_doubled(G, D), [images(8)], n_dis=2, gp_scale=10.0, steps=3):
+        pass
     for rank in range(2):
         theirs = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for name, net in (("G", G), ("D", D)):

@@ -1,0 +1,116 @@
+"""What every EEG trainer records: the recordings, figures of the results, tables by subject, and the common summary."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from data.eeg.figures import recording_figures
+from data.eeg.load import EegData
+from data.eeg.splits import Fold
+from data.eeg.windows import Windows
+from evaluation.classification import (
+    calibration_figure,
+    confusion,
+    confusion_figure,
+    positions_figure,
+    subjects_figure,
+)
+from evaluation.figures import loss_curves
+from tracking.run import AnyRun
+from training.eeg.config import EegConfig
+from training.eeg.results import Leakage, Result, chance_verdict, comparisons, subjects_table
+from training.session import Session
+from training.summary import SUMMARY, render_summary
+
+
+def log_recordings(session: Session, config: EegConfig, data: EegData, windows: Windows, folds: list[Fold]) -> None:
+    """Record what was read, and print it in a line."""
+    session.run.log_data(data.dataset, data.fingerprint, data.summary())
+    if session.is_first:
+        session.run.log_text(data.table(), "recordings.txt")
+        print(
+            f"{config.dataset}: {len(data.trials)} trials, {len(windows)} windows, {len(np.unique(data.subject))} "
+            f"subjects, {len(folds)} folds; run {session.run.run_id}"
+        )
+
+
+def log_figures(
+    run: AnyRun,
+    config: EegConfig,
+    data: EegData,
+    own: str,
+    results: Mapping[str, Result],
+    curves: Mapping[str, list[dict[str, float]]],
+) -> None:
+    """Confusion, subjects, window positions, calibration, loss curves of every fold, and the recordings themselves."""
+    what = f"{config.dataset}, {config.split}"
+    for name, result in results.items():
+        trials = result.trials
+        counts = confusion(trials.label, trials.p_right)
+        run.log_figure(confusion_figure(counts, f"{name}, per trial: {what}"), f"figures/confusion_{name}.png")
+    per_subject = len(results[own].trials.label) // len(results[own].by_subject)
+    tables = {name: result.by_subject for name, result in results.items()}
+    run.log_figure(subjects_figure(tables, per_subject, f"Accuracy per trial: {what}"), "figures/subjects.png")
+    first = data.times[0]
+    step = config.window - config.overlap
+    positions = {name: r.by_position for name, r in results.items() if r.by_position is not None}
+    centres = [first + (k * step + config.window / 2) / data.sfreq for k in range(len(next(iter(positions.values()))))]
+    run.log_figure(positions_figure(centres, positions, f"Accuracy by window: {what}"), "figures/positions.png")
+    trials = results[own].trials
+    run.log_figure(
+        calibration_figure(trials.label, trials.p_right, f"{own}: calibration, {what}"), "figures/calibration.png"
+    )
+    longest = max(len(curve) for curve in curves.values())
+    panels = {
+        panel: {
+            f"{key} {part}": [point[f"{part}_{panel}"] for point in curve] + [math.nan] * (longest - len(curve))
+            for key, curve in curves.items()
+            for part in ("train", "validation")
+        }
+        for panel in ("loss", "accuracy")
+    }
+    run.log_figure(loss_curves(range(1, longest + 1), panels, f"{own}: {what}", "epoch"), "figures/loss_curves.png")
+    for name, figure in recording_figures(data).items():
+        run.log_figure(figure, f"figures/recording_{name}.png")
+
+
+def log_results(run: AnyRun, results: Mapping[str, Result], leakage: Leakage | None, step: int) -> None:
+    """Every classifier's figures as metrics at `step`, and the tables by subject."""
+    metrics = {key: value for name, result in results.items() for key, value in result.metrics(name).items()}
+    if leakage is not None:
+        metrics["leakage_check_accuracy"] = leakage.accuracy
+    run.log_metrics(metrics, step=step)
+    run.log_dict({name: result.by_subject for name, result in results.items()}, "subjects.json")
+    run.log_text(subjects_table(results), "subjects.csv")
+
+
+def results_text(
+    config: EegConfig, data: EegData, own: str, results: Mapping[str, Result], leakage: Leakage | None
+) -> str:
+    """What was obtained, in Markdown, from the figures alone; it says if the baselines won."""
+    best = max(results, key=lambda name: results[name].interval[0])
+    return render_summary(
+        Path(__file__).parent,
+        config=config,
+        data=data,
+        own=own,
+        results=results,
+        leakage=leakage,
+        chance=chance_verdict(results[own]),
+        comparisons=comparisons(results, own),
+        best=best,
+        isfinite=math.isfinite,
+    )
+
+
+def end_with_summary(session: Session, text: str, leakage: Leakage | None, seconds: float) -> None:
+    """Record the summary, end the run (FAILED where labels leaked), and print what was found and where it is."""
+    run = session.run
+    run.log_text(text, SUMMARY)
+    if leakage is not None and leakage.leaks:
+        session.fail("the leakage check did not end at chance")
+    else:
+        run.finish()
+    print(f"\n{text}\n{seconds:.0f} s\nrun {run.run_id}\nopen it: {run.url()}")
