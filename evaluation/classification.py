@@ -109,7 +109,7 @@ def chance_bounds(n: int, level: float = 0.95) -> tuple[float, float]:
 # figures
 
 
-def confusion_figure(counts: np.ndarray, title: str) -> Figure:
+def plot_confusion(counts: np.ndarray, title: str) -> Figure:
     """The confusion matrix with counts and row shares."""
     figure = Figure(figsize=(3.8, 3.6), layout="constrained")
     axis = figure.subplots()
@@ -127,7 +127,7 @@ def confusion_figure(counts: np.ndarray, title: str) -> Figure:
     return figure
 
 
-def subjects_figure(tables: Mapping[str, Mapping[int, float]], n_trials: int, title: str) -> Figure:
+def plot_subjects(tables: Mapping[str, Mapping[int, float]], n_trials: int, title: str) -> Figure:
     """Accuracy of each subject under each classifier; the band is what a coin reaches in `n_trials` trials of one
     subject.
     """
@@ -149,7 +149,7 @@ def subjects_figure(tables: Mapping[str, Mapping[int, float]], n_trials: int, ti
     return figure
 
 
-def positions_figure(centres: Sequence[float], curves: Mapping[str, np.ndarray], title: str) -> Figure:
+def plot_positions(centres: Sequence[float], curves: Mapping[str, np.ndarray], title: str) -> Figure:
     """Accuracy of windows against the time of their middle from the cue."""
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
     axis = figure.subplots()
@@ -164,7 +164,7 @@ def positions_figure(centres: Sequence[float], curves: Mapping[str, np.ndarray],
     return figure
 
 
-def calibration_figure(label: np.ndarray, p_right: np.ndarray, title: str, bins: int = 10) -> Figure:
+def plot_calibration(label: np.ndarray, p_right: np.ndarray, title: str, bins: int = 10) -> Figure:
     """Share of "right" among trials against the predicted probability; the diagonal is perfect."""
     figure = Figure(figsize=(4, 3.8), layout="constrained")
     axis = figure.subplots()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from common.progress import Progress
 from evaluation.features import Extractor, Features, extract
-from evaluation.figures import image_grid, picture
+from evaluation.figures import image_grid, plot_image
 from evaluation.frechet import frechet_by_size
 from tracking.run import AnyRun, start_run
 from trainers.fid.config import PRESETS, FidConfig
@@ -83,7 +83,7 @@ def run_fid(config: FidConfig) -> int:
             "reference": reference.images.pixels[spread(reference.rows, N_SHOWN)],
         }.items():
             title = f"{name}: {images.name}, {generator.uri}"
-            run.log_figure(picture(image_grid(pixels), title), f"figures/{name}.png")
+            run.log_figure(plot_image(image_grid(pixels), title), f"figures/{name}.png")
         run.log_evaluations(generator.uri, evaluations(config, extractor, reference, results))
 
         measured = {

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from evaluation.figures import lines, loss_curves
+from evaluation.figures import plot_lines, plot_step_curves
 from trainers.isir_fid.samplers import SamplerResult
 
 
@@ -18,7 +18,7 @@ def plot_chains(samplers: Mapping[str, SamplerResult], n_iterations: int, title:
         }
         for name in names
     }
-    return loss_curves(list(range(1, n_iterations + 1)), panels, title, "iteration")
+    return plot_step_curves(list(range(1, n_iterations + 1)), panels, title, "iteration")
 
 
 def plot_sweeps(sweeps: Mapping[str, Sequence[Mapping[str, float]]], distances: Sequence[str], title: str) -> Figure:
@@ -32,7 +32,7 @@ def plot_sweeps(sweeps: Mapping[str, Sequence[Mapping[str, float]]], distances: 
         for distance in distances
         for name, rows in sweeps.items()
     }
-    return lines(panels, title, columns=len(sweeps))
+    return plot_lines(panels, title, columns=len(sweeps))
 
 
 def codes_to_show(

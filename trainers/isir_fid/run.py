@@ -8,7 +8,7 @@ the samplers, docs/isir_fid.md the theory and why there are two weights.
 import sys
 from collections.abc import Mapping
 
-from evaluation.figures import image_grid, picture
+from evaluation.figures import image_grid, plot_image
 from tracking.run import AnyRun, start_run
 from trainers.isir_fid.config import PRESETS, IsirFidConfig
 from trainers.isir_fid.figures import codes_to_show, plot_chains, plot_sweeps
@@ -128,7 +128,7 @@ def log_figures(
     run.log_figure(chains, "figures/chains.png")
     for name, (z, caption) in codes_to_show(plain, samplers).items():
         grid = image_grid(generate(evaluation.generator, z, evaluation.device))
-        run.log_figure(picture(grid, f"{title}: {caption}"), f"figures/samples_{name}.png")
+        run.log_figure(plot_image(grid, f"{title}: {caption}"), f"figures/samples_{name}.png")
     distances = (evaluation.extractor.score, evaluation.extractor.kernel_score)
     run.log_figure(plot_sweeps(sweeps, distances, f"{title}: I-SIR, importance weights"), "figures/sweeps.png")
 
