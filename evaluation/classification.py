@@ -38,8 +38,7 @@ def probability_of_right(log_p: np.ndarray) -> np.ndarray:
 
 
 def classification_scores(label: np.ndarray, p_right: np.ndarray) -> dict[str, float]:
-    """Accuracy, balanced accuracy, F1 of "right" and macro F1, ROC AUC, Cohen's kappa, expected calibration error (10
-    bins).
+    """Accuracy, balanced accuracy, F1 of "right", macro F1, ROC AUC, kappa, expected calibration error (10 bins).
 
     label: 0 or 1 [n]; p_right: probabilities [n]. ROC AUC is NaN where one class is missing.
     """
@@ -84,8 +83,9 @@ def accuracy_by_position(label: np.ndarray, p_right: np.ndarray, position: np.nd
 
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
-    """(mean, low, high): Student's t interval of the mean of independent values, one per subject; NaN bounds for a
-    single one.
+    """(mean, low, high): Student's t interval of the mean of independent values, one per subject.
+
+    The bounds are NaN for a single value.
     """
     x = np.asarray(values, dtype=float)
     if len(x) < 2:
@@ -100,7 +100,7 @@ def paired_interval(a: Mapping[int, float], b: Mapping[int, float]) -> tuple[flo
 
 
 def chance_bounds(n: int, level: float = 0.95) -> tuple[float, float]:
-    """Between which accuracies a coin lies in n independent trials with probability `level`."""
+    """(low, high): the accuracy of guessing in n independent trials lies between them with probability `level`."""
     tail = (1 - level) / 2
     return float(stats.binom.ppf(tail, n, 0.5) / n), float(stats.binom.ppf(1 - tail, n, 0.5) / n)
 
@@ -128,9 +128,7 @@ def plot_confusion(counts: np.ndarray, title: str) -> Figure:
 
 
 def plot_subjects(tables: Mapping[str, Mapping[int, float]], n_trials: int, title: str) -> Figure:
-    """Accuracy of each subject under each classifier; the band is what a coin reaches in `n_trials` trials of one
-    subject.
-    """
+    """Accuracy of each subject under each classifier; the band is that of guessing in `n_trials` trials."""
     subjects = sorted(next(iter(tables.values())))
     figure = Figure(figsize=(max(5.0, 0.35 * len(subjects) + 2.5), 3.8), layout="constrained")
     axis = figure.subplots()

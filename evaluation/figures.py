@@ -1,4 +1,4 @@
-"""Pictures every trainer draws: curves against the step and grids of images."""
+"""Figures that several trainers plot: curves against the step and grids of images."""
 
 from collections.abc import Mapping, Sequence
 
