@@ -112,7 +112,7 @@ source(loss_D, loss_G, loss_GP)
 
 # %%
 from data.images.load import ImageBatches, load_images
-from evaluation.figures import image_grid, loss_curves, picture
+from evaluation.figures import image_grid, plot_image, plot_step_curves
 from trainers.wgan.loop import METRICS, Training, sample_images, train, training_steps
 
 images = load_images("digits", 32, "train", cache_dir=cache, progress=False)
@@ -135,13 +135,13 @@ panels = {
     "losses": {"critic": curves["critic_loss"], "generator": curves["generator_loss"]},
     "Wasserstein estimate": {"E D(real) - E D(fake)": curves["wasserstein_estimate"]},
 }
-show(loss_curves(range(1, 121), panels, "WGAN-GP on digits, 120 steps"))
+show(plot_step_curves(range(1, 121), panels, "WGAN-GP on digits, 120 steps"))
 
 # %%
 G_average = training.ema.model.eval()
 D.eval()
 codes = torch.randn(64, 64, generator=torch.Generator().manual_seed(1))
-show(picture(image_grid(sample_images(G_average, codes)), "after 120 steps; `mlflow run . -e wgan` makes 800"))
+show(plot_image(image_grid(sample_images(G_average, codes)), "after 120 steps; `mlflow run . -e wgan` makes 800"))
 
 # %% [markdown]
 # ## Model performance: the Fréchet distance
@@ -314,7 +314,7 @@ print(f"NT-Xent of 128 channels: {contrastive[0]:.2f} -> {np.mean(contrastive[-5
 from evaluation.classification import (
     classification_scores,
     confusion,
-    confusion_figure,
+    plot_confusion,
     probability_of_right,
     trial_means,
 )
@@ -345,8 +345,8 @@ def evaluate(network, losses, title):
     p_right = probability_of_right(means)
     scores = classification_scores(data.label[trials], p_right)
     print(", ".join(f"{name} {scores[name]:.3f}" for name in ("accuracy", "f1", "roc_auc")), f"on {len(trials)} trials")
-    show(confusion_figure(confusion(data.label[trials], p_right), title))
-    show(loss_curves(range(len(losses)), {"training loss": {"cross-entropy": losses}}, title), dpi=48)
+    show(plot_confusion(confusion(data.label[trials], p_right), title))
+    show(plot_step_curves(range(len(losses)), {"training loss": {"cross-entropy": losses}}, title), dpi=48)
 
 
 network = ChannelClassifier(encoder, n_chans=64, head_width=0.12)

@@ -38,8 +38,7 @@ def probability_of_right(log_p: np.ndarray) -> np.ndarray:
 
 
 def classification_scores(label: np.ndarray, p_right: np.ndarray) -> dict[str, float]:
-    """Accuracy, balanced accuracy, F1 of "right" and macro F1, ROC AUC, Cohen's kappa, expected calibration error (10
-    bins).
+    """Accuracy, balanced accuracy, F1 of "right", macro F1, ROC AUC, kappa, expected calibration error (10 bins).
 
     label: 0 or 1 [n]; p_right: probabilities [n]. ROC AUC is NaN where one class is missing.
     """
@@ -84,8 +83,9 @@ def accuracy_by_position(label: np.ndarray, p_right: np.ndarray, position: np.nd
 
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
-    """(mean, low, high): Student's t interval of the mean of independent values, one per subject; NaN bounds for a
-    single one.
+    """(mean, low, high): Student's t interval of the mean of independent values, one per subject.
+
+    The bounds are NaN for a single value.
     """
     x = np.asarray(values, dtype=float)
     if len(x) < 2:
@@ -100,7 +100,7 @@ def paired_interval(a: Mapping[int, float], b: Mapping[int, float]) -> tuple[flo
 
 
 def chance_bounds(n: int, level: float = 0.95) -> tuple[float, float]:
-    """Between which accuracies a coin lies in n independent trials with probability `level`."""
+    """(low, high): the accuracy of guessing in n independent trials lies between them with probability `level`."""
     tail = (1 - level) / 2
     return float(stats.binom.ppf(tail, n, 0.5) / n), float(stats.binom.ppf(1 - tail, n, 0.5) / n)
 
@@ -109,7 +109,7 @@ def chance_bounds(n: int, level: float = 0.95) -> tuple[float, float]:
 # figures
 
 
-def confusion_figure(counts: np.ndarray, title: str) -> Figure:
+def plot_confusion(counts: np.ndarray, title: str) -> Figure:
     """The confusion matrix with counts and row shares."""
     figure = Figure(figsize=(3.8, 3.6), layout="constrained")
     axis = figure.subplots()
@@ -127,10 +127,8 @@ def confusion_figure(counts: np.ndarray, title: str) -> Figure:
     return figure
 
 
-def subjects_figure(tables: Mapping[str, Mapping[int, float]], n_trials: int, title: str) -> Figure:
-    """Accuracy of each subject under each classifier; the band is what a coin reaches in `n_trials` trials of one
-    subject.
-    """
+def plot_subjects(tables: Mapping[str, Mapping[int, float]], n_trials: int, title: str) -> Figure:
+    """Accuracy of each subject under each classifier; the band is that of guessing in `n_trials` trials."""
     subjects = sorted(next(iter(tables.values())))
     figure = Figure(figsize=(max(5.0, 0.35 * len(subjects) + 2.5), 3.8), layout="constrained")
     axis = figure.subplots()
@@ -149,7 +147,7 @@ def subjects_figure(tables: Mapping[str, Mapping[int, float]], n_trials: int, ti
     return figure
 
 
-def positions_figure(centres: Sequence[float], curves: Mapping[str, np.ndarray], title: str) -> Figure:
+def plot_positions(centres: Sequence[float], curves: Mapping[str, np.ndarray], title: str) -> Figure:
     """Accuracy of windows against the time of their middle from the cue."""
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
     axis = figure.subplots()
@@ -164,7 +162,7 @@ def positions_figure(centres: Sequence[float], curves: Mapping[str, np.ndarray],
     return figure
 
 
-def calibration_figure(label: np.ndarray, p_right: np.ndarray, title: str, bins: int = 10) -> Figure:
+def plot_calibration(label: np.ndarray, p_right: np.ndarray, title: str, bins: int = 10) -> Figure:
     """Share of "right" among trials against the predicted probability; the diagonal is perfect."""
     figure = Figure(figsize=(4, 3.8), layout="constrained")
     axis = figure.subplots()

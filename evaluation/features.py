@@ -1,4 +1,4 @@
-"""From images to features: the networks whose features distances are measured in, and one streaming pass through them.
+"""From images to features: the feature networks that distances are measured in, and one pass of images through them.
 
 A score is called `fid` only with the 2015 TF-Inception weights, whose SHA-256 is checked; other features give
 `fd_<features>`.
@@ -52,9 +52,7 @@ class Extractor:
 
 @dataclass
 class Features:
-    """Features of a set of images in their order: float32 [n, d] and logits [n, classes] on the CPU, and their
-    moments.
-    """
+    """Features of images in their order, on the CPU: x float32 [n, d], logits [n, classes], and the moments of x."""
 
     x: Tensor
     logits: Tensor | None = None
@@ -68,8 +66,9 @@ class Features:
 def extract(
     extractor: Extractor, batches: Iterable[Tensor], progress: Callable[[int], None] = lambda n: None
 ) -> Features:
-    """One pass over uint8 batches [n, 3, H, W]; no image is kept. `progress` is called with the size of each batch
-    done.
+    """One pass over uint8 batches [n, 3, H, W]; no image is kept.
+
+    progress: called with the size of each batch that is done.
     """
     features, logits = [], []
     for batch in batches:
@@ -82,7 +81,7 @@ def extract(
 
 
 def cache_path(key: Any, cache_dir: Path) -> Path:
-    """Where features are kept whose every dependency is in `key` (JSON values)."""
+    """The file in which features are kept; `key` (JSON values) holds everything that they depend on."""
     return cache_dir / f"features-{hash_of(key)[:32]}.safetensors"
 
 
@@ -99,7 +98,7 @@ def load_features(path: Path) -> Features | None:
 
 
 def save_features(path: Path, features: Features) -> None:
-    """Keep features for the next run, atomically; a disk that is full is reported and costs nothing else."""
+    """Keep features for the next run, atomically. If they cannot be written, a line says so and the run goes on."""
     tensors = {"features": features.x.contiguous()}
     if features.logits is not None:
         tensors["logits"] = features.logits.contiguous()
@@ -115,12 +114,13 @@ def save_features(path: Path, features: Features) -> None:
 
 
 def inception_extractor(weights: Path | None, device: torch.device, force: bool = False) -> Extractor:
-    """torch-fidelity's TF-Inception (the family of the TTUR code, torch-mimicry and torch-fidelity), arranged to run
-    faster.
+    """torch-fidelity's TF-Inception, the network of the TTUR code and torch-mimicry too, arranged to run faster.
 
-    weights: the .pth file; None: torch-hub's cache, else downloaded. Raises InputError with file name, size, hash and
-    place where it cannot be had, and for a file with another hash. With `force` such a file is taken, and its score
-    called fd_inception_<hash>.
+    weights: the .pth file; None: from torch-hub's cache, or downloaded. force: take a file with another hash; its score
+    is then called fd_inception_<hash>.
+
+    Raises InputError if the weights cannot be downloaded (with name, size, hash and address of the file), and for a
+    file with another hash without `force`.
     """
     path = weights or _downloaded_inception()
     if not path.is_file():
@@ -213,8 +213,9 @@ def _where_to_get_inception() -> str:
 def network_extractor(
     name: str, network: Callable[[Tensor], Tensor], fingerprint: str, family: str, device: torch.device
 ) -> Extractor:
-    """An extractor from any network that takes images [n, 3, H, W] in [-1, 1] and returns features [n, d] (or [n, d, 1,
-    1]).
+    """An extractor from any network that takes images [n, 3, H, W] in [-1, 1].
+
+    network: returns features [n, d] or [n, d, 1, 1]. name: the scores are called fd_<name> and kd_<name>.
     """
 
     def run(images: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -230,12 +231,22 @@ def network_extractor(
         fault = str(error).strip().splitlines()[-1][:150]
         raise InputError(f"features={name}: the network does not take images [2, 3, 32, 32] ({fault})") from None
     slug = re.sub(r"\W+", "_", name).strip("_").lower()
-    return Extractor(slug, f"fd_{slug}", f"kd_{slug}", run, dim, fingerprint, family, "none, or the network's own")
+    return Extractor(
+        name=slug,
+        score=f"fd_{slug}",
+        kernel_score=f"kd_{slug}",
+        network=run,
+        dim=dim,
+        fingerprint=fingerprint,
+        family=family,
+        resize="none, or the network's own",
+    )
 
 
 def file_extractor(path: Path, device: torch.device, open_program: Callable[[Path], Any]) -> Extractor:
-    """An extractor from a TorchScript file (.pt, .ts, .torchscript) or an exported program (.pt2), which `open_program`
-    reads.
+    """An extractor from a TorchScript file (.pt, .ts, .torchscript) or an exported program (.pt2).
+
+    open_program: reads an exported program.
     """
     if not path.is_file():
         raise InputError(f"features: {str(path)!r} is neither inception, digits, a models:/ address nor a file")
@@ -252,4 +263,10 @@ def file_extractor(path: Path, device: torch.device, open_program: Callable[[Pat
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     # The hash in the name: files of one name in two folders, or one called digits.pt, must not share a score's name.
     name = f"{path.stem}_{digest[:8]}"
-    return network_extractor(name, network, digest, f"file {path.name}, SHA-256 {digest[:12]}", device)
+    return network_extractor(
+        name=name,
+        network=network,
+        fingerprint=digest,
+        family=f"file {path.name}, SHA-256 {digest[:12]}",
+        device=device,
+    )

@@ -1,4 +1,4 @@
-"""Pictures every trainer draws: curves against the step and grids of images."""
+"""Figures that several trainers plot: curves against the step and grids of images."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure  # without pyplot: it needs no display, and leaves a notebook's backend alone
 
 
-def loss_curves(
+def plot_step_curves(
     steps: Sequence[int], curves: Mapping[str, Mapping[str, Sequence[float]]], title: str, unit: str = "step"
 ) -> Figure:
     """One panel for each entry of `curves`: {panel title: {curve name: values, one per step}}."""
@@ -24,7 +24,7 @@ def loss_curves(
     return figure
 
 
-def lines(
+def plot_lines(
     panels: Mapping[str, tuple[str, Sequence[float], Mapping[str, Sequence[float]]]], title: str, columns: int = 3
 ) -> Figure:
     """A panel of marked lines for each entry of `panels`: {panel title: (x label, x values, {line name: y values})}."""
@@ -62,7 +62,7 @@ def image_grid(images: np.ndarray, columns: int | None = None, padding: int = 2)
     return grid
 
 
-def picture(image: np.ndarray, title: str) -> Figure:
+def plot_image(image: np.ndarray, title: str) -> Figure:
     """An image [H, W, 3] uint8 under a title, pixel edges kept sharp."""
     height, width = image.shape[:2]
     figure = Figure(figsize=(6, 6 * height / width + 0.4), layout="constrained")

@@ -1,8 +1,8 @@
-"""Distances between two sets of feature vectors: Fréchet, kernel, precision and recall, Inception score, and their
-uncertainty.
+"""Distances between two sets of feature vectors: Fréchet, kernel, precision and recall, Inception score.
 
-Everything here is plain maths on tensors; evaluation/features.py turns images into features. Conventions: features are
-[n, d]; moments are float64 with the unbiased covariance (divisor n - 1), as torch-fidelity and the TTUR code have them.
+Also their uncertainty. Everything here is maths on tensors; evaluation/features.py turns images into features.
+Conventions: features are [n, d]; moments are float64 with the unbiased covariance (divisor n - 1), as in torch-fidelity
+and the TTUR code.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -69,9 +69,7 @@ def covariance_factor(covariance: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Moments ready to be compared: mean [d], trace and factor of the covariance. One side's factor serves many
-    comparisons.
-    """
+    """Moments ready to be compared: mean [d], trace and factor of the covariance, which many comparisons share."""
 
     mean: Tensor
     trace: Tensor
@@ -101,10 +99,9 @@ def frechet_of(features: Tensor, reference: Gaussian) -> float:
 def frechet_by_size(
     features: Tensor, reference: Gaussian, sizes: Sequence[int], generator: torch.Generator
 ) -> tuple[list[float], float, float]:
-    """The distance of random subsets of `features` at each size, its extrapolation to infinitely many images, and the
-    line's slope.
+    """(distance of a random subset of each size, its extrapolation to infinitely many images, slope of the line).
 
-    The distance falls with n like 1/n by bias alone (Chong and Forsyth 2020, "Effectively Unbiased FID", arXiv
+    By bias alone, the distance falls with n like 1/n (Chong and Forsyth 2020, "Effectively Unbiased FID", arXiv
     1911.07023): the extrapolation is the intercept of the least-squares line in 1/n. The reference keeps its own finite
     size.
     """
@@ -125,12 +122,12 @@ def bootstrap_differences(
 ) -> list[float]:
     """`draws` bootstrap values of FD(b) - FD(a), sorted, moved so that their mean is the difference observed.
 
-    a, b: features [n, d] of the same n latent chains before and after; row i of both is drawn together (paired), so
+    a, b: features [n, d] of the same n latent chains before and after. Row i of both is drawn together (paired), so
     what the two have in common cancels. The reference is held fixed.
 
-    Drawing rows again adds the bias of a distance at n images a second time, by another amount to each side where their
-    spreads differ. So only the spread of the draws is used: as they are, their interval can lie beside the observed
-    difference.
+    Resampling adds the bias of a distance at n images a second time, and if the spreads of the two sides differ, not
+    equally to both. So only the spread of the draws is used: without the shift their interval may not contain the
+    observed difference.
     """
     if a.shape != b.shape:
         raise ValueError(
@@ -180,9 +177,9 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """The kernel distance (Binkowski et al. 2018, KID) of features [m, d] and [n, d], and its standard error.
 
-    Mean of the unbiased squared MMD over disjoint random blocks of `block_size` images (fewer, where that would leave
-    less than `min_blocks` blocks). The blocks are independent, so that sd / sqrt(blocks) is an honest standard error,
-    which it is not for the overlapping subsets that are often used.
+    Mean of the unbiased squared MMD over disjoint random blocks of `block_size` images (smaller ones, if there would
+    be fewer than `min_blocks`). The blocks are independent, so sd / sqrt(blocks) is a valid standard error. For the
+    overlapping subsets that are often used it is not.
     """
     m = min(len(x), len(y))
     size = min(block_size, m // min_blocks)

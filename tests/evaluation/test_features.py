@@ -3,6 +3,7 @@
 import hashlib
 import io
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from benchmarks.fid import _Images, random_inception_state, sample_images
 from common.errors import InputError
 from evaluation.features import (
     INCEPTION_FILE,
+    Extractor,
     Features,
     build_inception,
     cache_path,
@@ -140,6 +142,10 @@ def test_networks_of_one_file_name_have_scores_of_their_own(tmp_path: Path) -> N
     assert "fd_digits" not in scores  # the built-in features'
 
 
+def extractor_of(name: str, network: Callable[[Tensor], Tensor]) -> Extractor:
+    return network_extractor(name=name, network=network, fingerprint="", family="", device=CPU)
+
+
 def test_files_and_networks_that_do_not_fit(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("no network")
     with pytest.raises(InputError, match="neither a TorchScript file nor"):
@@ -147,16 +153,16 @@ def test_files_and_networks_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="neither inception, digits"):
         file_extractor(tmp_path / "absent.pt", CPU, open_program)
     with pytest.raises(InputError, match="does not take images"):
-        network_extractor("linear", nn.Linear(5, 2), "", "", CPU)
+        extractor_of("linear", nn.Linear(5, 2))
     with pytest.raises(InputError, match="no tensor with a row for each image"):
-        network_extractor("sum", lambda x: x.sum(0), "", "", CPU)
+        extractor_of("sum", lambda x: x.sum(0))
 
 
 def test_constant_features_are_measured_and_nan_features_refused() -> None:
-    constant = network_extractor("constant", lambda x: torch.ones(len(x), 3), "", "", CPU)
+    constant = extractor_of("constant", lambda x: torch.ones(len(x), 3))
     features = extract(constant, sample_images(6, 32, 0).split(4))
     assert frechet_distance(Gaussian.of(features.moments), Gaussian.of(features.moments)) == 0
-    broken = network_extractor("broken", lambda x: torch.full((len(x), 3), torch.nan), "", "", CPU)
+    broken = extractor_of("broken", lambda x: torch.full((len(x), 3), torch.nan))
     with pytest.raises(ValueError, match="NaN or infinite"):
         extract(broken, [sample_images(6, 32, 0)])
 

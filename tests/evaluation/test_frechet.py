@@ -152,13 +152,17 @@ def test_extrapolation_finds_the_intercept() -> None:
 def test_paired_bootstrap_sees_what_pairs_have_in_common() -> None:
     reference = gaussian(torch.zeros(3), torch.eye(3))
     a = draw(300, 3) + 0.3
-    same = bootstrap_differences(a, a, reference, 30, torch.Generator().manual_seed(0))
+    same = bootstrap_differences(a=a, b=a, reference=reference, draws=30, generator=torch.Generator().manual_seed(0))
     assert same == [0.0] * 30
-    low, high = interval(bootstrap_differences(a, a - 0.3, reference, 100, torch.Generator().manual_seed(0)))
+    low, high = interval(
+        bootstrap_differences(
+            a=a, b=a - 0.3, reference=reference, draws=100, generator=torch.Generator().manual_seed(0)
+        )
+    )
     assert low < high < 0
     assert low < frechet_of(a - 0.3, reference) - frechet_of(a, reference) < high
     with pytest.raises(ValueError, match="as many rows"):
-        bootstrap_differences(a, a[:5], reference, 1, torch.Generator())
+        bootstrap_differences(a=a, b=a[:5], reference=reference, draws=1, generator=torch.Generator())
 
 
 def test_the_interval_lies_about_the_observed_difference_where_the_spreads_differ() -> None:
@@ -171,7 +175,11 @@ def test_the_interval_lies_about_the_observed_difference_where_the_spreads_diffe
     for seed in range(10):
         a = draw(n, d, seed)
         b = a * (1 - narrower)
-        low, high = interval(bootstrap_differences(a, b, reference, 60, torch.Generator().manual_seed(seed)))
+        low, high = interval(
+            bootstrap_differences(
+                a=a, b=b, reference=reference, draws=60, generator=torch.Generator().manual_seed(seed)
+            )
+        )
         inside += low < frechet_of(b, reference) - frechet_of(a, reference) < high
         zero_inside += low < 0 < high
     assert inside == 10

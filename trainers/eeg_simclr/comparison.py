@@ -15,7 +15,7 @@ from data.eeg.load import EegData
 from data.eeg.splits import Fold
 from data.eeg.windows import Windows
 from evaluation.classification import CLASSES, paired_interval
-from evaluation.figures import lines, loss_curves
+from evaluation.figures import plot_lines, plot_step_curves
 from models.eeg.simclr import Chosen, pooled_features
 from tracking.run import Run
 from tracking.silent_run import SilentRun
@@ -172,7 +172,7 @@ def pretraining_figure(curves: Mapping[str, Sequence[Mapping[str, float]]], titl
     panels = {"NT-Xent": losses}
     for key in ("alignment", "uniformity"):
         panels[f"{key}, validation"] = {name: padded(curve, key) for name, curve in curves.items()}
-    return loss_curves(range(1, longest + 1), panels, title, "epoch")
+    return plot_step_curves(range(1, longest + 1), panels, title, "epoch")
 
 
 @torch.no_grad()
@@ -266,7 +266,7 @@ def record_comparison(
             name: ("tau", x, {name: [taus[tau][name] for tau in x]}) for name in ("alignment", "uniformity", "accuracy")
         }
         run.log_figure(
-            lines(panels, f"Temperature of NT-Xent, first fold's validation: {what}"), "figures/tau_sweep.png"
+            plot_lines(panels, f"Temperature of NT-Xent, first fold's validation: {what}"), "figures/tau_sweep.png"
         )
     fold = folds[-1]
     figure = embeddings_figure(shown, windows, fold, device, config.seed, f"Test windows of {fold.name}: {what}")

@@ -1,100 +1,92 @@
 """Measure a generator against real images: `mlflow run . -e fid`, or `python -m trainers.fid --help`.
 
-Config -> generator -> reference -> features of both in one pass -> distances -> figures -> records. No image is written
-to disk. docs/fid.md says what each score means and what it may be compared with.
+Config -> generator -> reference -> features of both in one pass -> distances -> figures -> registry -> summary.
+No image is written to disk. docs/fid.md says what each score means and what it may be compared with.
 """
 
 import sys
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from common.progress import Progress
-from evaluation.features import extract
-from evaluation.figures import image_grid, picture
+from evaluation.features import Extractor, Features, extract
+from evaluation.figures import image_grid, plot_image
 from evaluation.frechet import frechet_by_size
-from tracking.run import start_run
+from tracking.run import AnyRun, start_run
 from trainers.fid.config import PRESETS, FidConfig
 from training.config import as_params, launch_processes, parse_config
 from training.generators.measuring import (
+    Reference,
     build_extractor,
     check_count,
     describe_measurement,
     evaluations,
     gathered,
+    generate,
     images_of,
     latent_codes,
+    log_reference,
     measure_reference,
     reference_images,
     scores,
 )
-from training.generators.stored import load_generator
-from training.processes import join_processes
+from training.generators.stored import StoredNetwork, load_generator
+from training.processes import Processes, join_processes
+from training.summary import SUMMARY, render_summary
 
-
-def draw_sizes(score: str, sizes: list[int], distances: list[float], limit: float, slope: float, title: str) -> Figure:
-    """The distance against 1/n with the line whose intercept is the extrapolation."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axis = figure.subplots()
-    inverse = [1 / n for n in sizes]
-    axis.plot(inverse, distances, "o", label="measured")
-    axis.plot([0, max(inverse)], [limit, limit + slope * max(inverse)], "--", label=f"line; at infinite n {limit:.4g}")
-    axis.set_xlabel("1 / number of generated images")
-    axis.set_ylabel(score)
-    axis.set_title(title, fontsize=9)
-    axis.legend(frameon=False)
-    axis.grid(alpha=0.3)
-    return figure
+N_SHOWN = 64
+"""Images in a grid, at most."""
 
 
 def run_fid(config: FidConfig) -> int:
-    """Measure, record, print; the exit status."""
+    """Measure the generator and record the scores; the exit status."""
     processes = join_processes(config.device)
-    device = processes.device
-    generator = load_generator(config.model_uri, device)
+    generator = load_generator(config.model_uri, processes.device)
     images = reference_images(config, generator)
 
-    run = start_run(
-        "fid", as_params(config), tags={"device": device.type}, output_dir=config.output_dir, run_name=config.run_name
-    )
-    with run:
-        run.log_data(
-            images.name, images.fingerprint, {"source": images.source, "split": images.split}, context="reference"
-        )
-        extractor = build_extractor(config, run, device)
+    with start_run(
+        entry_point="fid",
+        params=as_params(config),
+        tags={"device": processes.device.type},
+        output_dir=config.output_dir,
+        run_name=config.run_name,
+    ) as run:
+        log_reference(run, images)
+        extractor = build_extractor(config, run, processes.device)
         check_count(config.n_images, "n_images", extractor, config)
         reference = measure_reference(config, images, extractor, processes)
         run.log_params(describe_measurement(extractor, generator, reference))
 
         z = latent_codes(config.n_images, generator.nz, config.seed)
-        mine = processes.share_of(config.n_images)
-        progress = Progress(len(mine), unit="image", quiet=not processes.is_first)
-        began = time.monotonic()
-        batches = images_of(generator, z[mine.start : mine.stop], config.batch_size, device)
-        fake = gathered(extract(extractor, batches, progress.advance), processes)
-        seconds = time.monotonic() - began
-        progress.close()
+        generated, seconds = measure_generated(
+            config=config, generator=generator, extractor=extractor, z=z, processes=processes
+        )
         if not processes.is_first:
             return 0
 
-        results = scores(config, extractor, fake, reference)
-        smallest = min(config.n_images, max(extractor.dim + 1, config.n_images // config.n_sizes))
-        sizes = torch.linspace(smallest, config.n_images, config.n_sizes).round().int().unique().tolist()
-        if len(sizes) > 1:
-            draws = torch.Generator().manual_seed(config.seed)
-            by_size, limit, slope = frechet_by_size(fake.x, reference.gaussian, sizes, draws)
-            results[f"{extractor.score}_infinity"] = limit
-            for n, distance in zip(sizes, by_size, strict=True):
-                run.log_metrics({f"{extractor.score}_by_n": distance}, step=n)
+        results = scores(config, extractor, generated, reference)
+        extrapolation = extrapolate(config, extractor, generated, reference)
+        if extrapolation is not None:
+            results[f"{extractor.score}_infinity"] = extrapolation.limit
             title = f"{generator.uri}: {extractor.score} on {images.name}, bias in the number of images"
-            run.log_figure(
-                draw_sizes(extractor.score, sizes, by_size, limit, slope, title), "figures/distance_by_n.png"
-            )
+            log_extrapolation(run, extrapolation, extractor.score, title)
         results["images_per_second"] = config.n_images / seconds
         run.log_metrics(results, step=0)
+        for name, pixels in {
+            "generated": generate(generator, z[:N_SHOWN], processes.device),
+            "reference": reference.images.pixels[spread(reference.rows, N_SHOWN)],
+        }.items():
+            title = f"{name}: {images.name}, {generator.uri}"
+            run.log_figure(plot_image(image_grid(pixels), title), f"figures/{name}.png")
         run.log_evaluations(generator.uri, evaluations(config, extractor, reference, results))
-        table = {
+
+        measured = {
             "scores": results,
             "n_images": config.n_images,
             "features": extractor.name,
@@ -104,25 +96,76 @@ def run_fid(config: FidConfig) -> int:
             "n_reference": len(reference.rows),
             "model": generator.uri,
         }
-        run.log_dict(table, "scores.json")
-        for name, pixels in (
-            ("generated", torch.cat(list(images_of(generator, z[:64], 64, device))).cpu().numpy()),
-            ("reference", images.pixels[reference.rows[:: max(1, len(reference.rows) // 64)][:64]]),
-        ):
-            run.log_figure(
-                picture(image_grid(pixels), f"{name}: {images.name}, {generator.uri}"), f"figures/{name}.png"
-            )
+        run.log_dict(measured, "scores.json")
+        summary = render_summary(Path(__file__).parent, **measured)
+        run.log_text(summary, SUMMARY)
         run.finish()
-
-        print(
-            f"\n{generator.uri} against {images.source}, split {images.split}: {len(reference.rows):,} real, "
-            f"{config.n_images:,} generated"
-        )
-        print(f"features: {extractor.family}; resize: {extractor.resize}")
-        for name, value in results.items():
-            print(f"  {name:24s} {value:.5g}")
-        print(f"  run {run.run_id}\n  open it: {run.url()}")
+        print(f"\n{summary}\nrun {run.run_id}\nopen it: {run.url()}")
     return 0
+
+
+def measure_generated(
+    config: FidConfig, generator: StoredNetwork, extractor: Extractor, z: Tensor, processes: Processes
+) -> tuple[Features, float]:
+    """(features of the images of codes [n, nz], seconds): each process generates and measures its share."""
+    share = processes.share_of(len(z))
+    progress = Progress(len(share), unit="image", quiet=not processes.is_first)
+    began = time.monotonic()
+    batches = images_of(generator, z[share.start : share.stop], config.batch_size, processes.device)
+    features = gathered(extract(extractor, batches, progress.advance), processes)
+    seconds = time.monotonic() - began
+    progress.close()
+    return features, seconds
+
+
+@dataclass(frozen=True)
+class Extrapolation:
+    """The Fréchet distance at several numbers of images, and the line limit + slope / n through it."""
+
+    sizes: list[int]
+    distances: list[float]
+    limit: float
+    slope: float
+
+
+def extrapolate(
+    config: FidConfig, extractor: Extractor, generated: Features, reference: Reference
+) -> Extrapolation | None:
+    """The Fréchet distance extrapolated to infinitely many images; None where there are too few for two sizes."""
+    smallest = min(config.n_images, max(extractor.dim + 1, config.n_images // config.n_sizes))
+    sizes = torch.linspace(smallest, config.n_images, config.n_sizes).round().int().unique().tolist()
+    if len(sizes) < 2:
+        return None
+    draws = torch.Generator().manual_seed(config.seed)
+    return Extrapolation(sizes, *frechet_by_size(generated.x, reference.gaussian, sizes, draws))
+
+
+def log_extrapolation(run: AnyRun, found: Extrapolation, score: str, title: str) -> None:
+    """The distance at each number of images, as a metric over that number and as a figure."""
+    for n, distance in zip(found.sizes, found.distances, strict=True):
+        run.log_metrics({f"{score}_by_n": distance}, step=n)
+    run.log_figure(plot_extrapolation(found, score, title), "figures/distance_by_n.png")
+
+
+def plot_extrapolation(found: Extrapolation, score: str, title: str) -> Figure:
+    """The distance against 1/n, and the line whose intercept is the extrapolation."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    inverse = [1 / n for n in found.sizes]
+    line = [found.limit, found.limit + found.slope * max(inverse)]
+    axis.plot(inverse, found.distances, "o", label="measured")
+    axis.plot([0, max(inverse)], line, "--", label=f"line; at infinite n {found.limit:.4g}")
+    axis.set_xlabel("1 / number of generated images")
+    axis.set_ylabel(score)
+    axis.set_title(title, fontsize=9)
+    axis.legend(frameon=False)
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def spread(rows: np.ndarray, n: int) -> np.ndarray:
+    """n of the rows, evenly spaced; all where there are fewer."""
+    return rows[:: max(1, len(rows) // n)][:n]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,60 +2,68 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaluation import distances
+from trainers.theory.correction import Correction
 from trainers.theory.networks import penalised_slope
+from trainers.theory.segments import DistanceRow
 
 
-def draw_distances(
-    points: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], sigmas: Sequence[float], gp_scale: float
-) -> Figure:
-    """A panel each for KL, JS and Wasserstein against theta - theta_star: formulas as lines, computed values as marks.
-
-    points: {distance: {way of computing: [(offset, value), ...]}}.
-    """
-    offsets = sorted({offset for ways in points.values() for values in ways.values() for offset, _ in values})
+def plot_distances(rows: Sequence[DistanceRow], sigmas: Sequence[float], gp_scale: float) -> Figure:
+    """KL, JS and Wasserstein against theta - theta_star, a panel each: formulas as lines, computed values as marks."""
+    offsets = [row.offset for row in rows]
     span = max(max(map(abs, offsets)), 1e-3)
     fine = np.linspace(-1.1 * span, 1.1 * span, 441)
     figure = Figure(figsize=(14, 4.2), layout="constrained")
-    panels = figure.subplots(1, 3)
-    formulas = {"KL": distances.smoothed_kl, "JS": distances.smoothed_js}
-    for axis, name in zip(panels, ("KL", "JS", "Wasserstein"), strict=True):
-        if name in formulas:
-            for sigma, colour in zip(sigmas, _colours(len(sigmas)), strict=True):
-                axis.plot(
-                    fine, [formulas[name](d, sigma) for d in fine], color=colour, label=f"smoothed, sigma {sigma:g}"
-                )
-                axis.plot(
-                    *_columns(points[name].get(f"smoothed, sigma {sigma:g}", [])), "o", color=colour, markersize=4
-                )
-        for way, marker in (("trained discriminator", "^"), ("transport of samples", "s"), ("trained critic", "x")):
-            if way in points[name]:
-                axis.plot(
-                    *_columns(points[name][way]), marker, color="black", markersize=7, fillstyle="none", label=way
-                )
+    kl, js, wasserstein = figure.subplots(1, 3)
+    _plot_smoothed(kl, "KL", rows=rows, offsets=fine, sigmas=sigmas)
+    _plot_smoothed(js, "JS", rows=rows, offsets=fine, sigmas=sigmas)
+    _plot_computed(js, rows, "trained discriminator", marker="^")
+    _plot_computed(wasserstein, rows, "transport of samples", marker="s")
+    _plot_computed(wasserstein, rows, "trained critic", marker="x")
+
+    kl.set_yscale("symlog", linthresh=0.1)
+    kl.set_title("KL: infinite, 0 at theta_star")
+    js.plot(fine, [math.log(2)] * len(fine), "--", color="tab:red", label="exact: log 2, 0 at theta_star")
+    js.plot([0], [0], "o", color="tab:red", fillstyle="none", markersize=10)
+    js.set_title("Jensen-Shannon")
+    penalised = [abs(d) * penalised_slope(d, gp_scale) for d in fine]
+    wasserstein.plot(fine, np.abs(fine), "--", color="tab:red", label="exact: |theta - theta_star|")
+    wasserstein.plot(fine, penalised, ":", color="black", label="penalised critic")
+    wasserstein.set_title("Wasserstein")
+    for axis in (kl, js, wasserstein):
         axis.set_xlabel("theta - theta_star")
-        axis.set_title(name)
         axis.grid(alpha=0.3)
-    panels[0].set_yscale("symlog", linthresh=0.1)
-    panels[0].set_title("KL: infinite, 0 at theta_star")
-    panels[1].plot(fine, [math.log(2)] * len(fine), "--", color="tab:red", label="exact: log 2, 0 at theta_star")
-    panels[1].plot([0], [0], "o", color="tab:red", fillstyle="none", markersize=10)
-    panels[1].set_title("Jensen-Shannon")
-    panels[2].plot(fine, np.abs(fine), "--", color="tab:red", label="exact: |theta - theta_star|")
-    panels[2].plot(
-        fine, [abs(d) * penalised_slope(d, gp_scale) for d in fine], ":", color="black", label="penalised critic"
-    )
-    for axis in panels:
         axis.legend(fontsize=8, framealpha=0.9, edgecolor="none")
     figure.suptitle("Distances of two parallel segments: formulas (lines) and computed values (marks)")
     return figure
 
 
-def draw_gradients(gradients: Mapping[float, Mapping[str, float]]) -> Figure:
+def _plot_smoothed(
+    axis: Axes, distance: Literal["KL", "JS"], rows: Sequence[DistanceRow], offsets: np.ndarray, sigmas: Sequence[float]
+) -> None:
+    """The smoothed distance for every sigma: its formula over `offsets`, and the values computed on a grid."""
+    formula = {"KL": distances.smoothed_kl, "JS": distances.smoothed_js}[distance]
+    for sigma, colour in zip(sigmas, _colours(len(sigmas)), strict=True):
+        way = f"smoothed, sigma {sigma:g}"
+        computed = [row for row in rows if (row.distance, row.way) == (distance, way)]
+        axis.plot(offsets, [formula(d, sigma) for d in offsets], color=colour, label=way)
+        axis.plot([r.offset for r in computed], [r.computed for r in computed], "o", color=colour, markersize=4)
+
+
+def _plot_computed(axis: Axes, rows: Sequence[DistanceRow], way: str, marker: str) -> None:
+    computed = [row for row in rows if row.way == way]
+    x, y = [row.offset for row in computed], [row.computed for row in computed]
+    axis.plot(x, y, marker, color="black", markersize=7, fillstyle="none", label=way)
+
+
+def plot_gradients(gradients: Mapping[float, Mapping[str, float]]) -> Figure:
     """What each generator loss gives theta, against theta - theta_star; signed logarithmic scale."""
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axis = figure.subplots()
@@ -78,7 +86,7 @@ def draw_gradients(gradients: Mapping[float, Mapping[str, float]]) -> Figure:
     return figure
 
 
-def draw_fits(paths: Mapping[str, Sequence[float]], start: float) -> Figure:
+def plot_descents(paths: Mapping[str, Sequence[float]], start: float) -> Figure:
     """Gradient descent on theta under every distance, a panel each for KL, JS and Wasserstein."""
     figure = Figure(figsize=(14, 4.2), layout="constrained")
     panels = figure.subplots(1, 3, sharey=True)
@@ -102,12 +110,8 @@ def draw_fits(paths: Mapping[str, Sequence[float]], start: float) -> Figure:
     return figure
 
 
-def draw_corrections(
-    corrected: Mapping[str, tuple[tuple[float, float], np.ndarray]], start: float, noise: float
-) -> Figure:
-    """Histograms of y after I-SIR with the density theory gives, beside generated and real: {name: ((mean, variance),
-    y)}.
-    """
+def plot_corrections(corrected: Sequence[Correction], start: float, noise: float) -> Figure:
+    """Histograms of y after I-SIR with the density that theory gives, beside generated and real."""
     figure = Figure(figsize=(12, 6.4), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True, sharey=True)
     span = abs(start) + 3.5 * noise
@@ -116,12 +120,13 @@ def draw_corrections(
     def density(mean: float, variance: float) -> np.ndarray:
         return np.exp(-((y - mean) ** 2) / (2 * variance)) / math.sqrt(2 * math.pi * variance)
 
-    for axis, (name, (analytic, values)) in zip(axes.flat, corrected.items(), strict=True):
-        axis.hist(values, bins=70, range=(-span, span), density=True, alpha=0.35, color="tab:blue", label="after I-SIR")
-        axis.plot(y, density(*analytic), color="tab:blue", label=f"theory: N({analytic[0]:.3g}, {analytic[1]:.3g})")
+    for axis, c in zip(axes.flat, corrected, strict=True):
+        mean, variance = c.theory
+        axis.hist(c.y, bins=70, range=(-span, span), density=True, alpha=0.35, color="tab:blue", label="after I-SIR")
+        axis.plot(y, density(mean, variance), color="tab:blue", label=f"theory: N({mean:.3g}, {variance:.3g})")
         axis.plot(y, density(start, noise**2), ":", color="grey", label="generated")
         axis.plot(y, density(0, noise**2), "--", color="tab:red", label="real")
-        axis.set_title(name, fontsize=10)
+        axis.set_title(f"{c.network}, {c.weights}", fontsize=10)
         axis.legend(frameon=False, fontsize=8)
     for axis in axes[1]:
         axis.set_xlabel("y - theta_star")
@@ -130,10 +135,4 @@ def draw_corrections(
 
 
 def _colours(n: int) -> list[tuple[float, ...]]:
-    from matplotlib import colormaps
-
     return [tuple(colormaps["viridis"](0.1 + 0.75 * i / max(n - 1, 1))) for i in range(n)]
-
-
-def _columns(pairs: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    return [a for a, _ in pairs], [b for _, b in pairs]

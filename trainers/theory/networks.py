@@ -1,5 +1,4 @@
-"""Discriminator and critic on the plane, as GANs use them, for the theory entry point: training, estimates, gradients
-for theta.
+"""Discriminator and critic on the plane, as GANs use them: training, estimates, gradients for theta.
 
 The generator is G(x) = (x, theta), x ~ U(0, 1); real points are (x, theta_star). With `noise` both get Gaussian noise
 of that standard deviation along y, and the latent code is z ~ N(0, I) in two dimensions: G(z) = (Phi(z_1), theta +
@@ -8,15 +7,17 @@ noise z_2).
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.gan.losses import loss_D, loss_G, loss_GP
+from trainers.theory.config import TheoryConfig
 
 Kind = Literal["discriminator", "critic"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 GeneratorLoss = Callable[[Tensor], Tensor]
 
 
@@ -53,23 +54,23 @@ def penalised_slope(offset: float, gp_scale: float) -> float:
     return 1 + abs(offset) / (2 * gp_scale)
 
 
-class Opponent:
-    """A discriminator or a critic of points [n, 2] with its optimiser and its randomness.
+class DiscriminatorOrCritic:
+    """A discriminator or a critic of points [n, 2], with its optimiser and its randomness.
 
-    Both are the same small network: they differ in the loss alone. `width`: of the two hidden layers. `gp_scale`: of
-    the critic's penalty. The settings of Adam are WGAN-GP's.
+    Both are the same small network (`layers`) and differ in the loss alone. width: of the two hidden layers. gp_scale:
+    weight of the critic's gradient penalty. Adam's betas are WGAN-GP's.
     """
 
-    def __init__(self, kind: Kind, width: int, lr: float, batch_size: int, gp_scale: float, seed: int) -> None:
+    def __init__(self, kind: Kind, *, width: int, lr: float, batch_size: int, gp_scale: float, seed: int) -> None:
         self.kind, self.batch_size, self.gp_scale = kind, batch_size, gp_scale
         self.random = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network = nn.Sequential(
+            self.layers = nn.Sequential(
                 nn.Linear(2, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1)
             )
         self.lr = lr
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=lr, betas=(0.0, 0.9))
+        self.optimizer = torch.optim.Adam(self.layers.parameters(), lr=lr, betas=(0.0, 0.9))
 
     def points(self, n: int, y: Tensor | float, noise: float) -> Tensor:
         """n fresh points of the distribution at height y, [n, 2]."""
@@ -79,9 +80,9 @@ class Opponent:
         """One training step on fresh points."""
         fake = self.points(self.batch_size, theta, noise)
         real = self.points(self.batch_size, theta_star, noise)
-        d_fake, d_real = self.network(fake), self.network(real)
+        d_fake, d_real = self.layers(fake), self.layers(real)
         if self.kind == "critic":
-            penalty = loss_GP(fake, real, self.network, generator=self.random)
+            penalty = loss_GP(fake, real, self.layers, generator=self.random)
             loss = loss_D(d_fake, d_real) + self.gp_scale * penalty
         else:
             loss = (F.softplus(d_fake).mean() + F.softplus(-d_real).mean()) / 2  # binary cross-entropy
@@ -104,8 +105,8 @@ class Opponent:
         theorem 1).
         Critic: E D(real) - E D(fake), Wasserstein-1 if it is an optimal 1-Lipschitz function.
         """
-        d_fake = self.network(self.points(n, theta, 0.0))
-        d_real = self.network(self.points(n, theta_star, 0.0))
+        d_fake = self.layers(self.points(n, theta, 0.0))
+        d_real = self.layers(self.points(n, theta_star, 0.0))
         if self.kind == "critic":
             return -loss_D(d_fake, d_real).item()
         entropy = (F.softplus(d_fake).mean() + F.softplus(-d_real).mean()) / 2
@@ -114,6 +115,18 @@ class Opponent:
     def gradient(self, loss: GeneratorLoss, theta: float, n: int = 4096) -> float:
         """The derivative of a generator loss with respect to theta, the network held fixed."""
         leaf = torch.tensor(theta, requires_grad=True)
-        value = loss(self.network(self.points(n, leaf, 0.0)))
+        value = loss(self.layers(self.points(n, leaf, 0.0)))
         (slope,) = torch.autograd.grad(value, leaf)
         return slope.item()
+
+
+def build_network(config: TheoryConfig, kind: Kind) -> DiscriminatorOrCritic:
+    """An untrained network with the settings of the config."""
+    return DiscriminatorOrCritic(
+        kind,
+        width=config.width,
+        lr=config.lr,
+        batch_size=config.batch_size,
+        gp_scale=config.gp_scale,
+        seed=config.seed,
+    )

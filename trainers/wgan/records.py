@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from data.images.load import ImageSet
-from evaluation.figures import image_grid, loss_curves, picture
+from evaluation.figures import image_grid, plot_image, plot_step_curves
 from evaluation.images import drawn_rows
 from tracking.environment import git_state
 from tracking.registry.models import ModelInfo, log_model
@@ -72,7 +72,7 @@ def lost_critic(losses: Sequence[float], gp_scale: float) -> str | None:
 
 def plot_curves(log: StepLog, title: str) -> Figure:
     """The loss-curve figure: losses, penalty with the gradient norm it works on, and the Wasserstein estimate."""
-    return loss_curves(
+    return plot_step_curves(
         log.steps,
         {
             "losses": {"critic": log.column("critic_loss"), "generator": log.column("generator_loss")},
@@ -106,7 +106,7 @@ def log_figures(run: AnyRun, config: WganConfig, training: Training, log: StepLo
     for name, generator in (("ema", training.ema.model), ("raw", training.G)):
         grid = image_grid(sample_images(generator, codes))
         caption = f"{title}: samples of the {name} generator, step {training.step}"
-        run.log_figure(picture(grid, caption), f"figures/samples_{name}.png")
+        run.log_figure(plot_image(grid, caption), f"figures/samples_{name}.png")
 
 
 def register_networks(

@@ -11,13 +11,13 @@ from data.eeg.load import EegData
 from data.eeg.splits import Fold
 from data.eeg.windows import Windows
 from evaluation.classification import (
-    calibration_figure,
     confusion,
-    confusion_figure,
-    positions_figure,
-    subjects_figure,
+    plot_calibration,
+    plot_confusion,
+    plot_positions,
+    plot_subjects,
 )
-from evaluation.figures import loss_curves
+from evaluation.figures import plot_step_curves
 from tracking.run import AnyRun
 from training.eeg.config import EegConfig
 from training.eeg.results import Leakage, Result, chance_verdict, comparisons, subjects_table
@@ -49,18 +49,18 @@ def log_figures(
     for name, result in results.items():
         trials = result.trials
         counts = confusion(trials.label, trials.p_right)
-        run.log_figure(confusion_figure(counts, f"{name}, per trial: {what}"), f"figures/confusion_{name}.png")
+        run.log_figure(plot_confusion(counts, f"{name}, per trial: {what}"), f"figures/confusion_{name}.png")
     per_subject = len(results[own].trials.label) // len(results[own].by_subject)
     tables = {name: result.by_subject for name, result in results.items()}
-    run.log_figure(subjects_figure(tables, per_subject, f"Accuracy per trial: {what}"), "figures/subjects.png")
+    run.log_figure(plot_subjects(tables, per_subject, f"Accuracy per trial: {what}"), "figures/subjects.png")
     first = data.times[0]
     step = config.window - config.overlap
     positions = {name: r.by_position for name, r in results.items() if r.by_position is not None}
     centres = [first + (k * step + config.window / 2) / data.sfreq for k in range(len(next(iter(positions.values()))))]
-    run.log_figure(positions_figure(centres, positions, f"Accuracy by window: {what}"), "figures/positions.png")
+    run.log_figure(plot_positions(centres, positions, f"Accuracy by window: {what}"), "figures/positions.png")
     trials = results[own].trials
     run.log_figure(
-        calibration_figure(trials.label, trials.p_right, f"{own}: calibration, {what}"), "figures/calibration.png"
+        plot_calibration(trials.label, trials.p_right, f"{own}: calibration, {what}"), "figures/calibration.png"
     )
     longest = max(len(curve) for curve in curves.values())
     panels = {
@@ -71,7 +71,9 @@ def log_figures(
         }
         for panel in ("loss", "accuracy")
     }
-    run.log_figure(loss_curves(range(1, longest + 1), panels, f"{own}: {what}", "epoch"), "figures/loss_curves.png")
+    run.log_figure(
+        plot_step_curves(range(1, longest + 1), panels, f"{own}: {what}", "epoch"), "figures/loss_curves.png"
+    )
     for name, figure in recording_figures(data).items():
         run.log_figure(figure, f"figures/recording_{name}.png")
 

@@ -8,26 +8,24 @@ import torch.nn.functional as F
 
 from common.errors import InputError
 from common.files import hash_of
-from data.images.load import load_images
+from data.images.load import ImageSet, load_images
 from evaluation.features import Extractor, network_extractor
 from models.gan.digit_features import DigitClassifier, DigitFeatures
 from tracking.registry.models import load_weights, log_model, newest_model
-from tracking.run import Run
-from tracking.silent_run import SilentRun
+from tracking.run import AnyRun
 
 REGISTERED_NAME = "digits-features"
 IMAGE_SIZE, EPOCHS, BATCH_SIZE, LEARNING_RATE, SEED, SHIFT = 32, 15, 64, 0.002, 0, 2
 RECIPE = ["DigitClassifier 1", IMAGE_SIZE, EPOCHS, BATCH_SIZE, LEARNING_RATE, SEED, SHIFT]
 
 
-def digits_extractor(run: Run | SilentRun, cache_dir: Path, device: torch.device) -> Extractor:
-    """The registered feature network of this recipe and this data, trained and registered by `run` where there is none
-    yet.
+def digits_extractor(run: AnyRun, cache_dir: Path, device: torch.device) -> Extractor:
+    """The registered feature network of this recipe and this data. If there is none yet, it is trained and registered.
 
-    Registered rather than trained anew each time: threads and machines change the last bits of training, and scores
-    compare only in the very same features.
+    It is not trained anew for each run: threads and machines change the last bits of training, and scores can be
+    compared only in the very same features.
     """
-    train = load_images("digits", IMAGE_SIZE, "train", cache_dir=cache_dir, progress=False)
+    train = digit_images("train", cache_dir)
     recipe = hash_of([RECIPE, train.fingerprint])
     classifier = DigitClassifier()
     try:
@@ -38,10 +36,10 @@ def digits_extractor(run: Run | SilentRun, cache_dir: Path, device: torch.device
     except InputError:
         classifier, accuracy = train_classifier(cache_dir)
         info = log_model(
-            run,
-            classifier,
-            "digits_features",
-            train.pixels[:4].astype("float32") / 127.5 - 1,
+            run=run,
+            module=classifier,
+            name="digits_features",
+            example=train.pixels[:4].astype("float32") / 127.5 - 1,
             registered_name=REGISTERED_NAME,
             config={"class": "digit-classifier", "test_accuracy": accuracy},
             metrics={"features_test_accuracy": accuracy},
@@ -52,19 +50,22 @@ def digits_extractor(run: Run | SilentRun, cache_dir: Path, device: torch.device
     weights = b"".join(p.detach().numpy().tobytes() for p in classifier.parameters())
     fingerprint = hash_of([recipe, hashlib.sha256(weights).hexdigest()])
     return network_extractor(
-        "digits",
-        DigitFeatures(classifier.to(device).eval()),
-        fingerprint,
-        f"classifier of the embedded digits, {uri}",
-        device,
+        name="digits",
+        network=DigitFeatures(classifier.to(device).eval()),
+        fingerprint=fingerprint,
+        family=f"classifier of the embedded digits, {uri}",
+        device=device,
     )
+
+
+def digit_images(split: str, cache_dir: Path) -> ImageSet:
+    """The digits as the classifier sees them."""
+    return load_images(dataset="digits", image_size=IMAGE_SIZE, split=split, cache_dir=cache_dir, progress=False)
 
 
 def train_classifier(cache_dir: Path) -> tuple[DigitClassifier, float]:
     """(the classifier, its accuracy on the test split), trained on the train split with random shifts."""
-    train, test = (
-        load_images("digits", IMAGE_SIZE, split, cache_dir=cache_dir, progress=False) for split in ("train", "test")
-    )
+    train, test = digit_images("train", cache_dir), digit_images("test", cache_dir)
     assert train.labels is not None
     assert test.labels is not None
     x, y = torch.from_numpy(train.pixels.copy()).float() / 127.5 - 1, torch.from_numpy(train.labels)

@@ -1,8 +1,8 @@
 """Register networks that torch-mimicry trained: `python -m training.generators.import_mimicry netG_100000_steps.pth
 netD_100000_steps.pth`.
 
-Nothing in the files is unpickled but tensors and plain values. Afterwards `fid`, `isir_fid`, `promote` and `mlflow
-models serve` take them like any generator of this project; docs/serving.md shows it.
+Only tensors and plain values are unpickled from the files. Afterwards `fid`, `isir_fid`, `promote` and `mlflow models
+serve` take them like any generator of this project; docs/serving.md shows it.
 """
 
 import argparse
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 def trained_on(dataset: str | None, data_dir: Path | None, split: str, image_size: int) -> dict[str, Any]:
-    """What `fid` must know to prepare its reference images as the training images were; empty where it is not said."""
+    """What `fid` needs to prepare its reference images as the training images were; empty without a dataset."""
     if dataset is None:
         return {}
     images = load_images(dataset, image_size, split, data_dir)
@@ -47,10 +47,10 @@ def register(
         if critic is not None:
             registered.append(
                 log_model(
-                    run,
-                    critic.network,
-                    "critic",
-                    generator.network(z).numpy(),
+                    run=run,
+                    module=critic.network,
+                    name="critic",
+                    example=generator.network(z).numpy(),
                     registered_name=f"{name}-critic",
                     config={"class": "critic", **shape, "ndf": critic.network.ndf},
                     tags=tags,
@@ -59,10 +59,10 @@ def register(
             )
         registered.append(
             log_model(
-                run,
-                generator.network,
-                "generator",
-                z.numpy(),
+                run=run,
+                module=generator.network,
+                name="generator",
+                example=z.numpy(),
                 registered_name=f"{name}-generator",
                 config={
                     "class": "generator",
@@ -97,7 +97,8 @@ def main(argv: list[str] | None = None) -> int:
     critic = load_critic(str(arguments.critic), generator, CPU) if arguments.critic else None
     facts = trained_on(arguments.dataset, arguments.data_dir, arguments.split, generator.image_size)
     files = {"generator": arguments.generator} | ({"critic": arguments.critic} if critic else {})
-    for model in register(files, generator, critic, arguments.name, facts):
+    registered = register(files=files, generator=generator, critic=critic, name=arguments.name, facts=facts)
+    for model in registered:
         print(f"{model.uri}: {generator.image_size} pixels")
     return 0
 

@@ -1,6 +1,4 @@
-"""What `fid` and `isir_fid` share: their common parameters, reference images, features, and the scores of a set of
-images.
-"""
+"""What `fid` and `isir_fid` share: reference images, features, and the scores of a set of images."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass as plain_dataclass
@@ -35,8 +33,7 @@ from evaluation.frechet import (
 from evaluation.images import drawn_rows, to_uint8
 from tracking.registry.evaluations import Evaluation
 from tracking.registry.models import load_program, open_program
-from tracking.run import Run
-from tracking.silent_run import SilentRun
+from tracking.run import AnyRun
 from training.generators.config import MeasureConfig
 from training.generators.digit_features import digits_extractor
 from training.generators.stored import StoredNetwork
@@ -70,18 +67,18 @@ def reference_images(config: MeasureConfig, generator: StoredNetwork) -> ImageSe
     if dataset == "folder" and data_dir is None:
         raise InputError("data_dir: dataset=folder needs one, a folder or a zip of images")
     images = load_images(
-        dataset,
-        generator.image_size,
-        config.split,
-        None if dataset == "digits" else data_dir,
-        config.cache_dir,
-        config.on_bad,
+        dataset=dataset,
+        image_size=generator.image_size,
+        split=config.split,
+        data_dir=None if dataset == "digits" else data_dir,
+        cache_dir=config.cache_dir,
+        on_bad=config.on_bad,
     )
     expected = known.get("preprocessing_hash")
     if expected not in (None, images.preprocessing_hash) and not config.force:
         raise InputError(
-            f"dataset: {images.source} is prepared otherwise ({images.preprocessing}) than the images {generator.uri} "
-            f"was trained on (dataset {known.get('dataset')}, preprocessing {expected[:12]}..., here "
+            f"dataset: {images.source} is prepared otherwise ({images.preprocessing}) than the images that "
+            f"{generator.uri} was trained on (dataset {known.get('dataset')}, preprocessing {expected[:12]}..., here "
             f"{images.preprocessing_hash[:12]}...): the distance would measure that difference; give the same dataset, "
             "or force=true"
         )
@@ -92,7 +89,17 @@ def reference_images(config: MeasureConfig, generator: StoredNetwork) -> ImageSe
     return images
 
 
-def build_extractor(config: MeasureConfig, run: Run | SilentRun, device: torch.device) -> Extractor:
+def log_reference(run: AnyRun, images: ImageSet) -> None:
+    """Record which images the run compares with, as a data set of the run."""
+    run.log_data(
+        name=images.name,
+        fingerprint=images.fingerprint,
+        details={"source": images.source, "split": images.split},
+        context="reference",
+    )
+
+
+def build_extractor(config: MeasureConfig, run: AnyRun, device: torch.device) -> Extractor:
     """The feature network that `features` names."""
     if config.features == "inception":
         return inception_extractor(config.weights, device, config.force)
@@ -102,15 +109,25 @@ def build_extractor(config: MeasureConfig, run: Run | SilentRun, device: torch.d
         return digits_extractor(run, config.cache_dir, device)
     if config.features.startswith(("models:/", "runs:/")):
         network, digest = load_program(config.features)
-        name = config.features.split(":/", 1)[1]
-        return network_extractor(name, network, digest, f"registered {config.features}", torch.device("cpu"))
+        return network_extractor(
+            name=config.features.split(":/", 1)[1],
+            network=network,
+            fingerprint=digest,
+            family=f"registered {config.features}",
+            device=torch.device("cpu"),
+        )
     return file_extractor(Path(config.features), device, open_program)
 
 
 def check_count(n: int, what: str, extractor: Extractor, config: MeasureConfig) -> None:
-    """Refuse fewer images than a kernel distance needs, and, unless forced, than a covariance of the features needs."""
+    """Refuse fewer images than a kernel distance needs and, unless forced, than a covariance of the features needs.
+
+    what: the parameter or the data set that the number n comes from, for the error.
+    """
     if n < MIN_IMAGES:
-        raise InputError(f"{what}: {n} images; a kernel distance needs at least {MIN_IMAGES}, force or not; give more")
+        raise InputError(
+            f"{what}: {n} images; a kernel distance needs at least {MIN_IMAGES}, also with force=true; give more"
+        )
     if n <= extractor.dim and not config.force:
         raise InputError(
             f"{what}: {n} images for features of dimension {extractor.dim}: their covariance is singular and the "
@@ -119,9 +136,7 @@ def check_count(n: int, what: str, extractor: Extractor, config: MeasureConfig) 
 
 
 def measure_reference(config: MeasureConfig, images: ImageSet, extractor: Extractor, processes: Processes) -> Reference:
-    """Features of at most n_reference images of the set (a random draw), from the cache where they are there
-    already.
-    """
+    """Features of at most n_reference images of the set, drawn at random; taken from the cache if they are there."""
     n = min(len(images), config.n_reference)
     check_count(n, "n_reference" if n < len(images) else f"{images.source}, split {images.split}", extractor, config)
     rows = drawn_rows(len(images), n, config.seed)
@@ -170,6 +185,11 @@ def images_of(generator: StoredNetwork, z: Tensor, batch_size: int, device: torc
         yield to_uint8(generator.network(part.to(device)))
 
 
+def generate(generator: StoredNetwork, z: Tensor, device: torch.device) -> np.ndarray:
+    """The generator's images of a few codes [n, nz], for a figure: uint8 [n, 3, S, S]."""
+    return torch.cat(list(images_of(generator, z, len(z), device))).cpu().numpy()
+
+
 def scores(config: MeasureConfig, extractor: Extractor, fake: Features, reference: Reference) -> dict[str, float]:
     """All scores of generated images, under the names of their features."""
     real = reference.features
@@ -205,8 +225,9 @@ def describe_measurement(extractor: Extractor, generator: StoredNetwork, referen
 def evaluations(
     config: MeasureConfig, extractor: Extractor, reference: Reference, results: Mapping[str, float]
 ) -> list[Evaluation]:
-    """The Fréchet distance, and all that it depends on but the generator: what versions of a generator are compared
-    by.
+    """The Fréchet distance with all that it depends on except the generator.
+
+    Versions of a generator are compared by it where these conditions are equal.
     """
     images = reference.images
     conditions = {

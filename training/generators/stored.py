@@ -17,10 +17,10 @@ from tracking.serving.flavour import Sampler
 
 @dataclass(frozen=True)
 class StoredNetwork:
-    """A network in eval mode with what its maker wrote beside it.
+    """A network in eval mode, with what was stored beside its weights.
 
-    uri: where it came from, versions resolved. trained_on: dataset, split, data_dir, preprocessing_hash, ...; empty
-    where unknown.
+    uri: where it came from, with the version's number in place of an alias. trained_on: dataset, split, data_dir,
+    preprocessing_hash, ...; empty where unknown.
     """
 
     network: nn.Module
@@ -46,12 +46,19 @@ def load_generator(uri: str | None, device: torch.device) -> StoredNetwork:
         network, _ = mimicry.build_networks(size, nz=nz, ngf=int(config["ngf"]))
     else:
         network = Generator(size, nz, int(config["ngf"]))
-    return StoredNetwork(_filled(network, state, uri, device), uri, size, nz, dict(config.get("trained_on", {})))
+    return StoredNetwork(
+        network=_filled(network, state, uri, device),
+        uri=uri,
+        image_size=size,
+        nz=nz,
+        trained_on=dict(config.get("trained_on", {})),
+    )
 
 
 def load_critic(uri: str | None, generator: StoredNetwork, device: torch.device) -> StoredNetwork:
-    """The critic at `uri`, addressed as a generator is; None: the one that was trained with `generator`, by the same
-    run.
+    """The critic at `uri`, which takes the same addresses as a generator's.
+
+    None: the critic that the run of `generator` trained with it.
     """
     if uri is None:
         if not re.match(r"(models|runs):/", generator.uri):
@@ -72,7 +79,11 @@ def load_critic(uri: str | None, generator: StoredNetwork, device: torch.device)
     else:
         network = Critic(size, int(config["ndf"]))
     return StoredNetwork(
-        _filled(network, state, uri, device), uri, size, generator.nz, dict(config.get("trained_on", {}))
+        network=_filled(network, state, uri, device),
+        uri=uri,
+        image_size=size,
+        nz=generator.nz,
+        trained_on=dict(config.get("trained_on", {})),
     )
 
 
@@ -103,7 +114,8 @@ def _mimicry_generator(path: Path, device: torch.device) -> StoredNetwork:
         rows, nz = first.shape
         ngf = rows // bottom**2 << shifts[0]
         if rows and rows % bottom**2 == 0 and len(last_norm) == ngf >> shifts[-1]:
-            return StoredNetwork(_filled(Generator(size, nz, ngf), state, str(path), device), str(path), size, nz, {})
+            network = _filled(Generator(size, nz, ngf), state, str(path), device)
+            return StoredNetwork(network=network, uri=str(path), image_size=size, nz=nz, trained_on={})
     raise InputError(f"{path} is not a WGAN-GP generator of torch-mimicry at 32, 48, 64 or 128 pixels")
 
 
@@ -117,7 +129,8 @@ def _mimicry_critic(path: Path, generator: StoredNetwork, device: torch.device) 
         network = Critic(size, last.shape[1])
     except ValueError as error:
         raise InputError(f"{path} is not a WGAN-GP critic of torch-mimicry at {size} pixels ({error})") from None
-    return StoredNetwork(_filled(network, state, str(path), device), str(path), size, generator.nz, {})
+    filled = _filled(network, state, str(path), device)
+    return StoredNetwork(network=filled, uri=str(path), image_size=size, nz=generator.nz, trained_on={})
 
 
 def _filled(network: nn.Module, state: dict[str, Tensor], uri: str, device: torch.device) -> nn.Module:

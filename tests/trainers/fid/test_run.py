@@ -59,11 +59,16 @@ def test_fid_with_no_parameters(trained: Path) -> None:
     assert params["resolved_model_uri"] == "models:/wgan-generator/1"
     assert params["reference_images"] == "1442"
     assert "digits" in params["feature_family"]
-    assert {"scores.json", "figures/distance_by_n.png", "figures/generated.png", "figures/reference.png"} <= artifacts(
-        trained, run.info.run_id
-    )
+    assert artifacts(trained, run.info.run_id) >= {
+        "scores.json",
+        "summary.md",
+        "figures/distance_by_n.png",
+        "figures/generated.png",
+        "figures/reference.png",
+    }
     assert read_json(trained, run.info.run_id, "scores.json")["scores"]["fd_digits"] == metrics["fd_digits"]  # type: ignore[index]
-    assert "fd_digits" in text
+    assert "# models:/wgan-generator/1 against scikit-learn's digits, split train" in text
+    assert f"| fd_digits | {metrics['fd_digits']:.5g} |" in text
     assert "open it:" in text
 
     # The figure lies with the version, under all that it depends on, and lets it be promoted.
@@ -192,7 +197,7 @@ def test_isir_fid_with_no_parameters_but_sizes(trained: Path) -> None:
     assert run.data.params["resolved_critic_uri"].endswith("/critic")
 
     found = artifacts(trained, run.info.run_id)
-    assert {"comment.md", "scores.json", "figures/chains.png", "figures/sweeps.png"} <= found
+    assert {"summary.md", "scores.json", "figures/chains.png", "figures/sweeps.png"} <= found
     for name in ("plain", "importance", "density", "ex2mcmc", "mala", "critic_worst", "critic_best"):
         assert f"figures/samples_{name}.png" in found
     sweeps = read_json(trained, run.info.run_id, "scores.json")["sweeps"]

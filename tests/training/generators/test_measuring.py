@@ -16,7 +16,7 @@ from evaluation.frechet import Gaussian
 from trainers.fid.config import PRESETS, FidConfig
 from trainers.isir_fid.config import PRESETS as ISIR_PRESETS
 from trainers.isir_fid.config import IsirFidConfig
-from trainers.isir_fid.run import Laboratory
+from trainers.isir_fid.samplers import SamplerEvaluation
 from training.config import parse_config
 from training.generators.config import MeasureConfig
 from training.generators.measuring import Reference, check_count, measure_reference, scores
@@ -32,12 +32,23 @@ def mean_colours(x: Tensor) -> Tensor:
 
 
 def extractor(network: Callable[[Tensor], Tensor] = mean_colours) -> Extractor:
-    return network_extractor("colours", network, "", "", CPU)
+    return network_extractor(name="colours", network=network, fingerprint="", family="", device=CPU)
 
 
 def image_set(n: int) -> ImageSet:
     pixels = np.random.default_rng(0).integers(0, 256, (n, 3, 8, 8), dtype=np.uint8)
-    return ImageSet("colours", "train", f"{n} images", pixels, f"print {n}", {}, "hash", [], None, 0)
+    return ImageSet(
+        name="colours",
+        split="train",
+        source=f"{n} images",
+        pixels=pixels,
+        fingerprint=f"print {n}",
+        preprocessing={},
+        preprocessing_hash="hash",
+        skipped=[],
+        labels=None,
+        upscaled=0,
+    )
 
 
 def test_precision_looks_at_all_classes_of_a_reference_in_their_order() -> None:
@@ -82,10 +93,18 @@ def test_the_seconds_of_plain_sampling_are_of_the_generator_alone() -> None:
     def fail(*args: Any) -> Any:
         raise AssertionError("the feature network belongs outside the clock")
 
-    stored: Any = StoredNetwork(generate, "g", 8, 4, {})  # type: ignore[arg-type]
-    measuring: Any = Extractor("", "", "", fail, 1, "", "", "")
+    generator: Any = StoredNetwork(network=generate, uri="g", image_size=8, nz=4, trained_on={})  # type: ignore[arg-type]
+    measuring: Any = Extractor(
+        name="", score="", kernel_score="", network=fail, dim=1, fingerprint="", family="", resize=""
+    )
     nothing: Any = None
-    config = IsirFidConfig(batch_size=10)
-    laboratory = Laboratory(config, stored, nothing, measuring, nothing, CPU)
-    assert laboratory.generating_seconds(torch.zeros(25, 4)) > 0
+    evaluation = SamplerEvaluation(
+        config=IsirFidConfig(batch_size=10),
+        generator=generator,
+        critic=nothing,
+        extractor=measuring,
+        reference=nothing,
+        device=CPU,
+    )
+    assert evaluation.generating_seconds(torch.zeros(25, 4)) > 0
     assert made == [10, 10, 5]

@@ -1,4 +1,4 @@
-"""The written comment says what the figures say, also where they are bad."""
+"""The summary says what the figures say, also where they are bad."""
 
 import pytest
 import torch
@@ -7,28 +7,29 @@ from common.errors import InputError
 from evaluation.features import Features
 from models.gan.isir import Chains
 from trainers.isir_fid.config import PRESETS, IsirFidConfig
-from trainers.isir_fid.run import Sampled, comment, verdict
+from trainers.isir_fid.samplers import Difference, SamplerResult
+from trainers.isir_fid.summary import summarise, verdict
 from training.config import parse_config
 
 
-def sampled(fd: float, squared_norm: float = 6.0, ess: float = 5.0) -> Sampled:
+def sampled(fd: float, squared_norm: float = 6.0, ess: float = 5.0) -> SamplerResult:
     curves = {"ess": [ess], "moved": [0.5], "squared_norm": [squared_norm]}
-    chains = Chains(torch.ones(10, 6), torch.zeros(10), curves, {}, 30)
+    value = torch.tensor([0.5, -0.5]).repeat(5)
+    chains = Chains(z=torch.ones(10, 6), value=value, curves=curves, kept={}, images=30)
     scores = {"fd_digits": fd, "kd_digits": 0.1, "kd_digits_se": 0.01, "precision": 0.4, "recall": 0.5}
-    return Sampled(chains, Features(torch.ones(10, 2)), scores, 2.0)
+    return SamplerResult(chains, Features(torch.ones(10, 2)), scores, 2.0)
 
 
-def write(differences: dict[str, tuple[float, float, float]], **samplers: Sampled) -> str:
-    return comment(
-        IsirFidConfig(),
-        "fd_digits",
-        "kd_digits",
-        "digits, split train",
-        sampled(8.0),
-        samplers,
-        differences,
-        {"beta": [{"beta": 0.1, "fd_digits": 7.5}, {"beta": 1.0, "fd_digits": 6.5}]},
-        0.77,
+def write(differences: dict[str, tuple[float, float, float]], **samplers: SamplerResult) -> str:
+    return summarise(
+        config=IsirFidConfig(),
+        score="fd_digits",
+        kernel_score="kd_digits",
+        reference="digits, split train",
+        plain=sampled(8.0),
+        samplers=samplers,
+        differences={name: Difference(*values) for name, values in differences.items()},
+        sweeps={"beta": [{"beta": 0.1, "fd_digits": 7.5}, {"beta": 1.0, "fd_digits": 6.5}]},
     )
 
 
@@ -37,7 +38,9 @@ def test_a_gain_is_said_with_its_size() -> None:
     assert "fd_digits 8 -> 6 (-25.0 %): better than plain sampling" in text
     assert "It helped with: importance.\n" in text
     assert "| importance | 6 | -2 (-3 to -1) | 0.1 (0.01) | 0.400 | 0.500 | 3 | 200.00 |" in text
-    assert "lowest fd_digits 6.5 at 1" in text
+    assert "| plain | 8 |  | 0.1 (0.01) | 0.400 | 0.500 | 3 | 200.00 |" in text
+    assert "have a standard deviation of 0.527 over plain samples" in text  # sqrt(10 / 9) / 2
+    assert "lowest fd_digits 6.5 at 1; all: 0.1: 7.5, 1: 6.5." in text
 
 
 def test_of_several_samplers_one_interval_below_zero_is_called_weak_evidence() -> None:
@@ -73,9 +76,9 @@ def test_weights_that_do_nothing_or_everything_are_named() -> None:
 
 
 def test_verdicts() -> None:
-    assert verdict(-2, -1).startswith("better")
-    assert verdict(1, 2).startswith("worse")
-    assert verdict(-1, 1).startswith("no difference")
+    assert verdict(Difference(-1.5, -2, -1)).startswith("better")
+    assert verdict(Difference(1.5, 1, 2)).startswith("worse")
+    assert verdict(Difference(0, -1, 1)).startswith("no difference")
 
 
 def test_lists_on_the_command_line() -> None:
