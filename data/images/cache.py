@@ -4,7 +4,6 @@ import contextlib
 import errno
 import hashlib
 import json
-import os
 import shutil
 import sys
 from collections import deque
@@ -22,6 +21,7 @@ from common.errors import InputError
 from common.files import atomic_folder, hash_of, only_process
 from common.progress import Progress
 from data.images.sources import ImageFile, ImageSource, crop_and_resize, decode, require_free_space
+from data.parallel import available_cores
 
 # Raise it whenever the code gives other pixels for the same files: every cache is then made anew.
 VERSION = 1
@@ -262,8 +262,3 @@ def _decode_block(files: Sequence[ImageFile], start: int, source: ImageSource, i
 def _reason(error: Exception) -> str:
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(str(text).split())[:200]
-
-
-def available_cores() -> int:
-    """Cores that this process may use (fewer than the machine's in a job of a cluster)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

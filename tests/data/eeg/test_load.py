@@ -73,7 +73,7 @@ def test_the_summary_names_its_data_and_is_json(simulated: EegData) -> None:
 
 def test_built_once_then_mapped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(folder)
-    monkeypatch.setattr(eeg_cache, "_build", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr(eeg_cache, "_build", lambda *_, **__: pytest.fail("built again"))
     second = load(folder, on_bad="skip")
     assert second.fingerprint == first.fingerprint
     np.testing.assert_array_equal(first.trials, second.trials)
