@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from common.errors import InputError
 
-PAGE = 1000
-"""Runs per request."""
+RUNS_PER_REQUEST = 1000
+"""Runs that are asked for at a time."""
 
 MAX_ARTIFACTS = 2000
 """Artifacts of a run that are listed at most."""
@@ -144,7 +144,10 @@ class Reader:
 
     def _pages(self, experiment_id: str) -> Iterator[Any]:
         search = functools.partial(
-            self._client.search_runs, [experiment_id], max_results=PAGE, order_by=["attributes.start_time DESC"]
+            self._client.search_runs,
+            [experiment_id],
+            max_results=RUNS_PER_REQUEST,
+            order_by=["attributes.start_time DESC"],
         )
         token = None
         while True:

@@ -72,7 +72,7 @@ class ReadJob(NamedTuple):
     is_genuine: bool
 
 
-def built_once(
+def cached_trials(
     folder: Path, jobs: Sequence[ReadJob], *, on_bad: str, workers: int, quiet: bool
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """The trials in `folder`, memory-mapped, and their index; built now if they are not there or not whole.

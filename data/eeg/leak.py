@@ -90,7 +90,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--overlap", type=int, default=80, help="samples that windows of 160 share (default: 80)")
     parser.add_argument("--figure", type=Path, help="picture to write, such as leak.png")
     args = parser.parse_args(argv)
-    data = load_eeg(args.dataset, args.cache_dir, args.data_dir, args.subjects, args.runs)
+    data = load_eeg(
+        args.dataset, cache_dir=args.cache_dir, data_dir=args.data_dir, subjects=args.subjects, runs=args.runs
+    )
     windows = data.windows(160, args.overlap)
     if len(np.unique(windows.trial)) < 2 * N_FOLDS:
         raise InputError(f"{len(np.unique(windows.trial))} trials are too few; {2 * N_FOLDS} are needed")

@@ -20,11 +20,11 @@ import numpy as np
 from common.errors import InputError
 from common.files import hash_of
 from data.eeg import physionet, simulated
-from data.eeg.cache import Excluded, ReadJob, bad_recording, built_once, cannot_keep, hash_files
+from data.eeg.cache import Excluded, ReadJob, bad_recording, cached_trials, cannot_keep, hash_files
 from data.eeg.recording import (
     CHANNELS,
-    CLASS_NAMES,
     LEFT_RIGHT_RUNS,
+    MOVEMENTS,
     Preprocessing,
     RecordingReport,
 )
@@ -36,7 +36,7 @@ from data.parallel import available_cores
 CACHE_VERSION = 1  # raise it when the same recordings and settings give other trials
 RECORDINGS_PER_WORKER = 24  # starting a worker (it imports MNE) takes about as long as reading 40 recordings
 
-__all__ = ["CHANNELS", "CLASS_NAMES", "EegData", "Excluded", "Preprocessing", "load_eeg"]
+__all__ = ["CHANNELS", "MOVEMENTS", "EegData", "Excluded", "Preprocessing", "load_eeg"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,13 +178,15 @@ def load_eeg(
     digests, unreadable = hash_files(folder, pairs, on_bad)
     jobs = _read_jobs(source, folder, digests, preprocessing, labelled=labelled, checksums=checksums)
     fingerprint = _fingerprint(source, jobs, digests)
-    trials, index = built_once(cache_dir / f"eeg-{fingerprint[:32]}", jobs, on_bad=on_bad, workers=workers, quiet=quiet)
+    trials, index = cached_trials(
+        cache_dir / f"eeg-{fingerprint[:32]}", jobs, on_bad=on_bad, workers=workers, quiet=quiet
+    )
     data = _assemble(source, jobs, trials, index, fingerprint=fingerprint, cache_dir=cache_dir)
     if on_bad == "stop" and data.excluded:  # an earlier run built this with on_bad=skip
         bad = data.excluded[0]
         raise bad_recording(physionet.recording_path(folder, bad.subject, bad.run or 0), bad.reason)
     if labelled and len(np.unique(data.label)) < 2:
-        only = CLASS_NAMES[data.label[0]]
+        only = MOVEMENTS[data.label[0]]
         raise InputError(
             f"all {len(data.label)} trials of subjects={subjects} runs={runs} are {only}: two classes are needed; "
             "add runs or subjects"

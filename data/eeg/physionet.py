@@ -111,7 +111,7 @@ def download(
         recording_path(folder, subject, run).parent.mkdir(parents=True, exist_ok=True)
     progress = Progress(len(missing), unit="recording", quiet=quiet)
     with ThreadPoolExecutor(n_at_once) as pool:
-        jobs = {pool.submit(_download_one, folder, subject, run, url): (subject, run) for subject, run in missing}
+        jobs = {pool.submit(_download_one, folder, subject, run, url=url): (subject, run) for subject, run in missing}
         try:
             for job in as_completed(jobs):
                 job.result()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from data.eeg.align import AlignedWindows, centred_over
+from data.eeg.aligned_windows import AlignedWindows, centred_over
 from data.eeg.load import EegData
 from data.eeg.splits import Fold, LeakageError
 from data.eeg.windows import Windows

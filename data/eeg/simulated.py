@@ -87,7 +87,11 @@ def simulate_recording(seed: int, subject: int, run: int) -> mne.io.RawArray:
     cues = (REST_SECONDS + TASK_SECONDS) * np.arange(TRIALS_PER_RUN) + REST_SECONDS
 
     head = np.random.default_rng([seed, subject, 0])  # runs count from 1
-    microvolts = _background(who, head, rng, n) + _alpha(who, rng, n) + _hand_rhythms(who, rng, n, cues, is_right)
+    microvolts = (
+        _background(who, head, rng, n)
+        + _alpha(who, rng, n)
+        + _hand_rhythms(who, rng, n=n, cues=cues, is_right=is_right)
+    )
     microvolts += _blinks(who, rng, n) + _line_noise(who, head, rng, n)
 
     info = mne.create_info(_edf_names(), SFREQ, "eeg", verbose="ERROR")
@@ -96,7 +100,7 @@ def simulate_recording(seed: int, subject: int, run: int) -> mne.io.RawArray:
     durations = np.tile([REST_SECONDS, TASK_SECONDS], TRIALS_PER_RUN)
     names = np.stack([np.full(TRIALS_PER_RUN, "T0"), np.where(is_right, "T2", "T1")], axis=1).ravel()
     raw.set_annotations(mne.Annotations(onsets.round(4), durations, names), verbose="ERROR")
-    raw.set_meas_date(datetime.datetime(2009, 8, 12, 16, 15, tzinfo=datetime.UTC))
+    raw.set_meas_date(datetime.datetime.fromisoformat("2009-08-12T16:15+00:00"))
     return raw
 
 

@@ -112,7 +112,7 @@ def make_folds(
             train, validation = _carve_subjects(rest, subject, validation_share, seed)
         else:
             name = f"subject {subject[test[0]]} run {run[test[0]]}"
-            train, validation = _carve_trials(rest, label, validation_share, seed, name)
+            train, validation = _carve_trials(rest, label, share=validation_share, seed=seed, name=name)
         if len(np.unique(label[train])) < 2:
             raise InputError(f"{name}: the {len(train)} training trials are all of one class; add runs or subjects")
         parts = [np.flatnonzero(np.isin(windows.trial, trial[rows])) for rows in (train, validation, test)]

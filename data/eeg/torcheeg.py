@@ -49,9 +49,9 @@ class TorcheegWindows:
         if not store.exists():
             epochs = [read_epochs(file, preprocessing) for file in files]
             with atomic_folder(store) as folder:
-                open_mne_dataset(folder / "io", epochs, recordings, window, overlap)
+                open_mne_dataset(folder / "io", epochs=epochs, recordings=recordings, window=window, overlap=overlap)
         # With a store in place the constructor reads it and looks at no epochs.
-        self.dataset = open_mne_dataset(store / "io", [], [], window, overlap)
+        self.dataset = open_mne_dataset(store / "io", epochs=[], recordings=[], window=window, overlap=overlap)
         info = self.dataset.info
         n = len(info)
         self.position = np.tile(np.arange(len(starts)), n // len(starts))

@@ -89,7 +89,16 @@ def cached_images(
                 cached = _open(folder, key, len(source.files))  # made while this process waited?
                 if cached is None:
                     _clear(folder, alone)
-                    _build(source, image_size, folder, key, preprocessing, on_bad, workers, progress)
+                    _build(
+                        source,
+                        image_size,
+                        folder,
+                        key=key,
+                        preprocessing=preprocessing,
+                        on_bad=on_bad,
+                        workers=workers,
+                        progress=progress,
+                    )
                     cached = _open(folder, key, len(source.files))
                     assert cached is not None, f"{folder} cannot be read right after it was written"
     except OSError as error:
@@ -123,7 +132,9 @@ def _open(folder: Path, key: str, n_files: int) -> CachedImages | None:
             and pixels.shape == (len(kept), 3, size, size)
             and (folder / "pixels.npy").stat().st_size == pixels.offset + pixels.nbytes
         )
-        images = CachedImages(pixels, kept, meta["pixels_sha256"], skipped, meta["upscaled"])
+        images = CachedImages(
+            pixels=pixels, kept=kept, pixels_sha256=meta["pixels_sha256"], skipped=skipped, upscaled=meta["upscaled"]
+        )
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return images if whole else None
@@ -145,6 +156,7 @@ def _build(
     source: ImageSource,
     image_size: int,
     folder: Path,
+    *,
     key: str,
     preprocessing: dict[str, Any],
     on_bad: str,
@@ -231,7 +243,7 @@ def _decoded_blocks(source: ImageSource, image_size: int, workers: int | None) -
         try:
             for start in starts:
                 files = source.files[start : start + per_block]
-                waiting.append(pool.submit(_decode_block, files, start, source, image_size))
+                waiting.append(pool.submit(_decode_block, files, start, source=source, image_size=image_size))
                 if len(waiting) > 2 * workers:
                     yield waiting.popleft().result()
             while waiting:

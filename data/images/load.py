@@ -2,6 +2,7 @@
 
 import hashlib
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,7 @@ from torch import Tensor
 from common.errors import InputError
 from common.files import hash_of
 from data.images.cache import cached_images, preprocessing_of
-from data.images.sources import SPLITS, celeba_source, digits_source, folder_source
-
-DATASETS = ("celeba", "folder", "digits")
+from data.images.sources import DATASETS, SPLITS
 
 
 @dataclass(frozen=True)
@@ -74,12 +73,7 @@ def load_images(
     _check_positive("image_size", image_size)
     if workers is not None:
         _check_positive("workers", workers)
-    if dataset == "celeba":
-        source = celeba_source(data_dir, split, cache_dir)
-    elif dataset == "folder":
-        source = folder_source(data_dir, split)
-    else:
-        source = digits_source(data_dir, split)
+    source = DATASETS[dataset].list_images(data_dir, split, cache_dir)
     folder_name = f"{dataset}-{split}-{image_size}"
     cached = cached_images(
         source, image_size, folder_name, cache_dir, on_bad=on_bad, workers=workers, progress=progress
@@ -120,7 +114,7 @@ def _part_of(images: ImageSet, rows: np.ndarray) -> ImageSet:
     )
 
 
-def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
+def _check(name: str, value: str, allowed: Collection[str]) -> None:
     if value not in allowed:
         raise InputError(f"{name}: {value!r} is not one of {', '.join(allowed)}")
 

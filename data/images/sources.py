@@ -392,3 +392,75 @@ def digits_source(data_dir: Path | None, split: str) -> ImageSource:
     crc = zlib.crc32
     files = [ImageFile(f"{i:04d}", (crc(as_pgm(i)),), partial(as_pgm, i)) for i in map(int, chosen)]
     return ImageSource("scikit-learn's digits", files, labels=labels[chosen])
+
+
+# --- the data sets of the parameter `dataset` ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """What code that works on any data set may have to ask about one.
+
+    Attributes:
+        name: the value of the parameter `dataset`.
+        list_images: (data_dir, split, cache_dir) -> the images of the split.
+        needs_dir: whether `data_dir` must be given.
+        takes_dir: whether `data_dir` may be given.
+        validation_split: the split made for choosing by; None where it must be taken from the training images.
+        test_split: the split of images that are never trained on; None where only a look into `data_dir` tells.
+        features: the network whose features its images are compared by, as the parameter `features` has it.
+    """
+
+    name: str
+    list_images: Callable[[Path | None, str, Path], ImageSource]
+    needs_dir: bool
+    takes_dir: bool
+    validation_split: str | None
+    test_split: str | None
+    features: str
+
+    @property
+    def held_out_split(self) -> str | None:
+        """The split to watch the training by: not trained on, and for choosing if there is one; None: none for sure."""
+        return self.validation_split or self.test_split
+
+    def has_test_split(self, data_dir: Path | None) -> bool:
+        """Whether there are test images, for a folder by its `test` folder."""
+        if self.test_split is not None:
+            return True
+        return data_dir is not None and (Path(data_dir) / "test").is_dir()
+
+
+DATASETS = {
+    dataset.name: dataset
+    for dataset in (
+        ImageDataset(
+            name="celeba",
+            list_images=celeba_source,
+            needs_dir=False,
+            takes_dir=True,
+            validation_split="valid",
+            test_split="test",
+            features="inception",
+        ),
+        ImageDataset(
+            name="folder",
+            list_images=lambda data_dir, split, _: folder_source(data_dir, split),
+            needs_dir=True,
+            takes_dir=True,
+            validation_split=None,
+            test_split=None,
+            features="inception",
+        ),
+        ImageDataset(
+            name="digits",
+            list_images=lambda data_dir, split, _: digits_source(data_dir, split),
+            needs_dir=False,
+            takes_dir=False,
+            validation_split=None,
+            test_split="test",
+            features="digits",
+        ),
+    )
+}
+"""Every data set of images by its name."""

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.eeg.align import normalise
+from data.eeg.aligned_windows import normalise
 from data.eeg.splits import Fold
 from data.eeg.windows import WindowBatches, Windows
 from models.eeg.augment import AugmentRanges, augment, pad_by_reflection

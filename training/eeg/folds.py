@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from common.progress import Progress
-from data.eeg.align import AlignedWindows
+from data.eeg.aligned_windows import AlignedWindows
 from data.eeg.figures import recording_figures
 from data.eeg.load import EegData
 from data.eeg.splits import Fold, shuffled_labels

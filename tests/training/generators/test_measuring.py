@@ -37,7 +37,18 @@ def extractor(network: Callable[[Tensor], Tensor] = mean_colours) -> Extractor:
 
 def image_set(n: int) -> ImageSet:
     pixels = np.random.default_rng(0).integers(0, 256, (n, 3, 8, 8), dtype=np.uint8)
-    return ImageSet("colours", "train", f"{n} images", pixels, f"print {n}", {}, "hash", [], None, 0)
+    return ImageSet(
+        name="colours",
+        split="train",
+        source=f"{n} images",
+        pixels=pixels,
+        fingerprint=f"print {n}",
+        preprocessing={},
+        preprocessing_hash="hash",
+        skipped=[],
+        labels=None,
+        upscaled=0,
+    )
 
 
 def test_precision_looks_at_all_classes_of_a_reference_in_their_order() -> None:
