@@ -1,4 +1,4 @@
-"""The one error that users see, and the one place that turns it, or SIGTERM, into an exit status."""
+"""The error that users see, and the place that turns it, or SIGTERM, into an exit status."""
 
 import signal
 import sys

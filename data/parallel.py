@@ -1,4 +1,4 @@
-"""Work over many files in several processes."""
+"""Work over many files in several processes, and how many of them a machine has cores for."""
 
 import os
 import warnings

@@ -1,9 +1,9 @@
-"""Associative recall: sequences whose right answer is known, and cannot be found without looking at other tokens.
+"""Associative recall: sequences whose right answer cannot be found without mixing tokens.
 
-The first half of a sequence tells values of keys, each key once, in random order; the second half asks for each of
-them, in another order. What the value of a key is changes from sequence to sequence, so nothing can be learned by
-heart: a model that does not mix tokens guesses one of `n_values`. Cf. Ba et al. 2016 (arXiv:1610.06258), section 4.1;
-Arora et al. 2023 (arXiv:2312.04927).
+The first half of a sequence states the value of each key, once, in random order. The second half asks for each of
+them, in another order. The values are drawn anew for each sequence, so nothing can be learned by heart: a model that
+does not mix tokens guesses one of `n_values`. Cf. Ba et al. 2016 (arXiv:1610.06258), section 4.1; Arora et al. 2023
+(arXiv:2312.04927).
 """
 
 from typing import NamedTuple

@@ -1,6 +1,6 @@
-"""`python -m tracking sync [folder]` delivers what training runs could not.
+"""Commands on recorded runs: `python -m tracking sync | reap | promote`.
 
-`python -m tracking reap` ends runs that died silently. `python -m tracking promote models:/name/3` makes a version the
+sync delivers what training runs could not. reap ends runs that died silently. promote makes a model version the
 champion.
 """
 

@@ -1,7 +1,7 @@
-"""Checkpoints that survive a crash at any moment, and stopping at the end of a step when somebody asks.
+"""Checkpoints that survive a crash at any moment, and stopping at the end of a step on a signal.
 
-A checkpoint is one file written by `torch.save` and read with `weights_only=True`: tensors, numbers, text,
-and lists and dicts of them. It is a zip archive whose CRC-32 sums are checked before it is used.
+A checkpoint is one file written by `torch.save` and read with `weights_only=True`: tensors, numbers, text, and lists
+and dicts of them. It is a zip archive, and its CRC-32 sums are checked before it is used.
 """
 
 import os

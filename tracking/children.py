@@ -1,7 +1,6 @@
-"""The runs of a study below their parent: what the store knows of them, ending those that died, an alias for the best
-models.
+"""The runs of a study below their parent: their metrics, their end, and aliases for their models.
 
-Every function raises InputError, in one line, where the store does not answer.
+Every function raises InputError, in one line, if the store does not answer.
 """
 
 import contextlib

@@ -1,6 +1,4 @@
-"""Reads what runs recorded: the runs of an experiment, their metric histories and their artifacts. Changes nothing in
-the store.
-"""
+"""Reads what runs recorded: parameters, metric histories and artifacts. Changes nothing in the store."""
 
 import functools
 import os

@@ -1,6 +1,4 @@
-"""Which run a process goes on with: the one it is told to resume, or the one its torchrun job began before a
-restart.
-"""
+"""Which run a process continues: the one it is asked to resume, or that of its restarted job."""
 
 import os
 import re

@@ -1,6 +1,6 @@
-"""The run that a trainer records into: a thin facade over the spool.
+"""The run that a trainer records into. Only its start and its end wait for the server.
 
-Nothing here waits for the server but start and finish.
+What it records goes to the spool of tracking/outbox, which delivers it to MLflow.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""What the processes of a distributed training other than rank 0 hold in place of a run."""
+"""A run that records nothing, for the processes of a distributed training other than rank 0."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,6 @@
-"""The MLflow store: which one, how to reach it, and which of its errors mean what.
+"""The MLflow store: which one is in use, how to reach it, and what its errors mean.
 
-Imports mlflow (about two seconds).
+Importing mlflow takes about two seconds, so the other modules import this one where they need it.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""What the recordings look like: `python -m data.eeg inspect --help`."""
+"""Shows what the recordings look like: `python -m data.eeg inspect --help`."""
 
 import argparse
 from collections.abc import Sequence

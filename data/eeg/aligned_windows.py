@@ -1,4 +1,4 @@
-"""Windows seen through a matrix of their own person or recording, normalised again: for alignment between people."""
+"""Windows multiplied by the alignment matrix of their subject or recording, and normalised again."""
 
 import numpy as np
 import torch

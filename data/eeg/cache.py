@@ -1,4 +1,4 @@
-"""The trials of recordings on disk: read once, kept as one file that is memory-mapped; `data.eeg` asks for them."""
+"""Trials of recordings on disk: read once, kept in one file, and mapped into memory."""
 
 import contextlib
 import hashlib

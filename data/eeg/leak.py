@@ -1,9 +1,9 @@
-"""What a random split of overlapping windows would have claimed, measured: `python -m data.eeg.leak`.
+"""Measures what a random split of overlapping windows would have claimed: `python -m data.eeg.leak`.
 
-The same nearest-neighbour classifier is scored three times: windows split at random, by trial and by subject; with the
-true labels, and with labels dealt anew among the trials of each run, which nobody can know better than a coin. What a
-split finds above one half
-on dealt labels is leaked: it has trained on windows of the trials it tests.
+A nearest-neighbour classifier is scored on three splits of the same windows: at random, by trial and by subject. Each
+is scored with the true labels, and with labels shuffled among the trials of each run, of which nothing can be known.
+An accuracy above one half on shuffled labels is leakage: the classifier was trained on windows of the trials it is
+tested on.
 """
 
 import argparse

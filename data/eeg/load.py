@@ -1,11 +1,11 @@
-"""EEG for training: recordings in, one memory-mapped trial tensor out, checked on the way.
+"""Loads EEG for training: recordings in, one memory-mapped array of trials out, checked on the way.
 
     data = load_eeg("simulated", cache_dir=Path("cache"), subjects="1-12")
     windows = data.windows(window=160, overlap=80)
     batch = windows.gather(np.arange(64))           # float32 [64, 64, 160], each window normalised
 
-`python -m data.eeg inspect` shows what is in the recordings: a table, the exercise's three plots, and where
-left and right differ.
+`python -m data.eeg inspect` shows what is in the recordings: a table, the exercise's three plots, and where left and
+right differ.
 """
 
 import os
@@ -186,11 +186,8 @@ def load_eeg(
         bad = data.excluded[0]
         raise bad_recording(physionet.recording_path(folder, bad.subject, bad.run or 0), bad.reason)
     if labelled and len(np.unique(data.label)) < 2:
-        only = MOVEMENTS[data.label[0]]
-        raise InputError(
-            f"all {len(data.label)} trials of subjects={subjects} runs={runs} are {only}: two classes are needed; "
-            "add runs or subjects"
-        )
+        found = f"all {len(data.label)} trials of subjects={subjects} runs={runs} are {MOVEMENTS[data.label[0]]}"
+        raise InputError(f"{found}: two classes are needed; add runs or subjects")
     return replace(data, excluded=(*excluded, *unreadable, *data.excluded))
 
 

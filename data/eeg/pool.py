@@ -1,8 +1,7 @@
-"""What channels are pre-trained on: windows with the stretch around them, of labelled trials and of unlabelled
-recordings alike.
+"""Windows for pre-training channels: those of labelled trials and of unlabelled recordings.
 
-No label is read here. Which rows a fold may use is decided by `pretraining_rows` and looked at again by
-`check_pretraining`.
+Each window comes with the samples around it. No label is read here. `pretraining_rows` decides which rows a fold may
+use, and `check_pretraining` checks the result.
 """
 
 from collections.abc import Sequence

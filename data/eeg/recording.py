@@ -1,8 +1,8 @@
-"""One EEGMMI recording: from an EDF+ file to checked, filtered trials.
+"""Reads one EEGMMI recording: from an EDF+ file to checked, filtered trials.
 
-`read_epochs` is the exercise's pipeline word for word, in MNE. `read_trials` gives the same numbers (a test
-holds both together on real and simulated files) with the filter computed only where a trial lies, and checks
-what the exercise takes on trust.
+`read_epochs` is the exercise's pipeline, call by call, in MNE. `read_trials` gives the same numbers (a test compares
+both on real and simulated files), computes the filter only where a trial lies, and checks what the exercise takes on
+trust.
 """
 
 import functools

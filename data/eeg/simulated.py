@@ -1,19 +1,17 @@
-"""Simulated EEGMMI: recordings like the real ones, written as genuine EDF+ files and read back by the same
-path.
+"""Simulated EEGMMI: recordings like the real ones, written as EDF+ files and read in the same way.
 
-What a recording is made of, drawn from `numpy.random.default_rng` seeded with (seed, subject, run), and with
-(seed, subject, 0) for what a person's runs share:
+What a recording is made of, drawn from `numpy.random.default_rng` seeded with (seed, subject, run), and with (seed,
+subject, 0) for what a subject's runs share:
 
 - a 1/f background of many sources, mixed over the scalp, and each electrode's own noise;
 - occipital alpha, frontal blinks, 60 Hz line noise;
-- mu and beta rhythms of the left and the right hand area. After the cue, with a lag, the rhythm on the side
-  opposite to the imagined hand weakens (event-related desynchronisation; Pfurtscheller and Lopes da Silva
-  1999), on the same side much less.
+- mu and beta rhythms of the left and the right hand area. After the cue, with a lag, the rhythm on the side opposite
+  to the imagined hand weakens (event-related desynchronisation; Pfurtscheller and Lopes da Silva 1999), on the same
+  side much less.
 
-Frequency, place, depth, lag and strength differ between subjects; some have next to no desynchronisation, as
-in life. There is no response
-to the cue itself and no fatigue, and no electrode comes loose: a classifier that works here may still fail on
-people.
+Frequency, place, depth, lag and strength differ between subjects; some have next to no desynchronisation, as real
+people. There is no response to the cue itself and no fatigue, and no electrode comes loose: a classifier that works
+here may still fail on people.
 """
 
 import datetime

@@ -1,9 +1,9 @@
-"""Splits that can be believed: by subject or by run, never through a trial.
+"""Splits without leakage: by subject or by run, never through a trial.
 
-Neighbouring windows of a trial share half of their samples, so a classifier that has seen one has nearly seen
-the other: on pure noise a random split of windows "finds" 75 to 97 % accuracy. The splitters here are scikit-
-learn's, or follow its protocol; they split trials, `make_folds` turns them into folds of windows with a
-validation part, and `check_no_leakage` looks at the result.
+Neighbouring windows of a trial share half of their samples, so a classifier that has seen one has nearly seen the
+other: on pure noise a random split of windows "finds" 75 to 97 % accuracy. The splitters here are scikit-learn's, or
+follow its protocol. They split trials; `make_folds` turns them into folds of windows with a validation part, and
+`check_no_leakage` checks the result.
 """
 
 from collections.abc import Iterator

@@ -1,11 +1,9 @@
-"""Windows of trials: views into the trial tensor, normalised when they are read, and the batches training
-takes.
+"""Windows of trials: views into the array of trials, normalised when read, and batches of them.
 
-The exercise cuts each trial into windows of 160 samples that overlap by 80 and normalises each by its own
-mean and standard deviation,
-taken over all channels together: per channel, the ratio of left to right power, which holds the label, would
-be gone. Storing every window costs twice the memory of the trials; here a window is a pair (trial, first
-sample) with a mean and a deviation.
+The exercise cuts each trial into windows of 160 samples that overlap by 80 and normalises each by its own mean and
+standard deviation over all channels together: per channel, the ratio of left to right power, which holds the label,
+would be gone. Storing every window costs twice the memory of the trials; here a window is a pair (trial, first sample)
+with a mean and a deviation.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Images decoded once: a memory-mapped uint8 array in a folder named by a hash of what it depends on."""
+"""Decodes images once: a memory-mapped uint8 array in a folder named by a hash of its inputs."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""Images for training: `load_images` gives a decoded dataset, `ImageBatches` an endless stream of batches."""
+"""Images for training: `load_images` gives a decoded data set, `ImageBatches` endless batches of it."""
 
 import hashlib
 import warnings

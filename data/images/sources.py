@@ -1,4 +1,4 @@
-"""Where images come from: what each dataset lists, and how one of its files becomes a square RGB picture."""
+"""Where images come from: what each data set lists, and how a file becomes a square RGB image."""
 
 import contextlib
 import io

@@ -1,7 +1,4 @@
-"""Sends the operations of a spool to MLflow. Every operation may be sent twice.
-
-The second time changes nothing.
-"""
+"""Sends the operations of a spool to MLflow. An operation that is sent twice has the effect of once."""
 
 import json
 import os

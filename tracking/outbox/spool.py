@@ -1,15 +1,11 @@
-"""Everything a run records goes first to an append-only file on disk.
+"""The outbox of a run: an append-only file on disk, and the thread that sends it to MLflow.
 
-One background thread sends it to MLflow.
+The training waits for one `write` to the page cache and never for the server. The file survives kill -9: what it holds
+is sent by the next process that opens the folder, which is the resumed run or `python -m tracking sync`.
 
-The training loop waits for one `write` to the page cache and never for the server. The file survives kill -9,
-so what was recorded is sent by the next process that opens the folder: the resumed run, or `python -m
-tracking sync`.
-
-One line is one operation, a JSON object with `op`, `time` (ms since the epoch) and what that operation needs;
-files lie beside it in `files/`. `sent` holds how many bytes of the file have been delivered. A line may be
-sent twice (a crash between sending and writing `sent`), and every operation is such that the second time
-changes nothing.
+One line is one operation: a JSON object with `op`, `time` (ms since the epoch) and what that operation needs. Its
+files lie in `files/`. `sent` holds how many bytes are delivered. A crash between sending and writing `sent` sends a
+line again, and every operation is such that the second time changes nothing. docs/outbox.md describes the whole.
 """
 
 import base64

@@ -1,6 +1,4 @@
-"""Promotion: a version takes the alias `champion` only if it is not worse than the one that has it, in the same
-evaluation.
-"""
+"""Promotion: a version becomes champion if it is not worse than the champion in the same evaluation."""
 
 import re
 from typing import Any

@@ -1,8 +1,7 @@
-"""Answers requests to a registered generator: a number of images, or latent codes, in; images out, corrected by I-SIR
-if asked.
+"""Answers requests to a registered generator: a number of images or latent codes in, images out.
 
-This file is stored with the model, as `served.py`, and runs where this project is not: it imports nothing of it. The
-sampler itself is models/gan/isir.py, stored beside as `isir.py`.
+I-SIR corrects the samples if a request asks for it. This file is stored with the model, as `served.py`, and runs where
+this project is not: it imports nothing of it. The sampler itself is models/gan/isir.py, stored beside it as `isir.py`.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""From recordings to a trial tensor: what it holds, that it is built once and whole, what bad input says."""
+"""From recordings to trials: what they hold, that they are built once and whole, and bad input."""
 
 import json
 import os

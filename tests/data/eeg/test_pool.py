@@ -1,4 +1,4 @@
-"""What channels are pre-trained on: the same values as windows, the trial around them, and never a held-out person."""
+"""Windows for pre-training: equal to the windows of trials, and never of a held-out subject."""
 
 from dataclasses import replace
 

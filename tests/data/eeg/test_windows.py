@@ -1,6 +1,4 @@
-"""Windows are views with the right samples and moments; batches come in an order that can be resumed and
-shared.
-"""
+"""Windows have the right samples and moments; the order of batches can be resumed and shared."""
 
 import itertools
 from pathlib import Path
