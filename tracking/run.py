@@ -74,8 +74,7 @@ class Run:
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Record numbers at a step. Costs microseconds and never waits; NaN and inf are recorded as such.
 
-        On a resumed run, a (name, step) recorded before is skipped: what is computed again is not logged
-        twice.
+        A resumed run skips a (name, step) that was recorded before, so a step computed again is not logged twice.
         """
         if not self._known_names.issuperset(values):
             for name in values:
@@ -137,9 +136,8 @@ class Run:
     def log_checkpoint(self) -> None:
         """Upload the run's checkpoint file, to resume on another machine.
 
-        Of several that wait for the server only the newest is kept.
-
-        The spool gets a hard link, not a copy: `save_checkpoint` replaces the file and never writes into it.
+        If several wait for the server, only the newest is kept. The spool gets a hard link, not a copy:
+        `save_checkpoint` replaces the file and never writes into it.
         """
         relative = f"files/checkpoint/{CHECKPOINT_NAME}"
         file, temporary = self.folder / relative, self.folder / f"{CHECKPOINT_NAME}.link"
@@ -173,18 +171,18 @@ class Run:
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Record parameters.
 
-        One that is there with another value (MLflow's can't be changed) is kept as `resolved.<name>`.
+        MLflow's parameters can't be changed: for one that has another value already, the new one is `resolved.<name>`.
         """
         self._spool.add("params", values=as_text(params))
 
     def backlog(self) -> str:
-        """What the server does not have yet, as text to put into a checkpoint; see `restore`."""
+        """The records that the server does not have yet, as text for a checkpoint; see `restore`."""
         return self._spool.backlog()
 
     def restore(self, backlog: str) -> None:
-        """Take over a checkpoint's backlog. Call it before the first `log_metrics`.
+        """Add a checkpoint's backlog to the spool. Call it before the first `log_metrics`.
 
-        What this machine's spool has is left alone.
+        Records that the spool has already are not added again.
         """
         self.skip_recorded(*self._spool.restore(backlog))
 
@@ -225,7 +223,7 @@ class Run:
         return delivered
 
     def url(self) -> str:
-        """Where to look at the run: its address on a server, or how to open a local store."""
+        """The address of the run's page, or how to open it from a local store."""
         facts = self._spool.facts()
         page = f"#/experiments/{facts.get('experiment_id')}/runs/{facts['run_id']}"
         if facts["run_id"] is None:
@@ -299,10 +297,10 @@ def start_run(
 
     Under `mlflow run` (MLFLOW_RUN_ID) its run is continued; the variable is taken out of the environment, so
     that a second run of this process, or a child process, makes its own. `resume` is a run id or `latest`,
-    the newest unfinished run of this entry point that has a checkpoint in `output_dir`; with nothing to
-    resume, `latest` starts a new run and says so. Workers that torchrun restarted go on with the run of their
-    job (see `find_resumable`). The resumed run goes on under its own id; the one that
-    `mlflow run` made for this command is ended with the tag `resumes`.
+    the newest unfinished run of this entry point that has a checkpoint in `output_dir`. If there is none,
+    `latest` starts a new run and says so. Workers that torchrun restarted continue the run of their job (see
+    `find_resumable`). A resumed run keeps its id; the run that `mlflow run` made for this command is ended with
+    the tag `resumes`.
 
     Raises InputError for an unknown run id, a run of another entry point, a run in use, an `output_dir` that
     can't be written, or a store that refuses.
@@ -348,10 +346,9 @@ def start_run(
 
 @contextlib.contextmanager
 def _sigterm_ignored() -> Iterator[None]:
-    """While a run is being ended: torchrun, say, sends SIGTERM to a process that already fails because another was
-    lost.
+    """Ignore SIGTERM while a run is being ended, where torchrun, for one, sends it to a process that already fails.
 
-    In a thread other than the main one nothing can be ignored.
+    Only the main thread can ignore signals; in another nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

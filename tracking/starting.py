@@ -136,10 +136,7 @@ def _stored_run(
 ) -> tuple[Any, Any]:
     """The store's client and run: the one that `facts` names, or a new one.
 
-    The run is None where the server does not answer.
-
-    A server that does not answer is no reason to stop, unless it must be asked: for a run id that this
-    machine does not know.
+    The run is None if the server does not answer. That is an error only for a run id that this machine does not know.
     """
     from tracking import store
 

@@ -7,11 +7,10 @@ from data.eeg.windows import EegWindows, Windows
 
 
 class AlignedWindows:
-    """`windows`, each multiplied over its channels by the matrix of its group, and normalised again by its own mean and
-    deviation.
+    """`windows`, each multiplied over its channels by its group's matrix, then normalised by its mean and deviation.
 
     matrices: float32 [n_groups, n_chans, n_chans]. group: of each window, [n_windows]. The matrices may be in any unit:
-    the last normalisation takes every overall factor away.
+    the last normalisation removes every overall factor.
     """
 
     def __init__(self, windows: Windows, matrices: np.ndarray, group: np.ndarray) -> None:

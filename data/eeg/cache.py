@@ -34,7 +34,7 @@ def hash_files(
 ) -> tuple[dict[tuple[int, int], str], list[Excluded]]:
     """SHA-256 (hex) of each recording (subject, run), and the recordings that cannot be read at all.
 
-    The latter never reach the cache, which would go on leaving them out once they can be read.
+    These are not noted in the cache, so that they are read as soon as they can be.
     """
 
     def sha256(pair: tuple[int, int]) -> str | OSError:
@@ -141,12 +141,12 @@ def _build(folder: Path, jobs: Sequence[ReadJob], *, on_bad: str, workers: int, 
 
 
 def bad_recording(file: Path, reason: str) -> InputError:
-    """What is said of a recording that stops the run."""
+    """The error for a recording that stops the run."""
     return InputError(f"{file}: {reason}; or leave such recordings out with on_bad=skip")
 
 
 def cannot_keep(where: str, what: str, error: OSError) -> InputError:
-    """What is said where a folder, named by `where`, does not take recordings or trials."""
+    """The error for a folder, named by `where`, that recordings or trials cannot be written to."""
     return InputError(
         f"{where}: cannot keep the {what} ({error.strerror or error}); make room, or give a folder that can be written"
     )

@@ -24,7 +24,7 @@ from data.eeg.windows import EegWindows
 
 N_FOLDS = 5
 N_CHANS = 21  # the rows FC, C and CP: fewer features than windows
-LABELS = ("true labels", "labels dealt anew")
+LABELS = ("true labels", "shuffled labels")
 
 
 def covariance_features(windows: EegWindows) -> np.ndarray:

@@ -159,7 +159,7 @@ def load_eeg(
     checksums: whether physionet's files must have PhysioNet's bytes.
     n_workers: processes that read files; default one per 24 recordings, at most one per CPU.
 
-    Raises InputError, one line, for anything the user can put right.
+    Raises InputError, one line, for anything that the user can correct.
     """
     if dataset not in EEG_SOURCES:
         raise InputError(f"dataset={dataset!r} is not allowed; choose {' or '.join(EEG_SOURCES)}")

@@ -178,7 +178,7 @@ def read_trials(
 def try_read_trials(
     path: Path, subject: int, run: int, preprocessing: Preprocessing, labelled: bool, is_genuine: bool
 ) -> tuple[np.ndarray, np.ndarray, RecordingReport] | str:
-    """What `read_trials` gives, or the reason (the most telling one) why the recording cannot be used.
+    """What `read_trials` gives, or the reason why the recording cannot be used.
 
     `is_genuine` is whether the file's bytes are those that were expected.
     """

@@ -138,8 +138,7 @@ def window_moments(trials: np.ndarray, starts: np.ndarray, window: int) -> tuple
 
 
 class WindowBatches:
-    """Shuffled batches of windows that can stop anywhere and go on: the order depends on the seed and the
-    epoch alone.
+    """Shuffled batches of windows that can be resumed anywhere: the order depends on the seed and the epoch alone.
 
     Every epoch is one permutation of `indices`, cut into global batches of `batch_size`; the last, smaller
     one is left out. Process `rank` of `world_size` takes its contiguous part of each global batch, so the
@@ -176,11 +175,11 @@ class WindowBatches:
         return len(self.indices) // self.batch_size
 
     def state_dict(self) -> dict[str, Any]:
-        """Where we are: {"seed", "epoch", "batch"}; `batch` of the current epoch comes next."""
+        """The position: {"seed", "epoch", "batch"}; `batch` of the current epoch comes next."""
         return {"seed": self.seed, "epoch": self.epoch, "batch": self.batch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`; the windows, the batch size and the seed must be those it was saved with."""
+        """Continue from `state`; the windows, the batch size and the seed must be those it was saved with."""
         if state["seed"] != self.seed:
             raise InputError(
                 f"seed={self.seed}: the saved batches were drawn with seed={state['seed']}; resume with that one"

@@ -144,7 +144,7 @@ def _open(folder: Path, key: str, n_files: int) -> CachedImages | None:
 
 
 def _clear(folder: Path, alone: bool) -> None:
-    """Remove a damaged cache, and, under the lock (`alone`), what killed processes left."""
+    """Remove a damaged cache and, if this process holds the lock (`alone`), what killed processes left."""
     if folder.exists():
         print(f"{folder}: damaged, so the images are decoded anew", file=sys.stderr, flush=True)
         shutil.rmtree(folder)
@@ -262,7 +262,7 @@ def _decode_block(files: Sequence[ImageFile], start: int, source: ImageSource, i
             pixels[count] = crop_and_resize(image, source.crop, image_size)
         except Exception as error:  # Pillow's readers raise a dozen kinds for damaged data
             if isinstance(error, OSError) and error.errno is not None:
-                # The disk fails, not the image: skipped, it would be missing from the cache for good.
+                # The disk fails, not the image. If it were skipped, it would be missing from the cache permanently.
                 raise InputError(f"{source.description}: {file.name} cannot be read: {_reason(error)}") from error
             bad.append((index, _reason(error)))
         else:

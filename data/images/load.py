@@ -95,9 +95,7 @@ def load_images(
 
 
 def divide(images: ImageSet, validation_share: float) -> tuple[ImageSet, ImageSet | None]:
-    """(images to train on, images for validation or None, if the share is 0), drawn alike in every call; both in
-    memory.
-    """
+    """(images to train on, images for validation; None if the share is 0), the same in every call, both in memory."""
     if validation_share == 0:
         return images, None
     order = np.random.default_rng(0).permutation(len(images))
@@ -191,7 +189,7 @@ class ImageBatches:
         return {"epoch": self._epoch, "batch": self._batch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where `state` was taken; InputError when this data and batch size have no such batch."""
+        """Continue where `state` was taken; InputError if this data and batch size have no such batch."""
         epoch, batch = state["epoch"], state["batch"]
         if epoch < 0 or not 0 <= batch < self.batches_per_epoch:
             raise InputError(

@@ -60,7 +60,7 @@ class Delivery:
         return self._client
 
     def send(self, operations: Sequence[tuple[Operation, int]]) -> None:
-        """Deliver in order; raises where the store is away, after remembering what it has accepted."""
+        """Deliver in order. Raises if the store is away; what it accepted before is marked as sent."""
         client = self.client()
         facts = self._spool.facts()
         run_id = facts["run_id"]
@@ -87,7 +87,7 @@ class Delivery:
     def beat(self, after_outage: bool) -> None:
         """Refresh the run's heartbeat, which tells `reap` that it lives.
 
-        An outage may have had it reaped, so say RUNNING again, unless it is this process that ended it.
+        A run that `reap` ended during an outage is set to RUNNING again, unless this process ended it.
         """
         client = self.client()
         run_id = self._spool.facts()["run_id"]

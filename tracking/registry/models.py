@@ -42,7 +42,7 @@ REGISTER_PATIENCE = 30.0
 class ModelInfo:
     """A registered model: `models:/name/version`.
 
-    Where the server is away yet, `uri` is a local folder and `version` None.
+    While the server is away, `uri` is a local folder and `version` None.
     """
 
     uri: str
@@ -397,7 +397,7 @@ def _registered(folder: Path, name: str) -> ModelInfo:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporting and saving print a page of advice that is not for our users."""
+    """Hide the advice that exporting and saving print."""
     levels = {logger: logger.level for logger in map(logging.getLogger, ("mlflow", "torch", "mlflow.pytorch"))}
     try:
         for logger in levels:
