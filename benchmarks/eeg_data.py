@@ -60,7 +60,7 @@ def build_exercise(files: Sequence[Path], recordings: Sequence[RecordingReport],
                 verbose="ERROR",
             )
         )
-    return open_mne_dataset(store, epochs_list, recordings, 160, 80)
+    return open_mne_dataset(store, epochs=epochs_list, recordings=recordings, window=160, overlap=80)
 
 
 def seconds_per_epoch(batches: WindowBatches | DataLoader, n_epochs: int) -> float:

@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
 
-from data.images.cache import available_cores
 from data.images.load import ImageBatches, load_images
+from data.parallel import available_cores
 
 SIZE = 64
 BATCH = 64

@@ -81,7 +81,7 @@ def accuracies(
     processes = Processes(0, 1, torch.device("cpu"))
     found: dict[str, dict[int, float]] = {"probe": {}, "frozen": {}, "fine-tuned": {}}
     for fold in folds:
-        check_pretraining(pool, fold.train, windows, fold, "cross_subject")
+        check_pretraining(pool, fold.train, windows=windows, fold=fold, split="cross_subject")
         work = begin_pretraining(config, pool, fold.train, fold.validation, processes)
         while trained and not work.finished:
             work.run_epoch()

@@ -1,1 +1,1 @@
-"""What every part but `models` may use: the error that users see, and files that are whole or absent."""
+"""What every part but `models` may use: the error that users see, whole files, progress."""

@@ -1,4 +1,4 @@
-"""The one error that users see, and the one place that turns it, or SIGTERM, into an exit status."""
+"""The error that users see, and the place that turns it, or SIGTERM, into an exit status."""
 
 import signal
 import sys
@@ -17,8 +17,8 @@ class InputError(Exception):
 def run_main(main: Callable[[], int | None]) -> None:
     """Run `main` and exit: status 2 with one line on stderr for an InputError, 143 for SIGTERM, else main's own status.
 
-    SIGTERM raises SystemExit wherever `main` is, so that a run that is open is ended as KILLED. A trainer that can go
-    on from a checkpoint has a better answer, `tracking.StopRequest`, which takes the signal over as long as it lasts.
+    SIGTERM raises SystemExit wherever `main` is, so that an open run ends as KILLED. A trainer with checkpoints
+    uses `tracking.StopRequest`, which handles the signal itself while it is active.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _exit_on)
@@ -31,5 +31,5 @@ def run_main(main: Callable[[], int | None]) -> None:
 
 
 def _exit_on(number: int, frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_IGN)  # schedulers repeat it; ending the run must not be cut short
+    signal.signal(number, signal.SIG_IGN)  # schedulers repeat the signal, and the run must still be ended properly
     sys.exit(128 + number)

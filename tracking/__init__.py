@@ -1,6 +1,6 @@
-"""Everything a run records: MLflow behind a spool on disk, checkpoints, and the model registry.
+"""What a run records: MLflow behind an outbox on disk, checkpoints, and the model registry.
 
-The only importer of mlflow.
+Only this package imports mlflow.
 """
 
 from tracking.checkpoint import StopRequest, find_checkpoint, load_checkpoint, save_checkpoint

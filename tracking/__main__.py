@@ -1,6 +1,6 @@
-"""`python -m tracking sync [folder]` delivers what training runs could not.
+"""Commands on recorded runs: `python -m tracking sync | reap | promote`.
 
-`python -m tracking reap` ends runs that died silently. `python -m tracking promote models:/name/3` makes a version the
+sync delivers what training runs could not. reap ends runs that died silently. promote makes a model version the
 champion.
 """
 
@@ -29,19 +29,21 @@ def main(argv: list[str] | None = None) -> int:
         type=Path,
         help="a run's folder, or the folder of runs (default: runs)",
     )
-    reap_parser = commands.add_parser("reap", help="end (KILLED) the RUNNING runs whose process is gone")
-    reap_parser.add_argument("--experiment", default="wgan-eeg", help="experiment to look through (default: wgan-eeg)")
+    reap_parser = commands.add_parser("reap", help="end the RUNNING runs whose process is gone, as KILLED")
+    reap_parser.add_argument("--experiment", default="wgan-eeg", help="experiment of the runs (default: wgan-eeg)")
     reap_parser.add_argument(
         "--minutes",
         type=float,
         default=STALE_MINUTES,
-        help=f"silence that counts as dead (default: {STALE_MINUTES:g})",
+        help=f"minutes without a heartbeat after which a run counts as dead (default: {STALE_MINUTES:g})",
     )
     promote_parser = commands.add_parser(
-        "promote", help="make a version the champion, unless it is worse than the one that is"
+        "promote", help="make a model version the champion, unless it is worse than the present one"
     )
     promote_parser.add_argument("uri", metavar="models:/name/version", help="the version to promote")
-    promote_parser.add_argument("--metric", help="what to compare by (default: the one it was evaluated by)")
+    promote_parser.add_argument(
+        "--metric", help="metric to compare by (default: the one that the version was evaluated by)"
+    )
     promote_parser.add_argument("--alias", default="champion", help="alias to move (default: champion)")
     arguments = parser.parse_args(argv)
     if arguments.command == "sync":
@@ -55,9 +57,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def sync(folder: Path) -> int:
-    """Deliver what waits in `folder` (one run's, or one that holds runs'); one line per run.
+    """Deliver what waits in `folder` (of one run, or of several runs) and print one line per run.
 
-    0 if all of it arrived, else 1.
+    Returns 0 if everything was delivered, else 1.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give a run's folder or the folder that holds them (default: runs)")
@@ -110,8 +112,8 @@ def _sync_run(folder: Path) -> int:
 def reap(experiment: str, minutes: float) -> int:
     """End the RUNNING runs of `experiment` that are dead; returns how many it ended.
 
-    Dead is: no heartbeat for `minutes`, or never one and a day old (`mlflow run` makes a run before it sets
-    up an environment; if that fails the run stays RUNNING for ever).
+    A run is dead if it has had no heartbeat for `minutes`, or if it is a day old and never had one: `mlflow run` makes
+    a run before it sets up the environment, and leaves it RUNNING if that fails.
     """
     from tracking import store
 

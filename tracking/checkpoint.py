@@ -1,7 +1,7 @@
-"""Checkpoints that survive a crash at any moment, and stopping at the end of a step when somebody asks.
+"""Checkpoints that survive a crash at any moment, and stopping at the end of a step on a signal.
 
-A checkpoint is one file written by `torch.save` and read with `weights_only=True`: tensors, numbers, text,
-and lists and dicts of them. It is a zip archive whose CRC-32 sums are checked before it is used.
+A checkpoint is one file written by `torch.save` and read with `weights_only=True`: tensors, numbers, text, and lists
+and dicts of them. It is a zip archive, and its CRC-32 sums are checked before it is used.
 """
 
 import os
@@ -30,7 +30,7 @@ namedtuple) it refuses all but those named here."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` to `path`, whole or not at all; what was there before stays as `<name>.previous`.
+    """Write `state` to `path`, whole or not at all; the file before it is kept as `<name>.previous`.
 
     Raises TypeError for a value that `load_checkpoint` would refuse, now rather than when it is needed.
     """
@@ -39,15 +39,13 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     with atomic_file(path) as temporary:
         torch.save(state, temporary)
         if path.exists():
-            _keep(path, _previous(path))
+            _keep_previous(path, _previous(path))
 
 
 def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
-    """The state in `path`.
+    """The state in `path`; if that file is damaged or missing, in `<name>.previous`, with a line that says so.
 
-    Where that file is damaged or missing, in `<name>.previous`, with a line that says so.
-
-    Raises InputError where neither can be read. Nothing is unpickled but tensors and plain values.
+    Raises InputError if neither can be read. Nothing is unpickled but tensors and plain values.
     """
     path = Path(path)
     faults = []
@@ -60,7 +58,7 @@ def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dic
             faults.append(f"{candidate} is damaged ({error})")
         else:
             if candidate != path:
-                print(f"checkpoint: {faults[0]}; going on from the one before it, {candidate}", file=sys.stderr)
+                print(f"checkpoint: {faults[0]}; using the previous one, {candidate}", file=sys.stderr)
             return state
     raise InputError(f"checkpoint: {'; '.join(faults)}: give another checkpoint, or start a new run")
 
@@ -99,8 +97,8 @@ def find_checkpoint(output_dir: Path, run_id: str) -> Path | None:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Load the moments of `state`. Weight decay, betas and so on stay those of the present config: with allow_changes
-    they may be others than the saved ones."""
+    """Load the moments of `state`. Weight decay, betas and so on stay those of the present config, which may
+    differ from the saved ones with allow_changes."""
     own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(dict(state))
     for group, values in zip(optimizer.param_groups, own, strict=True):
@@ -182,8 +180,8 @@ def _previous(path: Path) -> Path:
     return path.with_name(f"{path.name}.previous")
 
 
-def _keep(path: Path, previous: Path) -> None:
-    """Give the file at `path` a second name, in place of what had it; `path` itself stays."""
+def _keep_previous(path: Path, previous: Path) -> None:
+    """Give the file at `path` the second name `previous`; `path` itself stays."""
     temporary = path.with_name(f".{path.name}.previous.tmp")
     temporary.unlink(missing_ok=True)
     try:

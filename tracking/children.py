@@ -1,7 +1,6 @@
-"""The runs of a study below their parent: what the store knows of them, ending those that died, an alias for the best
-models.
+"""The runs of a study below their parent: their metrics, their end, and aliases for their models.
 
-Every function raises InputError, in one line, where the store does not answer.
+Every function raises InputError, in one line, if the store does not answer.
 """
 
 import contextlib
@@ -13,19 +12,19 @@ from common.errors import InputError
 
 def experiment_of(run_id: str) -> str:
     """The name of the run's experiment."""
-    with _asking() as client:
+    with _client() as client:
         return str(client.get_experiment(client.get_run(run_id).info.experiment_id).name)
 
 
 def metrics_of(run_id: str) -> dict[str, float]:
     """The last value of each metric that the store has of the run."""
-    with _asking() as client:
+    with _client() as client:
         return dict(client.get_run(run_id).data.metrics)
 
 
 def end_orphans(parent: str, alive: Collection[str]) -> list[str]:
     """End (KILLED) the RUNNING children of `parent` that are not among `alive`; returns their ids."""
-    with _asking() as client:
+    with _client() as client:
         experiment = client.get_run(parent).info.experiment_id
         children = f"tags.mlflow.parentRunId = '{parent}' and attributes.status = 'RUNNING'"
         orphans = [r.info.run_id for r in client.search_runs([experiment], children, max_results=1000)]
@@ -37,14 +36,14 @@ def end_orphans(parent: str, alive: Collection[str]) -> list[str]:
 
 def end_killed(run_id: str) -> None:
     """End a run whose process is gone."""
-    with _asking() as client:
+    with _client() as client:
         client.set_tag(run_id, "reaped", "its process was killed")
         client.set_terminated(run_id, "KILLED")
 
 
 def alias_models(run_id: str, alias: str) -> list[str]:
     """Give every model version that the run registered the alias; returns their addresses."""
-    with _asking() as client:
+    with _client() as client:
         found = [v for v in client.search_model_versions(f"run_id = '{run_id}'", max_results=100)]
         for version in found:
             client.set_registered_model_alias(version.name, alias, version.version)
@@ -52,7 +51,7 @@ def alias_models(run_id: str, alias: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _asking() -> Iterator[Any]:
+def _client() -> Iterator[Any]:
     """The store's client; whatever it raises becomes one line."""
     from tracking import store
 

@@ -1,7 +1,4 @@
-"""What a run must say about where it ran.
-
-The code's commit, the Python and torch, the device, every installed package.
-"""
+"""Where a run ran: the commit of the code, Python, torch, the device and every installed package."""
 
 import contextlib
 import os

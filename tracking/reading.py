@@ -1,6 +1,4 @@
-"""Reads what runs recorded: the runs of an experiment, their metric histories and their artifacts. Changes nothing in
-the store.
-"""
+"""Reads what runs recorded: parameters, metric histories and artifacts. Changes nothing in the store."""
 
 import functools
 import os
@@ -14,8 +12,8 @@ from typing import Any, TypeVar
 
 from common.errors import InputError
 
-PAGE = 1000
-"""Runs per request."""
+RUNS_PER_REQUEST = 1000
+"""Runs that are asked for at a time."""
 
 MAX_ARTIFACTS = 2000
 """Artifacts of a run that are listed at most."""
@@ -144,7 +142,10 @@ class Reader:
 
     def _pages(self, experiment_id: str) -> Iterator[Any]:
         search = functools.partial(
-            self._client.search_runs, [experiment_id], max_results=PAGE, order_by=["attributes.start_time DESC"]
+            self._client.search_runs,
+            [experiment_id],
+            max_results=RUNS_PER_REQUEST,
+            order_by=["attributes.start_time DESC"],
         )
         token = None
         while True:

@@ -1,6 +1,4 @@
-"""Which run a process goes on with: the one it is told to resume, or the one its torchrun job began before a
-restart.
-"""
+"""Which run a process continues: the one it is asked to resume, or that of its restarted job."""
 
 import os
 import re
@@ -53,7 +51,7 @@ def folder_to_resume(output_dir: Path, resume: str, entry_point: str) -> Path | 
 
 
 def find_resumable(resume: str | None, entry_point: str, output_dir: Path) -> str | None:
-    """The id of the run to go on with, or None for a new one.
+    """The id of the run to continue, or None for a new one.
 
     The run that torchrun's workers of this job began before it restarted them; else the one that `resume` (an
     id or `latest`) names, None where `latest` finds nothing, with a line that says so.
@@ -68,11 +66,11 @@ def find_resumable(resume: str | None, entry_point: str, output_dir: Path) -> st
 
 
 _job_served = False
-"""Whether this process has started its run: a restart goes on with one, not with each of several."""
+"""Whether this process has started its run: a restarted process continues one run, not several."""
 
 
 def note_job_served() -> None:
-    """This process has started its run."""
+    """Remember that this process has started its run."""
     global _job_served
     _job_served = True
 
@@ -80,8 +78,8 @@ def note_job_served() -> None:
 def this_job() -> str | None:
     """The name of the torchrun job that this process works for (`--rdzv-id`; made up by `--standalone`).
 
-    Raises InputError where torchrun restarted the workers of a nameless job, whose run can't be told from
-    others'.
+    Raises InputError where torchrun restarted the workers of a nameless job, whose run can't be distinguished
+    from others.
     """
     job = os.environ.get("TORCHELASTIC_RUN_ID")
     if job != "none":  # what torchrun says without --rdzv-id
@@ -107,7 +105,7 @@ def run_of_this_job(entry_point: str, output_dir: Path) -> str | None:
     ]
     if not begun and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
         print(
-            f"torchrun restarted job {job}, and no run of it is in {output_dir}: starting anew (with several machines, "
-            "output_dir must be a folder that they share)"
+            f"torchrun restarted job {job}, and no run of it is in {output_dir}: starting a new one (with several "
+            "machines, output_dir must be a folder that they share)"
         )
     return max(begun, key=lambda folder: folder.stat().st_mtime).name if begun else None

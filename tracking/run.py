@@ -1,6 +1,6 @@
-"""The run that a trainer records into: a thin facade over the spool.
+"""The run that a trainer records into. Only its start and its end wait for the server.
 
-Nothing here waits for the server but start and finish.
+What it records goes to the spool of tracking/outbox, which delivers it to MLflow.
 """
 
 import contextlib
@@ -10,10 +10,8 @@ import os
 import re
 import shutil
 import signal
-import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -22,23 +20,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 
-from common.errors import InputError
 from tracking.environment import environment, run_tags
-from tracking.outbox.spool import Spool, Writer, raise_marks, read_facts
+from tracking.outbox.spool import Spool, Writer, raise_marks
 from tracking.registry.evaluations import Evaluation, evaluation_tags
-from tracking.resuming import CHECKPOINT_NAME, folder_to_resume, note_job_served, run_folder, run_of_this_job, this_job
+from tracking.resuming import CHECKPOINT_NAME, note_job_served, run_of_this_job, this_job
 from tracking.silent_run import SilentRun
+from tracking.starting import as_text, open_run
 
 if TYPE_CHECKING:
     from tracking.outbox.delivery import Delivery
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-
-START_PATIENCE = 15.0
-"""Seconds to wait for the server when a run is started.
-
-After that the run is recorded on disk and created later.
-"""
 
 FINISH_PATIENCE = 20.0
 """Seconds that `finish` waits for a server that does not answer; one that answers may take its time."""
@@ -82,8 +74,7 @@ class Run:
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Record numbers at a step. Costs microseconds and never waits; NaN and inf are recorded as such.
 
-        On a resumed run, a (name, step) recorded before is skipped: what is computed again is not logged
-        twice.
+        A resumed run skips a (name, step) that was recorded before, so a step computed again is not logged twice.
         """
         if not self._known_names.issuperset(values):
             for name in values:
@@ -145,9 +136,8 @@ class Run:
     def log_checkpoint(self) -> None:
         """Upload the run's checkpoint file, to resume on another machine.
 
-        Of several that wait for the server only the newest is kept.
-
-        The spool gets a hard link, not a copy: `save_checkpoint` replaces the file and never writes into it.
+        If several wait for the server, only the newest is kept. The spool gets a hard link, not a copy:
+        `save_checkpoint` replaces the file and never writes into it.
         """
         relative = f"files/checkpoint/{CHECKPOINT_NAME}"
         file, temporary = self.folder / relative, self.folder / f"{CHECKPOINT_NAME}.link"
@@ -176,27 +166,30 @@ class Run:
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set or change tags."""
-        self._spool.add("tags", values=_as_text(tags))
+        self._spool.add("tags", values=as_text(tags))
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Record parameters.
 
-        One that is there with another value (MLflow's can't be changed) is kept as `resolved.<name>`.
+        MLflow's parameters can't be changed: for one that has another value already, the new one is `resolved.<name>`.
         """
-        self._spool.add("params", values=_as_text(params))
+        self._spool.add("params", values=as_text(params))
 
     def backlog(self) -> str:
-        """What the server does not have yet, as text to put into a checkpoint; see `restore`."""
+        """The records that the server does not have yet, as text for a checkpoint; see `restore`."""
         return self._spool.backlog()
 
     def restore(self, backlog: str) -> None:
-        """Take over a checkpoint's backlog. Call it before the first `log_metrics`.
+        """Add a checkpoint's backlog to the spool. Call it before the first `log_metrics`.
 
-        What this machine's spool has is left alone.
+        Records that the spool has already are not added again.
         """
-        metrics, images = self._spool.restore(backlog)
-        raise_marks(self._metric_marks, metrics)
-        raise_marks(self._image_marks, images)
+        self.skip_recorded(*self._spool.restore(backlog))
+
+    def skip_recorded(self, metric_steps: Mapping[str, int], image_steps: Mapping[str, int]) -> None:
+        """Skip, from now on, what is logged up to these steps: it is recorded already."""
+        raise_marks(self._metric_marks, metric_steps)
+        raise_marks(self._image_marks, image_steps)
 
     def deliver(self, patience: float = FINISH_PATIENCE, limit: float = math.inf) -> bool:
         """Wait until all that was recorded so far is delivered.
@@ -230,7 +223,7 @@ class Run:
         return delivered
 
     def url(self) -> str:
-        """Where to look at the run: its address on a server, or how to open a local store."""
+        """The address of the run's page, or how to open it from a local store."""
         facts = self._spool.facts()
         page = f"#/experiments/{facts.get('experiment_id')}/runs/{facts['run_id']}"
         if facts["run_id"] is None:
@@ -304,10 +297,10 @@ def start_run(
 
     Under `mlflow run` (MLFLOW_RUN_ID) its run is continued; the variable is taken out of the environment, so
     that a second run of this process, or a child process, makes its own. `resume` is a run id or `latest`,
-    the newest unfinished run of this entry point that has a checkpoint in `output_dir`; with nothing to
-    resume, `latest` starts a new run and says so. Workers that torchrun restarted go on with the run of their
-    job (see `find_resumable`). The resumed run goes on under its own id; the one that
-    `mlflow run` made for this command is ended with the tag `resumes`.
+    the newest unfinished run of this entry point that has a checkpoint in `output_dir`. If there is none,
+    `latest` starts a new run and says so. Workers that torchrun restarted continue the run of their job (see
+    `find_resumable`). A resumed run keeps its id; the run that `mlflow run` made for this command is ended with
+    the tag `resumes`.
 
     Raises InputError for an unknown run id, a run of another entry point, a run in use, an `output_dir` that
     can't be written, or a store that refuses.
@@ -315,59 +308,32 @@ def start_run(
     if int(os.environ.get("RANK", "0")) > 0:
         return SilentRun(output_dir)
     # Imported here: two seconds that `--help`, a bad parameter and the other ranks need not wait for.
-    from tracking import store
     from tracking.outbox.delivery import Delivery
 
     output_dir = Path(output_dir)
-    resume = resume or run_of_this_job(entry_point, output_dir)
     where_it_runs = environment()
     every_tag = {"entry_point": entry_point, **run_tags(where_it_runs), **(tags or {})}
+    resume = resume or run_of_this_job(entry_point, output_dir)
     inherited = os.environ.pop("MLFLOW_RUN_ID", None)
-    facts: dict[str, Any] = {
-        "run_id": inherited,
-        "tracking_uri": store.tracking_uri(),
-        "entry_point": entry_point,
-        "experiment": experiment,
-        "run_name": run_name,
-    }
-    folder = folder_to_resume(output_dir, resume, entry_point) if resume else None
-    if folder is not None:
-        facts |= read_facts(folder)
-        if "MLFLOW_TRACKING_URI" in os.environ:  # the user, or `mlflow run`, says where the store is now
-            facts["tracking_uri"] = store.tracking_uri()
-    elif resume and resume != "latest":
-        facts["run_id"] = resume
-
-    _check_writable(folder or output_dir)  # before the store gets a run that could never be written
-    store.use(facts["tracking_uri"])
-    continues = facts["run_id"] is not None or folder is not None
-    client, stored = _stored_run(facts, folder, inherited, every_tag)
-    if stored is not None:
-        made_by = stored.data.tags.get("entry_point", entry_point)
-        if made_by != entry_point:
-            raise InputError(
-                f"run {facts['run_id']} is a {made_by} run: resume it with that entry point, not {entry_point}"
-            )
-        facts |= {"run_id": stored.info.run_id, "experiment_id": stored.info.experiment_id}
-    elif facts["run_id"] is None and folder is None:
-        facts |= {"local_id": f"offline-{uuid.uuid4().hex[:12]}", "tags": _as_text(every_tag)}
-    folder = folder or run_folder(output_dir, facts["run_id"] or facts["local_id"])
-    has_something = (folder / "spool.jsonl").exists() or bool(stored and stored.data.metrics)
-    resumed = has_something or (continues and bool(resume))
-    # What another machine has delivered counts as recorded, too.
-    delivered = _delivered_steps(client, stored, facts["tracking_uri"])
-
-    spool = Spool(folder)
-    spool.set_facts(**{**facts, "status": "RUNNING", "job": this_job()})
+    opening = open_run(
+        entry_point,
+        output_dir,
+        every_tag,
+        experiment=experiment,
+        run_name=run_name,
+        resume=resume,
+        inherited=inherited,
+    )
+    spool = Spool(opening.folder)
+    spool.set_facts(**{**opening.facts, "status": "RUNNING", "job": this_job()})
     note_job_served()
-    run = Run(spool, Delivery(spool, facts["tracking_uri"]), resumed)
-    raise_marks(run._metric_marks, delivered[0])
-    raise_marks(run._image_marks, delivered[1])
-    if inherited and inherited != facts["run_id"]:
+    run = Run(spool, Delivery(spool, opening.facts["tracking_uri"]), opening.resumed)
+    run.skip_recorded(opening.metric_steps, opening.image_steps)
+    if inherited and inherited != opening.facts["run_id"]:
         spool.add("handover", run_id=inherited)
     spool.add("status", status="RUNNING")
     # The error that ended an earlier attempt is no error of this one.
-    again = {"resumed": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "error": ""} if resumed else {}
+    again = {"resumed": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "error": ""} if opening.resumed else {}
     run.set_tags({**every_tag, **again})
     # `resume` says how this process began, not what the run is; the tag `resumed` tells that.
     config = {name: value for name, value in params.items() if name != "resume"}
@@ -380,10 +346,9 @@ def start_run(
 
 @contextlib.contextmanager
 def _sigterm_ignored() -> Iterator[None]:
-    """While a run is being ended: torchrun, say, sends SIGTERM to a process that already fails because another was
-    lost.
+    """Ignore SIGTERM while a run is being ended, where torchrun, for one, sends it to a process that already fails.
 
-    In a thread other than the main one nothing can be ignored.
+    Only the main thread can ignore signals; in another nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -393,89 +358,6 @@ def _sigterm_ignored() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _check_writable(folder: Path) -> None:
-    """Make the folder and write into it, or raise InputError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"x")
-    except OSError as error:
-        raise InputError(
-            f"output_dir: cannot write to {str(folder)!r} ({error.strerror or error}); give a folder that can be "
-            "written"
-        ) from None
-
-
-def _delivered_steps(client: Any, stored: Any, uri: str) -> tuple[dict[str, int], dict[str, int]]:
-    """The last step of each metric and of each image that the store has for the run."""
-    if stored is None or not stored.data.metrics:
-        return {}, {}
-    from tracking import store
-
-    try:
-        return store.last_steps(stored), store.last_image_steps(client, stored.info.run_id)
-    except Exception as error:  # of whatever store the artifacts are in: S3, HTTP, a folder
-        raise InputError(
-            f"tracking store {uri}: the artifacts of run {stored.info.run_id}: {store.reason(error)}; try again when "
-            "they can be listed"
-        ) from None
-
-
-def _stored_run(
-    facts: Mapping[str, Any], folder: Path | None, inherited: str | None, tags: Mapping[str, Any]
-) -> tuple[Any, Any]:
-    """The store's client and run: the one that `facts` names, or a new one.
-
-    The run is None where the server does not answer.
-
-    A server that does not answer is no reason to stop, unless it must be asked: for a run id that this
-    machine does not know.
-    """
-    from tracking import store
-
-    uri, run_id = facts["tracking_uri"], facts["run_id"]
-    client = None
-    try:
-        client = store.connect(uri)
-        if run_id is not None:
-            return client, client.get_run(run_id)
-        if folder is None:
-            return client, _created_patiently(client, facts["experiment"], facts["run_name"], _as_text(tags))
-    except InputError:
-        raise
-    except Exception as error:
-        if store.is_absent(error):
-            raise InputError(
-                f"run {run_id} is not in {uri}: give a run id of this store, or `latest`, or name its store "
-                "by MLFLOW_TRACKING_URI"
-            ) from None
-        must_ask = run_id is not None and folder is None and run_id != inherited
-        if must_ask or not uri.startswith("http") or not store.is_away(error):
-            raise InputError(
-                f"tracking store {uri}: {store.reason(error)}; start it, or correct MLFLOW_TRACKING_URI"
-            ) from None
-        print(f"tracking: {uri} does not answer ({store.reason(error)}); recording on disk, delivering when it is back")
-    return client, None
-
-
-def _created_patiently(client: Any, experiment: str, name: str | None, tags: Mapping[str, str]) -> Any:
-    """A new run, asking a server that does not answer for START_PATIENCE seconds."""
-    from tracking import store
-
-    deadline = time.monotonic() + START_PATIENCE
-    while True:
-        try:
-            return store.create_run(client, experiment, name, tags)
-        except Exception as error:
-            if not store.is_away(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(1.0)
-
-
-def _as_text(values: Mapping[str, Any]) -> dict[str, str]:
-    return {key: str(value) for key, value in values.items()}
 
 
 def _check_name(name: str) -> None:

@@ -1,4 +1,4 @@
-"""What the processes of a distributed training other than rank 0 hold in place of a run."""
+"""A run that records nothing, for the processes of a distributed training other than rank 0."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,10 +13,7 @@ from tracking.resuming import CHECKPOINT_NAME
 
 
 class SilentRun:
-    """Takes all that a Run takes and records nothing.
-
-    For the processes of a distributed training other than rank 0.
-    """
+    """Has the methods of a Run and records nothing."""
 
     run_id = ""
     resumed = False
@@ -30,44 +27,44 @@ class SilentRun:
         return self.folder / CHECKPOINT_NAME
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Nothing."""
+        """Records nothing."""
 
     def log_image(self, key: str, image: np.ndarray, step: int) -> None:
-        """Nothing."""
+        """Records nothing."""
 
     def log_figure(self, figure: Any, path: str) -> None:
-        """Nothing."""
+        """Records nothing."""
 
     def log_text(self, text: str, path: str) -> None:
-        """Nothing."""
+        """Records nothing."""
 
     def log_dict(self, values: Mapping[str, Any], path: str) -> None:
-        """Nothing."""
+        """Records nothing."""
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Nothing."""
+        """Records nothing."""
 
     def log_checkpoint(self) -> None:
-        """Nothing."""
+        """Records nothing."""
 
     def log_data(self, name: str, fingerprint: str, details: Mapping[str, Any], context: str = "training") -> None:
-        """Nothing."""
+        """Records nothing."""
 
     def log_evaluations(self, uri: str, evaluations: Sequence[Evaluation], step: int = 0) -> None:
-        """Nothing."""
+        """Records nothing."""
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Nothing."""
+        """Records nothing."""
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Nothing."""
+        """Records nothing."""
 
     def backlog(self) -> str:
         """Nothing waits."""
         return ""
 
     def restore(self, backlog: str) -> None:
-        """Nothing."""
+        """Records nothing."""
 
     def deliver(self, patience: float = 0.0, limit: float = math.inf) -> bool:
         """Nothing is left to deliver."""
@@ -87,4 +84,4 @@ class SilentRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing."""
+        """Records nothing."""

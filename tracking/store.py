@@ -1,6 +1,6 @@
-"""The MLflow store: which one, how to reach it, and which of its errors mean what.
+"""The MLflow store: which one is in use, how to reach it, and what its errors mean.
 
-Imports mlflow (about two seconds).
+Importing mlflow takes about two seconds, so the other modules import this one where they need it.
 """
 
 import contextlib
@@ -94,7 +94,7 @@ def connect(uri: str) -> MlflowClient:
 def _first_use(uri: str) -> Iterator[None]:
     """Hold a lock beside a SQLite file.
 
-    Of four processes that meet an absent one, three crash while creating its tables.
+    If four processes create the same database at once, three of them crash.
     """
     match = re.match(r"sqlite:///(.+?)(\?.*)?$", uri)
     if match is None or match[1] == ":memory:":
@@ -161,9 +161,9 @@ def tag_value(value: Any) -> str:
 
 
 def same_value(stored: str, value: Any) -> bool:
-    """Whether a stored parameter says the same as `value`.
+    """Whether a stored parameter is equal to `value`.
 
-    `1` and `1.0`, `1e-4` and `0.0001`, `'a b'` and `a b`, `` and None.
+    Equal are `1` and `1.0`, `1e-4` and `0.0001`, `'a b'` and `a b`, the empty text and None.
     """
     return _parsed(stored) == _parsed("" if value is None else str(value))
 
@@ -185,9 +185,9 @@ def is_absent(error: Exception) -> bool:
 
 
 def is_refused(error: Exception) -> bool:
-    """The store answered that this value can never be stored.
+    """The store answered that it will never accept this value.
 
-    Anything else (away, overloaded, no rights) may pass later.
+    Any other error (away, overloaded, no rights) may be gone later.
     """
     if not isinstance(error, MlflowException):
         return False
@@ -196,10 +196,7 @@ def is_refused(error: Exception) -> bool:
 
 
 def is_away(error: Exception) -> bool:
-    """The store gave no answer, or an answer that says it is not well.
-
-    In contrast to one that says the request is wrong.
-    """
+    """The store gave no answer, or reported a fault of its own, not one of the request."""
     if isinstance(error, MlflowException):
         return error.error_code in (
             "INTERNAL_ERROR",
@@ -211,7 +208,7 @@ def is_away(error: Exception) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """The gist of an error in one short line, without addresses of objects or stacks."""
+    """The error in one short line, without object addresses or stack traces."""
     text = " ".join(str(error).split())
     innermost = re.findall(r"\[Errno -?\d+\] [A-Za-z ]+|timed out|Name or service not known|database is locked", text)
     return innermost[-1] if innermost else text[:200]

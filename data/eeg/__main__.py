@@ -1,4 +1,4 @@
-"""What the recordings look like: `python -m data.eeg inspect --help`."""
+"""Shows what the recordings look like: `python -m data.eeg inspect --help`."""
 
 import argparse
 from collections.abc import Sequence
@@ -31,10 +31,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     data = load_eeg(
         args.dataset,
-        args.cache_dir,
-        args.data_dir,
-        args.subjects,
-        args.runs,
+        cache_dir=args.cache_dir,
+        data_dir=args.data_dir,
+        subjects=args.subjects,
+        runs=args.runs,
         labelled=not args.unlabelled,
         exclude=args.exclude,
         on_bad=args.on_bad,

@@ -1,4 +1,4 @@
-"""The trials of recordings on disk: read once, kept as one file that is memory-mapped; `data.eeg` asks for them."""
+"""Trials of recordings on disk: read once, kept in one file, and mapped into memory."""
 
 import contextlib
 import hashlib
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,7 +34,7 @@ def hash_files(
 ) -> tuple[dict[tuple[int, int], str], list[Excluded]]:
     """SHA-256 (hex) of each recording (subject, run), and the recordings that cannot be read at all.
 
-    The latter never reach the cache, which would go on leaving them out once they can be read.
+    These are not noted in the cache, so that they are read as soon as they can be.
     """
 
     def sha256(pair: tuple[int, int]) -> str | OSError:
@@ -61,14 +61,19 @@ def hash_files(
     return digests, [Excluded(*pair, reason) for pair, reason in reasons.items()]
 
 
-Job = tuple[Path, int, int, Preprocessing, bool, bool]
-"""What it takes to read a recording: file, subject, run, preprocessing, labelled, and whether its bytes are
-the expected ones.
-"""
+class ReadJob(NamedTuple):
+    """The arguments of `try_read_trials` for one recording."""
+
+    file: Path
+    subject: int
+    run: int
+    preprocessing: Preprocessing
+    labelled: bool
+    is_genuine: bool
 
 
-def built_once(
-    folder: Path, jobs: Sequence[Job], on_bad: str, workers: int, quiet: bool
+def cached_trials(
+    folder: Path, jobs: Sequence[ReadJob], *, on_bad: str, workers: int, quiet: bool
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """The trials in `folder`, memory-mapped, and their index; built now if they are not there or not whole.
 
@@ -84,7 +89,7 @@ def built_once(
                     shutil.rmtree(folder, ignore_errors=True)
                     for leftover in folder.parent.glob(f".{folder.name}.*.tmp") if alone else ():
                         shutil.rmtree(leftover, ignore_errors=True)  # of a process that was killed
-                    _build(folder, jobs, on_bad, workers, quiet)
+                    _build(folder, jobs, on_bad=on_bad, workers=workers, quiet=quiet)
                     found = _open(folder, jobs)
                     assert found is not None, f"{folder} cannot be read right after it was written"
     except OSError as error:
@@ -92,11 +97,11 @@ def built_once(
     return found
 
 
-def _open(folder: Path, jobs: Sequence[Job]) -> tuple[np.ndarray, dict[str, Any]] | None:
+def _open(folder: Path, jobs: Sequence[ReadJob]) -> tuple[np.ndarray, dict[str, Any]] | None:
     """Trials and index as `_build` left them, or None if they are not there or not whole."""
     try:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        shape = (len(index["label"]), len(CHANNELS), jobs[0][3].n_times)
+        shape = (len(index["label"]), len(CHANNELS), jobs[0].preprocessing.n_times)
         if (folder / "trials.f32").stat().st_size != 4 * int(np.prod(shape)):
             return None
         return np.memmap(folder / "trials.f32", dtype="<f4", mode="c", shape=shape), index
@@ -104,7 +109,7 @@ def _open(folder: Path, jobs: Sequence[Job]) -> tuple[np.ndarray, dict[str, Any]
         return None
 
 
-def _build(folder: Path, jobs: Sequence[Job], on_bad: str, workers: int, quiet: bool) -> None:
+def _build(folder: Path, jobs: Sequence[ReadJob], *, on_bad: str, workers: int, quiet: bool) -> None:
     """Read every recording, in parallel, and write `trials.f32` and `index.json` to `folder`, whole or not at all."""
     _check_space(folder.parent, jobs)
     label: list[int] = []
@@ -113,14 +118,12 @@ def _build(folder: Path, jobs: Sequence[Job], on_bad: str, workers: int, quiet: 
     progress_bar = contextlib.closing(Progress(len(jobs), unit="recording", quiet=quiet))
     with progress_bar as progress, atomic_folder(folder) as temporary:
         with (temporary / "trials.f32").open("wb") as out:
-            for (file, subject, run, *_), result in zip(
-                jobs, map_processes(try_read_trials, jobs, workers), strict=True
-            ):
+            for job, result in zip(jobs, map_processes(try_read_trials, jobs, workers), strict=True):
                 progress.advance()
                 if isinstance(result, str):
                     if on_bad == "stop":
-                        raise bad_recording(file, result)
-                    bad.append(Excluded(subject, run, result))
+                        raise bad_recording(job.file, result)
+                    bad.append(Excluded(job.subject, job.run, result))
                     continue
                 trials, labels, report = result
                 out.write(trials.astype("<f4", copy=False).data)
@@ -128,7 +131,7 @@ def _build(folder: Path, jobs: Sequence[Job], on_bad: str, workers: int, quiet: 
                 reports.append(report)
         if not label:
             why = bad[0].reason if bad else "no trial fits between their ends"
-            raise InputError(f"no trial is left of {len(jobs)} recordings, {jobs[0][0]} and following: {why}")
+            raise InputError(f"no trial is left of {len(jobs)} recordings, {jobs[0].file} and following: {why}")
         index = {
             "label": label,
             "recordings": [asdict(report) for report in reports],
@@ -138,22 +141,22 @@ def _build(folder: Path, jobs: Sequence[Job], on_bad: str, workers: int, quiet: 
 
 
 def bad_recording(file: Path, reason: str) -> InputError:
-    """What is said of a recording that stops the run."""
+    """The error for a recording that stops the run."""
     return InputError(f"{file}: {reason}; or leave such recordings out with on_bad=skip")
 
 
 def cannot_keep(where: str, what: str, error: OSError) -> InputError:
-    """What is said where a folder, named by `where`, does not take recordings or trials."""
+    """The error for a folder, named by `where`, that recordings or trials cannot be written to."""
     return InputError(
         f"{where}: cannot keep the {what} ({error.strerror or error}); make room, or give a folder that can be written"
     )
 
 
-def _check_space(folder: Path, jobs: Sequence[Job]) -> None:
+def _check_space(folder: Path, jobs: Sequence[ReadJob]) -> None:
     """InputError if the trials will not fit on the disk: per recording at most what a float32 copy of it
     takes.
     """
-    needed = sum(2 * file.stat().st_size for file, *_ in jobs)
+    needed = sum(2 * job.file.stat().st_size for job in jobs)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(

@@ -1,9 +1,9 @@
-"""What a random split of overlapping windows would have claimed, measured: `python -m data.eeg.leak`.
+"""Measures what a random split of overlapping windows would have claimed: `python -m data.eeg.leak`.
 
-The same nearest-neighbour classifier is scored three times: windows split at random, by trial and by subject; with the
-true labels, and with labels dealt anew among the trials of each run, which nobody can know better than a coin. What a
-split finds above one half
-on dealt labels is leaked: it has trained on windows of the trials it tests.
+A nearest-neighbour classifier is scored on three splits of the same windows: at random, by trial and by subject. Each
+is scored with the true labels, and with labels shuffled among the trials of each run, of which nothing can be known.
+An accuracy above one half on shuffled labels is leakage: the classifier was trained on windows of the trials it is
+tested on.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from data.eeg.windows import EegWindows
 
 N_FOLDS = 5
 N_CHANS = 21  # the rows FC, C and CP: fewer features than windows
-LABELS = ("true labels", "labels dealt anew")
+LABELS = ("true labels", "shuffled labels")
 
 
 def covariance_features(windows: EegWindows) -> np.ndarray:
@@ -90,7 +90,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--overlap", type=int, default=80, help="samples that windows of 160 share (default: 80)")
     parser.add_argument("--figure", type=Path, help="picture to write, such as leak.png")
     args = parser.parse_args(argv)
-    data = load_eeg(args.dataset, args.cache_dir, args.data_dir, args.subjects, args.runs)
+    data = load_eeg(
+        args.dataset, cache_dir=args.cache_dir, data_dir=args.data_dir, subjects=args.subjects, runs=args.runs
+    )
     windows = data.windows(160, args.overlap)
     if len(np.unique(windows.trial)) < 2 * N_FOLDS:
         raise InputError(f"{len(np.unique(windows.trial))} trials are too few; {2 * N_FOLDS} are needed")

@@ -1,16 +1,16 @@
-"""EEG for training: recordings in, one memory-mapped trial tensor out, checked on the way.
+"""Loads EEG for training: recordings in, one memory-mapped array of trials out, checked on the way.
 
     data = load_eeg("simulated", cache_dir=Path("cache"), subjects="1-12")
     windows = data.windows(window=160, overlap=80)
     batch = windows.gather(np.arange(64))           # float32 [64, 64, 160], each window normalised
 
-`python -m data.eeg inspect` shows what is in the recordings: a table, the exercise's three plots, and where
-left and right differ.
+`python -m data.eeg inspect` shows what is in the recordings: a table, the exercise's three plots, and where left and
+right differ.
 """
 
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,22 +20,23 @@ import numpy as np
 from common.errors import InputError
 from common.files import hash_of
 from data.eeg import physionet, simulated
-from data.eeg.cache import Excluded, bad_recording, built_once, cannot_keep, hash_files
+from data.eeg.cache import Excluded, ReadJob, bad_recording, cached_trials, cannot_keep, hash_files
 from data.eeg.recording import (
     CHANNELS,
-    CLASS_NAMES,
     LEFT_RIGHT_RUNS,
+    MOVEMENTS,
     Preprocessing,
     RecordingReport,
 )
+from data.eeg.sources import EEG_SOURCES, EegSource
 from data.eeg.torcheeg import TorcheegWindows
 from data.eeg.windows import EegWindows
-from data.images.cache import available_cores
+from data.parallel import available_cores
 
 CACHE_VERSION = 1  # raise it when the same recordings and settings give other trials
 RECORDINGS_PER_WORKER = 24  # starting a worker (it imports MNE) takes about as long as reading 40 recordings
 
-__all__ = ["CHANNELS", "CLASS_NAMES", "EegData", "Excluded", "Preprocessing", "load_eeg"]
+__all__ = ["CHANNELS", "MOVEMENTS", "EegData", "Excluded", "Preprocessing", "load_eeg"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +80,9 @@ class EegData:
 
     def windows(self, window: int = 160, overlap: int = 80) -> EegWindows:
         """Views of `window` samples that overlap by `overlap`: the default route."""
-        return EegWindows(self.trials, self.label, self.subject, self.run, window, overlap)
+        return EegWindows(
+            trials=self.trials, label=self.label, subject=self.subject, run=self.run, window=window, overlap=overlap
+        )
 
     def torcheeg_windows(self, window: int = 160, overlap: int = 80) -> TorcheegWindows:
         """The same windows by the exercise's own route, torcheeg's `MNEDataset`, which writes its own store
@@ -88,7 +91,13 @@ class EegData:
         if (self.label < 0).any():
             raise InputError("windows=torcheeg cuts trials around cues; unlabelled stretches need windows=views")
         return TorcheegWindows(
-            self.files, self.recordings, self.preprocessing, window, overlap, self.cache_dir, self.fingerprint
+            files=self.files,
+            recordings=self.recordings,
+            preprocessing=self.preprocessing,
+            window=window,
+            overlap=overlap,
+            cache_dir=self.cache_dir,
+            fingerprint=self.fingerprint,
         )
 
     def summary(self) -> dict[str, Any]:
@@ -150,102 +159,146 @@ def load_eeg(
     checksums: whether physionet's files must have PhysioNet's bytes.
     n_workers: processes that read files; default one per 24 recordings, at most one per CPU.
 
-    Raises InputError, one line, for anything the user can put right.
+    Raises InputError, one line, for anything that the user can correct.
     """
-    if dataset not in ("physionet", "simulated"):
-        raise InputError(f"dataset={dataset!r} is not allowed; choose physionet or simulated")
+    if dataset not in EEG_SOURCES:
+        raise InputError(f"dataset={dataset!r} is not allowed; choose {' or '.join(EEG_SOURCES)}")
     if on_bad not in ("stop", "skip"):
         raise InputError(f"on_bad={on_bad!r} is not allowed; choose stop or skip")
+    source = EEG_SOURCES[dataset]
     preprocessing = preprocessing or Preprocessing()
     # os.path: Path.expanduser raises for a user that is not there.
     cache_dir = Path(os.path.expanduser(cache_dir))
     data_dir = None if data_dir is None else Path(os.path.expanduser(data_dir))
-    real = dataset == "physionet"
-    highest = physionet.N_SUBJECTS if real else simulated.N_SUBJECTS
-    wanted = physionet.parse_numbers(subjects, "subjects", highest)
-    kept, excluded = _leave_out(wanted, exclude, highest, known=physionet.KNOWN_BAD if real else {})
+    kept, excluded = _choose_subjects(subjects, exclude, source)
     pairs = [(subject, run) for subject in kept for run in _check_runs(runs, labelled)]
     workers = max(1, min(n_workers or available_cores(), len(pairs) // RECORDINGS_PER_WORKER))
 
+    folder = _recordings_folder(source, cache_dir, data_dir, pairs, seed=seed, workers=workers, quiet=quiet)
+    digests, unreadable = hash_files(folder, pairs, on_bad)
+    jobs = _read_jobs(source, folder, digests, preprocessing, labelled=labelled, checksums=checksums)
+    fingerprint = _fingerprint(source, jobs, digests)
+    trials, index = cached_trials(
+        cache_dir / f"eeg-{fingerprint[:32]}", jobs, on_bad=on_bad, workers=workers, quiet=quiet
+    )
+    data = _assemble(source, jobs, trials, index, fingerprint=fingerprint, cache_dir=cache_dir)
+    if on_bad == "stop" and data.excluded:  # an earlier run built this with on_bad=skip
+        bad = data.excluded[0]
+        raise bad_recording(physionet.recording_path(folder, bad.subject, bad.run or 0), bad.reason)
+    if labelled and len(np.unique(data.label)) < 2:
+        found = f"all {len(data.label)} trials of subjects={subjects} runs={runs} are {MOVEMENTS[data.label[0]]}"
+        raise InputError(f"{found}: two classes are needed; add runs or subjects")
+    return replace(data, excluded=(*excluded, *unreadable, *data.excluded))
+
+
+def _recordings_folder(
+    source: EegSource,
+    cache_dir: Path,
+    data_dir: Path | None,
+    pairs: Sequence[tuple[int, int]],
+    *,
+    seed: int,
+    workers: int,
+    quiet: bool,
+) -> Path:
+    """The folder of the recordings (subject, run), in which those that were missing are downloaded or simulated."""
     try:
-        if real:
-            folder = physionet.data_folder(data_dir)
-            physionet.download(folder, pairs, quiet=quiet)
-        else:
-            folder = simulated.write_simulated(cache_dir, seed, pairs, workers, quiet)
+        if source.is_simulated:
+            return simulated.write_simulated(cache_dir, seed, pairs, n_workers=workers, quiet=quiet)
+        folder = physionet.data_folder(data_dir)
+        physionet.download(folder, pairs, quiet=quiet)
+        return folder
     except OSError as error:
-        if not real:
+        if source.is_simulated:
             where = f"cache_dir={str(cache_dir)!r}"
         elif data_dir is not None:
             where = f"data_dir={str(data_dir)!r}"
         else:
             where = f"{error.filename} (MNE's own folder, since data_dir is not given)"
         raise cannot_keep(where, "recordings", error) from error
-    digests, unreadable = hash_files(folder, pairs, on_bad)
-    pairs, sha256 = list(digests), list(digests.values())
-    files = [physionet.recording_path(folder, subject, run) for subject, run in pairs]
-    genuine = [
-        not (real and checksums) or digest == physionet.expected_sha256(*pair)
-        for pair, digest in zip(pairs, sha256, strict=True)
+
+
+def _read_jobs(
+    source: EegSource,
+    folder: Path,
+    digests: Mapping[tuple[int, int], str],
+    preprocessing: Preprocessing,
+    *,
+    labelled: bool,
+    checksums: bool,
+) -> list[ReadJob]:
+    """What to read: every recording of `digests`, {(subject, run): SHA-256 of its file}."""
+    return [
+        ReadJob(
+            file=physionet.recording_path(folder, subject, run),
+            subject=subject,
+            run=run,
+            preprocessing=preprocessing,
+            labelled=labelled,
+            is_genuine=source.is_simulated or not checksums or digest == physionet.expected_sha256(subject, run),
+        )
+        for (subject, run), digest in digests.items()
     ]
-    fingerprint = hash_of(
+
+
+def _fingerprint(source: EegSource, jobs: Sequence[ReadJob], digests: Mapping[tuple[int, int], str]) -> str:
+    """SHA-256 (hex) of all that the trials depend on."""
+    return hash_of(
         {
             "version": CACHE_VERSION,
             "mne": mne.__version__,
-            "dataset": dataset,
-            "preprocessing": asdict(preprocessing),
-            "labelled": labelled,
-            "recordings": [[*pair, *state] for pair, *state in zip(pairs, sha256, genuine, strict=True)],
+            "dataset": source.name,
+            "preprocessing": asdict(jobs[0].preprocessing),
+            "labelled": jobs[0].labelled,
+            "recordings": [[job.subject, job.run, digests[job.subject, job.run], job.is_genuine] for job in jobs],
         }
     )
-    jobs = [
-        (file, *pair, preprocessing, labelled, is_genuine)
-        for file, pair, is_genuine in zip(files, pairs, genuine, strict=True)
-    ]
-    trials, index = built_once(cache_dir / f"eeg-{fingerprint[:32]}", jobs, on_bad, workers, quiet)
-    bad = [Excluded(**entry) for entry in index["excluded"]]
-    file_of = dict(zip(pairs, files, strict=True))
-    if bad and on_bad == "stop":  # an earlier run built this with on_bad=skip
-        raise bad_recording(file_of[bad[0].subject, bad[0].run or 0], bad[0].reason)
+
+
+def _assemble(
+    source: EegSource,
+    jobs: Sequence[ReadJob],
+    trials: np.ndarray,
+    index: Mapping[str, Any],
+    *,
+    fingerprint: str,
+    cache_dir: Path,
+) -> EegData:
+    """The data from what the cache holds; `excluded` are the recordings that could not be used."""
     recordings = tuple(
         RecordingReport(**{**row, "flat": tuple(row["flat"]), "clipped": tuple(row["clipped"])})
         for row in index["recordings"]
     )
     label = np.array(index["label"], dtype=np.int64)
-    n_of = [report.n_trials for report in recordings]
-    data = EegData(
-        dataset=dataset,
+    n_trials = [report.n_trials for report in recordings]
+    file_of = {(job.subject, job.run): job.file for job in jobs}
+    return EegData(
+        dataset=source.name,
         trials=trials,
         label=label,
-        subject=np.repeat([report.subject for report in recordings], n_of).astype(np.int64),
-        run=np.repeat([report.run for report in recordings], n_of).astype(np.int64),
+        subject=np.repeat([report.subject for report in recordings], n_trials).astype(np.int64),
+        run=np.repeat([report.run for report in recordings], n_trials).astype(np.int64),
         trial=np.arange(len(label)),
-        preprocessing=preprocessing,
+        preprocessing=jobs[0].preprocessing,
         fingerprint=fingerprint,
         recordings=recordings,
-        excluded=(*excluded, *unreadable, *bad),
+        excluded=tuple(Excluded(**entry) for entry in index["excluded"]),
         files=tuple(file_of[report.subject, report.run] for report in recordings),
         cache_dir=cache_dir,
     )
-    if labelled and len(np.unique(label)) < 2:
-        only = CLASS_NAMES[label[0]]
-        raise InputError(
-            f"all {len(label)} trials of subjects={subjects} runs={runs} are {only}: two classes are "
-            f"needed; add runs or subjects"
-        )
-    return data
 
 
-def _leave_out(
-    wanted: Sequence[int], exclude: str, highest: int, known: dict[int, str]
-) -> tuple[list[int], list[Excluded]]:
+def _choose_subjects(subjects: str, exclude: str, source: EegSource) -> tuple[list[int], list[Excluded]]:
     """Split the subjects asked for into those to read and those to leave out, with reasons."""
+    wanted = physionet.parse_numbers(subjects, "subjects", source.n_subjects)
+    reasons: Mapping[int, str]
     if exclude == "known":
-        reasons = known
+        reasons = source.known_bad
     elif exclude == "none":
         reasons = {}
     else:
-        reasons = {s: "left out as asked (exclude)" for s in physionet.parse_numbers(exclude, "exclude", highest)}
+        numbers = physionet.parse_numbers(exclude, "exclude", source.n_subjects)
+        reasons = dict.fromkeys(numbers, "left out as asked (exclude)")
     excluded = [Excluded(subject, None, reasons[subject]) for subject in wanted if subject in reasons]
     kept = [subject for subject in wanted if subject not in reasons]
     if not kept:

@@ -1,8 +1,6 @@
-"""PhysioNet's EEG Motor Movement/Imagery database: where its files lie, how to get them, and which not to
-use.
+"""PhysioNet's EEG Motor Movement/Imagery database: its files, their download, its faulty subjects.
 
-Schalk et al. 2004 (doi:10.1109/TBME.2004.827072), distributed by PhysioNet (Goldberger et al. 2000) under
-ODC-BY 1.0.
+Schalk et al. 2004 (doi:10.1109/TBME.2004.827072), distributed by PhysioNet (Goldberger et al. 2000) under ODC-BY 1.0.
 """
 
 import functools
@@ -111,7 +109,7 @@ def download(
         recording_path(folder, subject, run).parent.mkdir(parents=True, exist_ok=True)
     progress = Progress(len(missing), unit="recording", quiet=quiet)
     with ThreadPoolExecutor(n_at_once) as pool:
-        jobs = {pool.submit(_download_one, folder, subject, run, url): (subject, run) for subject, run in missing}
+        jobs = {pool.submit(_download_one, folder, subject, run, url=url): (subject, run) for subject, run in missing}
         try:
             for job in as_completed(jobs):
                 job.result()

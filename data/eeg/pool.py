@@ -1,8 +1,7 @@
-"""What channels are pre-trained on: windows with the stretch around them, of labelled trials and of unlabelled
-recordings alike.
+"""Windows for pre-training channels: those of labelled trials and of unlabelled recordings.
 
-No label is read here. Which rows a fold may use is decided by `pretraining_rows` and looked at again by
-`check_pretraining`.
+Each window comes with the samples around it. No label is read here. `pretraining_rows` decides which rows a fold may
+use, and `check_pretraining` checks the result.
 """
 
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from data.eeg.align import AlignedWindows, centred_over
+from data.eeg.aligned_windows import AlignedWindows, centred_over
 from data.eeg.load import EegData
 from data.eeg.splits import Fold, LeakageError
 from data.eeg.windows import Windows
@@ -82,15 +81,15 @@ def mirrored(index: np.ndarray, n: int) -> np.ndarray:
 
 
 def _recordings(subject: np.ndarray, run: np.ndarray, split: str) -> np.ndarray:
-    """What must not be shared with held-out windows: the person (cross_subject), or the person's run
+    """What must not be shared with held-out windows: the subject (cross_subject), or the subject's run
     (within_subject).
     """
     return subject if split == "cross_subject" else subject * 1000 + run
 
 
 def pretraining_rows(pool: ChannelPool, windows: Windows, fold: Fold, split: str) -> np.ndarray:
-    """The rows of `pool` a fold pre-trains on: its training windows, and every unlabelled stretch of other people than
-    the validation and test ones (within_subject: of other runs).
+    """The rows of `pool` a fold pre-trains on: its training windows, and every unlabelled stretch of subjects that
+    are not in validation or test (within_subject: of other runs).
     """
     held_out = np.concatenate([fold.validation, fold.test])
     not_allowed = _recordings(windows.subject[held_out], windows.run[held_out], split)
@@ -101,8 +100,8 @@ def pretraining_rows(pool: ChannelPool, windows: Windows, fold: Fold, split: str
 
 
 def check_pretraining(pool: ChannelPool, rows: np.ndarray, windows: Windows, fold: Fold, split: str) -> None:
-    """Raise LeakageError if `rows` share a trial with the fold's validation or test windows, or what `split` keeps
-    apart with the test ones.
+    """Raise LeakageError if `rows` share a trial with the fold's validation or test windows, or a subject
+    (cross_subject) or run (within_subject) with the test windows.
     """
     pooled = _recordings(pool.subject[rows], pool.run[rows], split)
     tested = _recordings(windows.subject[fold.test], windows.run[fold.test], split)

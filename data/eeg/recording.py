@@ -1,8 +1,8 @@
-"""One EEGMMI recording: from an EDF+ file to checked, filtered trials.
+"""Reads one EEGMMI recording: from an EDF+ file to checked, filtered trials.
 
-`read_epochs` is the exercise's pipeline word for word, in MNE. `read_trials` gives the same numbers (a test
-holds both together on real and simulated files) with the filter computed only where a trial lies, and checks
-what the exercise takes on trust.
+`read_epochs` is the exercise's pipeline, call by call, in MNE. `read_trials` gives the same numbers (a test compares
+both on real and simulated files), computes the filter only where a trial lies, and checks what the exercise takes on
+trust.
 """
 
 import functools
@@ -28,14 +28,12 @@ CHANNELS = (
 """The 64 electrodes in the order of EEGMMI's files, under the names of the 10-05 system."""
 
 EVENT_CODES = {"T1": 2, "T2": 3}
-CLASS_NAMES = ("left fist", "right fist")
-"""T1 = left = label 0 and T2 = right = label 1, in the runs of `LEFT_RIGHT_RUNS`; in the others the codes
-mean something else.
-"""
+MOVEMENTS = ("left fist", "right fist")
+"""What labels 0 (T1) and 1 (T2) mean in the runs of `LEFT_RIGHT_RUNS`. In other runs the codes mean something else."""
 LEFT_RIGHT_RUNS = (3, 4, 7, 8, 11, 12)
 TRIALS_PER_RUN = 15
 
-TASK_SECONDS = (3.9, 4.4)  # EEGMMI's T1 and T2 last 4.1 s; the recordings with the wrong clock say 5.125 s
+ALLOWED_TASK_SECONDS = (3.9, 4.4)  # EEGMMI's T1 and T2 last 4.1 s; the recordings with the wrong clock say 5.125 s
 FLAT_VOLTS = 1e-6  # one step of EEGMMI's converter
 FLAT_SHARE = 0.1  # of the seconds; every file ends with up to a second of zeros
 CLIPPED_SHARE = 0.01  # of the samples at the channel's own extreme
@@ -180,12 +178,12 @@ def read_trials(
 def try_read_trials(
     path: Path, subject: int, run: int, preprocessing: Preprocessing, labelled: bool, is_genuine: bool
 ) -> tuple[np.ndarray, np.ndarray, RecordingReport] | str:
-    """What `read_trials` gives, or the reason (the most telling one) why the recording cannot be used.
+    """What `read_trials` gives, or the reason why the recording cannot be used.
 
     `is_genuine` is whether the file's bytes are those that were expected.
     """
     try:
-        result = read_trials(path, subject, run, preprocessing, labelled)
+        result = read_trials(path, subject=subject, run=run, preprocessing=preprocessing, labelled=labelled)
     except BadRecording as error:
         return str(error)
     if not is_genuine:
@@ -320,7 +318,7 @@ def check_events(raw: mne.io.BaseRaw) -> None:
         raise BadRecording("it has no T1 or T2 event, so no imagined movement")
     if len(tasks) > TRIALS_PER_RUN:
         raise BadRecording(f"{len(tasks)} T1 and T2 events where the protocol has {TRIALS_PER_RUN}")
-    low, high = TASK_SECONDS
+    low, high = ALLOWED_TASK_SECONDS
     # The end of a recording may cut its last task; that trial is then lost anyway.
     end = raw.n_times / raw.info["sfreq"] - 2 / raw.info["sfreq"]
     wrong = [n["duration"] for n in tasks if not low <= n["duration"] <= high and n["onset"] + n["duration"] < end]
@@ -406,11 +404,11 @@ def _edf_header(payload: bytes) -> dict[str, Any]:
     return header
 
 
-def _line_feeds_rewritten(header: dict[str, Any], body: bytes, surplus: int) -> bool:
+def _line_feeds_rewritten(header: dict[str, Any], body: bytes, n_extra: int) -> bool:
     """Whether the data records show the traces of rewritten line feeds (bytes 10) or carriage returns (bytes
     13).
     """
-    if surplus == 0:
+    if n_extra == 0:
         # CR and LF are as frequent as other bytes: about 10,000 of each in a recording of 2.6 MB. None at all
         # is no accident.
         return len(body) > 100_000 and (b"\n" not in body or b"\r" not in body)

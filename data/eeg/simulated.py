@@ -1,19 +1,17 @@
-"""Simulated EEGMMI: recordings like the real ones, written as genuine EDF+ files and read back by the same
-path.
+"""Simulated EEGMMI: recordings like the real ones, written as EDF+ files and read in the same way.
 
-What a recording is made of, drawn from `numpy.random.default_rng` seeded with (seed, subject, run), and with
-(seed, subject, 0) for what a person's runs share:
+What a recording is made of, drawn from `numpy.random.default_rng` seeded with (seed, subject, run), and with (seed,
+subject, 0) for what a subject's runs share:
 
 - a 1/f background of many sources, mixed over the scalp, and each electrode's own noise;
 - occipital alpha, frontal blinks, 60 Hz line noise;
-- mu and beta rhythms of the left and the right hand area. After the cue, with a lag, the rhythm on the side
-  opposite to the imagined hand weakens (event-related desynchronisation; Pfurtscheller and Lopes da Silva
-  1999), on the same side much less.
+- mu and beta rhythms of the left and the right hand area. After the cue, with a lag, the rhythm on the side opposite
+  to the imagined hand weakens (event-related desynchronisation; Pfurtscheller and Lopes da Silva 1999), on the same
+  side much less.
 
-Frequency, place, depth, lag and strength differ between subjects; some have next to no desynchronisation, as
-in life. There is no response
-to the cue itself and no fatigue, and no electrode comes loose: a classifier that works here may still fail on
-people.
+Frequency, place, depth, lag and strength differ between subjects; some have next to no desynchronisation, as real
+people. There is no response to the cue itself and no fatigue, and no electrode comes loose: a classifier that works
+here may still fail on people.
 """
 
 import datetime
@@ -87,7 +85,11 @@ def simulate_recording(seed: int, subject: int, run: int) -> mne.io.RawArray:
     cues = (REST_SECONDS + TASK_SECONDS) * np.arange(TRIALS_PER_RUN) + REST_SECONDS
 
     head = np.random.default_rng([seed, subject, 0])  # runs count from 1
-    microvolts = _background(who, head, rng, n) + _alpha(who, rng, n) + _hand_rhythms(who, rng, n, cues, is_right)
+    microvolts = (
+        _background(who, head, rng, n)
+        + _alpha(who, rng, n)
+        + _hand_rhythms(who, rng, n=n, cues=cues, is_right=is_right)
+    )
     microvolts += _blinks(who, rng, n) + _line_noise(who, head, rng, n)
 
     info = mne.create_info(_edf_names(), SFREQ, "eeg", verbose="ERROR")
@@ -96,7 +98,7 @@ def simulate_recording(seed: int, subject: int, run: int) -> mne.io.RawArray:
     durations = np.tile([REST_SECONDS, TASK_SECONDS], TRIALS_PER_RUN)
     names = np.stack([np.full(TRIALS_PER_RUN, "T0"), np.where(is_right, "T2", "T1")], axis=1).ravel()
     raw.set_annotations(mne.Annotations(onsets.round(4), durations, names), verbose="ERROR")
-    raw.set_meas_date(datetime.datetime(2009, 8, 12, 16, 15, tzinfo=datetime.UTC))
+    raw.set_meas_date(datetime.datetime.fromisoformat("2009-08-12T16:15+00:00"))
     return raw
 
 

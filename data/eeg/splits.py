@@ -1,9 +1,9 @@
-"""Splits that can be believed: by subject or by run, never through a trial.
+"""Splits without leakage: by subject or by run, never through a trial.
 
-Neighbouring windows of a trial share half of their samples, so a classifier that has seen one has nearly seen
-the other: on pure noise a random split of windows "finds" 75 to 97 % accuracy. The splitters here are scikit-
-learn's, or follow its protocol; they split trials, `make_folds` turns them into folds of windows with a
-validation part, and `check_no_leakage` looks at the result.
+Neighbouring windows of a trial share half of their samples, so a classifier that has seen one has nearly seen the
+other: on pure noise a random split of windows "finds" 75 to 97 % accuracy. The splitters here are scikit-learn's, or
+follow its protocol. They split trials; `make_folds` turns them into folds of windows with a validation part, and
+`check_no_leakage` checks the result.
 """
 
 from collections.abc import Iterator
@@ -26,8 +26,8 @@ Split = Literal["cross_subject", "within_subject"]
 
 
 class LeakageError(RuntimeError):
-    """Training and held-out windows come from the same trial, run or subject: no figure of such a run would
-    mean anything.
+    """Training and held-out windows come from the same trial, run or subject, so the run's figures
+    would be meaningless.
     """
 
 
@@ -63,9 +63,7 @@ class LeaveOneRunOutPerSubject(BaseCrossValidator):
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """One fold: numbers of the windows to train on, to choose by (early stopping, model selection), and to
-    test on, ascending.
-    """
+    """One fold: ascending numbers of the windows for training, validation (early stopping, selection) and test."""
 
     name: str
     train: np.ndarray
@@ -78,7 +76,7 @@ def make_folds(
 ) -> list[Fold]:
     """The folds of `windows`, checked for leaks.
 
-    cross_subject: the subjects are dealt into `n_folds` groups, each held out once; n_folds=0 leaves one
+    cross_subject: the subjects are divided into `n_folds` groups, each held out once; n_folds=0 leaves one
     subject out at a time. Validation subjects are taken from the training subjects. within_subject: each run
     of each subject is held out once (`n_folds` is not used) and only the same subject's other runs are
     trained on; validation trials are taken from those, as many of each class.
@@ -112,7 +110,7 @@ def make_folds(
             train, validation = _carve_subjects(rest, subject, validation_share, seed)
         else:
             name = f"subject {subject[test[0]]} run {run[test[0]]}"
-            train, validation = _carve_trials(rest, label, validation_share, seed, name)
+            train, validation = _carve_trials(rest, label, share=validation_share, seed=seed, name=name)
         if len(np.unique(label[train])) < 2:
             raise InputError(f"{name}: the {len(train)} training trials are all of one class; add runs or subjects")
         parts = [np.flatnonzero(np.isin(windows.trial, trial[rows])) for rows in (train, validation, test)]
@@ -123,8 +121,8 @@ def make_folds(
 
 
 def check_no_leakage(windows: Windows, fold: Fold, split: Split) -> None:
-    """Raise LeakageError if a trial stands in two parts of the fold, or in cross_subject a subject, or in
-    within_subject a tested run.
+    """Raise LeakageError if two parts of the fold share a trial, a subject (cross_subject) or a tested run
+    (within_subject).
     """
     parts = {"training": fold.train, "validation": fold.validation, "test": fold.test}
     run = windows.subject * 1000 + windows.run
@@ -138,16 +136,15 @@ def check_no_leakage(windows: Windows, fold: Fold, split: Split) -> None:
             shared = np.intersect1d(column[parts[one]], column[parts[other]])
             if len(shared):
                 raise LeakageError(
-                    f"{fold.name}: {len(shared)} {name}s stand in both the {one} and the {other} part (the "
+                    f"{fold.name}: {len(shared)} {name}s are in both the {one} and the {other} part (the "
                     f"first is {shared[0]})"
                 )
 
 
 def shuffled_labels(windows: Windows, seed: int) -> np.ndarray:
-    """Labels [n_windows] dealt anew among the trials of each subject and run; all windows of a trial get the
-    same one.
+    """Labels [n_windows] shuffled among the trials of each subject and run; all windows of a trial share one.
 
-    Trained on these, an honest evaluation ends at chance.
+    A network trained on these must end at chance.
     """
     rng = np.random.default_rng(seed)
     _trials, first_window, trial_of = np.unique(windows.trial, return_index=True, return_inverse=True)

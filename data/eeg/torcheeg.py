@@ -1,10 +1,8 @@
-"""The exercise's own route to windows: torcheeg's `MNEDataset` (versions 1.0.10 and 1.0.11; later ones
-removed it).
+"""The exercise's own route to windows: torcheeg's `MNEDataset` (1.0.10 and 1.0.11; removed later).
 
-It gives the same windows as `EegWindows`, in the same order (a test holds both together), from a store of its
-own (LMDB), tens of times slower.
-What this module adds is what keeps it usable: a fresh store for every setting (it reuses an old one whatever
-its arguments), MNE's log level left as it was, and the three transforms as plain callables, since
+It gives the same windows as `EegWindows`, in the same order (a test compares them), from a store of its own (LMDB),
+tens of times slower. This module adds what makes it usable: a new store for every setting (torcheeg reuses an old one
+whatever its arguments), MNE's log level left as it was, and the three transforms as plain functions, since
 `torcheeg.transforms` needs a package that has to be compiled.
 """
 
@@ -49,9 +47,9 @@ class TorcheegWindows:
         if not store.exists():
             epochs = [read_epochs(file, preprocessing) for file in files]
             with atomic_folder(store) as folder:
-                open_mne_dataset(folder / "io", epochs, recordings, window, overlap)
+                open_mne_dataset(folder / "io", epochs=epochs, recordings=recordings, window=window, overlap=overlap)
         # With a store in place the constructor reads it and looks at no epochs.
-        self.dataset = open_mne_dataset(store / "io", [], [], window, overlap)
+        self.dataset = open_mne_dataset(store / "io", epochs=[], recordings=[], window=window, overlap=overlap)
         info = self.dataset.info
         n = len(info)
         self.position = np.tile(np.arange(len(starts)), n // len(starts))

@@ -1,11 +1,9 @@
-"""Windows of trials: views into the trial tensor, normalised when they are read, and the batches training
-takes.
+"""Windows of trials: views into the array of trials, normalised when read, and batches of them.
 
-The exercise cuts each trial into windows of 160 samples that overlap by 80 and normalises each by its own
-mean and standard deviation,
-taken over all channels together: per channel, the ratio of left to right power, which holds the label, would
-be gone. Storing every window costs twice the memory of the trials; here a window is a pair (trial, first
-sample) with a mean and a deviation.
+The exercise cuts each trial into windows of 160 samples that overlap by 80 and normalises each by its own mean and
+standard deviation over all channels together: per channel, the ratio of left to right power, which holds the label,
+would be gone. Storing every window costs twice the memory of the trials; here a window is a pair (trial, first sample)
+with a mean and a deviation.
 """
 
 from collections.abc import Iterator
@@ -140,8 +138,7 @@ def window_moments(trials: np.ndarray, starts: np.ndarray, window: int) -> tuple
 
 
 class WindowBatches:
-    """Shuffled batches of windows that can stop anywhere and go on: the order depends on the seed and the
-    epoch alone.
+    """Shuffled batches of windows that can be resumed anywhere: the order depends on the seed and the epoch alone.
 
     Every epoch is one permutation of `indices`, cut into global batches of `batch_size`; the last, smaller
     one is left out. Process `rank` of `world_size` takes its contiguous part of each global batch, so the
@@ -178,11 +175,11 @@ class WindowBatches:
         return len(self.indices) // self.batch_size
 
     def state_dict(self) -> dict[str, Any]:
-        """Where we are: {"seed", "epoch", "batch"}; `batch` of the current epoch comes next."""
+        """The position: {"seed", "epoch", "batch"}; `batch` of the current epoch comes next."""
         return {"seed": self.seed, "epoch": self.epoch, "batch": self.batch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`; the windows, the batch size and the seed must be those it was saved with."""
+        """Continue from `state`; the windows, the batch size and the seed must be those it was saved with."""
         if state["seed"] != self.seed:
             raise InputError(
                 f"seed={self.seed}: the saved batches were drawn with seed={state['seed']}; resume with that one"

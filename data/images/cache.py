@@ -1,10 +1,9 @@
-"""Images decoded once: a memory-mapped uint8 array in a folder named by a hash of what it depends on."""
+"""Decodes images once: a memory-mapped uint8 array in a folder named by a hash of its inputs."""
 
 import contextlib
 import errno
 import hashlib
 import json
-import os
 import shutil
 import sys
 from collections import deque
@@ -22,6 +21,7 @@ from common.errors import InputError
 from common.files import atomic_folder, hash_of, only_process
 from common.progress import Progress
 from data.images.sources import ImageFile, ImageSource, crop_and_resize, decode, require_free_space
+from data.parallel import available_cores
 
 # Raise it whenever the code gives other pixels for the same files: every cache is then made anew.
 VERSION = 1
@@ -89,7 +89,16 @@ def cached_images(
                 cached = _open(folder, key, len(source.files))  # made while this process waited?
                 if cached is None:
                     _clear(folder, alone)
-                    _build(source, image_size, folder, key, preprocessing, on_bad, workers, progress)
+                    _build(
+                        source,
+                        image_size,
+                        folder,
+                        key=key,
+                        preprocessing=preprocessing,
+                        on_bad=on_bad,
+                        workers=workers,
+                        progress=progress,
+                    )
                     cached = _open(folder, key, len(source.files))
                     assert cached is not None, f"{folder} cannot be read right after it was written"
     except OSError as error:
@@ -123,7 +132,9 @@ def _open(folder: Path, key: str, n_files: int) -> CachedImages | None:
             and pixels.shape == (len(kept), 3, size, size)
             and (folder / "pixels.npy").stat().st_size == pixels.offset + pixels.nbytes
         )
-        images = CachedImages(pixels, kept, meta["pixels_sha256"], skipped, meta["upscaled"])
+        images = CachedImages(
+            pixels=pixels, kept=kept, pixels_sha256=meta["pixels_sha256"], skipped=skipped, upscaled=meta["upscaled"]
+        )
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return images if whole else None
@@ -133,7 +144,7 @@ def _open(folder: Path, key: str, n_files: int) -> CachedImages | None:
 
 
 def _clear(folder: Path, alone: bool) -> None:
-    """Remove a damaged cache, and, under the lock (`alone`), what killed processes left."""
+    """Remove a damaged cache and, if this process holds the lock (`alone`), what killed processes left."""
     if folder.exists():
         print(f"{folder}: damaged, so the images are decoded anew", file=sys.stderr, flush=True)
         shutil.rmtree(folder)
@@ -145,6 +156,7 @@ def _build(
     source: ImageSource,
     image_size: int,
     folder: Path,
+    *,
     key: str,
     preprocessing: dict[str, Any],
     on_bad: str,
@@ -231,7 +243,7 @@ def _decoded_blocks(source: ImageSource, image_size: int, workers: int | None) -
         try:
             for start in starts:
                 files = source.files[start : start + per_block]
-                waiting.append(pool.submit(_decode_block, files, start, source, image_size))
+                waiting.append(pool.submit(_decode_block, files, start, source=source, image_size=image_size))
                 if len(waiting) > 2 * workers:
                     yield waiting.popleft().result()
             while waiting:
@@ -250,7 +262,7 @@ def _decode_block(files: Sequence[ImageFile], start: int, source: ImageSource, i
             pixels[count] = crop_and_resize(image, source.crop, image_size)
         except Exception as error:  # Pillow's readers raise a dozen kinds for damaged data
             if isinstance(error, OSError) and error.errno is not None:
-                # The disk fails, not the image: skipped, it would be missing from the cache for good.
+                # The disk fails, not the image. If it were skipped, it would be missing from the cache permanently.
                 raise InputError(f"{source.description}: {file.name} cannot be read: {_reason(error)}") from error
             bad.append((index, _reason(error)))
         else:
@@ -262,8 +274,3 @@ def _decode_block(files: Sequence[ImageFile], start: int, source: ImageSource, i
 def _reason(error: Exception) -> str:
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(str(text).split())[:200]
-
-
-def available_cores() -> int:
-    """Cores that this process may use (fewer than the machine's in a job of a cluster)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,7 +1,8 @@
-"""Images for training: `load_images` gives a decoded dataset, `ImageBatches` an endless stream of batches."""
+"""Images for training: `load_images` gives a decoded data set, `ImageBatches` endless batches of it."""
 
 import hashlib
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,7 @@ from torch import Tensor
 from common.errors import InputError
 from common.files import hash_of
 from data.images.cache import cached_images, preprocessing_of
-from data.images.sources import SPLITS, celeba_source, digits_source, folder_source
-
-DATASETS = ("celeba", "folder", "digits")
+from data.images.sources import DATASETS, SPLITS
 
 
 @dataclass(frozen=True)
@@ -74,12 +73,7 @@ def load_images(
     _check_positive("image_size", image_size)
     if workers is not None:
         _check_positive("workers", workers)
-    if dataset == "celeba":
-        source = celeba_source(data_dir, split, cache_dir)
-    elif dataset == "folder":
-        source = folder_source(data_dir, split)
-    else:
-        source = digits_source(data_dir, split)
+    source = DATASETS[dataset].list_images(data_dir, split, cache_dir)
     folder_name = f"{dataset}-{split}-{image_size}"
     cached = cached_images(
         source, image_size, folder_name, cache_dir, on_bad=on_bad, workers=workers, progress=progress
@@ -101,9 +95,7 @@ def load_images(
 
 
 def divide(images: ImageSet, validation_share: float) -> tuple[ImageSet, ImageSet | None]:
-    """(images to train on, images for validation or None, if the share is 0), drawn alike in every call; both in
-    memory.
-    """
+    """(images to train on, images for validation; None if the share is 0), the same in every call, both in memory."""
     if validation_share == 0:
         return images, None
     order = np.random.default_rng(0).permutation(len(images))
@@ -120,7 +112,7 @@ def _part_of(images: ImageSet, rows: np.ndarray) -> ImageSet:
     )
 
 
-def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
+def _check(name: str, value: str, allowed: Collection[str]) -> None:
     if value not in allowed:
         raise InputError(f"{name}: {value!r} is not one of {', '.join(allowed)}")
 
@@ -197,7 +189,7 @@ class ImageBatches:
         return {"epoch": self._epoch, "batch": self._batch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where `state` was taken; InputError when this data and batch size have no such batch."""
+        """Continue where `state` was taken; InputError if this data and batch size have no such batch."""
         epoch, batch = state["epoch"], state["batch"]
         if epoch < 0 or not 0 <= batch < self.batches_per_epoch:
             raise InputError(

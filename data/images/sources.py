@@ -1,4 +1,4 @@
-"""Where images come from: what each dataset lists, and how one of its files becomes a square RGB picture."""
+"""Where images come from: what each data set lists, and how a file becomes a square RGB image."""
 
 import contextlib
 import io
@@ -34,8 +34,7 @@ EXTENSIONS = (
     ".pbm",
     ".pnm",
 )
-# Pillow tries these readers and no other: it has some that start programs (EPS) or read what nobody means by
-# an image.
+# Pillow tries these readers and no other: some of its readers start programs (EPS) or read files that are no images.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 
 CELEBA_SIZE = (178, 218)  # width and height of every aligned image
@@ -58,8 +57,8 @@ class ImageSource:
 
     `crop` is the side of the centre crop (None: the largest square), `size` the width and height that every
     image must have (None: any), `labels` class numbers (int64 [N]) where there are classes, `missing` the
-    names that the dataset lists but does not hold. `place` is the folder of the files where their stamps
-    alone do not tell them from another dataset's (a zip's checksums do).
+    names that the dataset lists but does not hold. `place` is the folder of the files, or empty
+    for a zip, whose checksums identify its files without it.
     """
 
     description: str
@@ -78,7 +77,7 @@ def decode(data: bytes, size: tuple[int, int] | None = None) -> Image.Image:
     """The RGB picture in `data` (8 bits a channel, upright), or an exception that says why there is none.
 
     Transparency is laid over white, 16-bit greys are scaled by their full range (65535 -> 255), of an
-    animation the first frame counts, and an EXIF orientation is applied. `size` is the width and height that
+    animation the first frame is used, and an EXIF orientation is applied. `size` is the width and height that
     it must have.
     """
     if not data:
@@ -146,7 +145,7 @@ def list_files(path: Path) -> list[ImageFile]:
 
 
 def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[ImageFile]:
-    """Files below `folder`; links to folders are followed, never in a circle (`above`: the way here)."""
+    """Files below `folder`; links to folders are followed, but not in circles (`above`: the folders above)."""
     status = folder.stat()
     identity = (status.st_dev, status.st_ino)
     if identity in above:
@@ -207,7 +206,7 @@ def folder_source(data_dir: Path | None, split: str) -> ImageSource:
     """The images of a folder or a zip.
 
     Folders `train`, `valid` (or `val`) and `test` at the top make the splits; without them all images are the
-    training set. Folders below are classes; folders that merely hold everything else are looked through.
+    training set. Folders below are classes; leading folders that all images share are ignored.
     """
     if data_dir is None:
         raise InputError("dataset=folder needs data_dir: the path of a folder or a zip of images")
@@ -323,7 +322,7 @@ def read_partition(path: Path) -> dict[str, int]:
 
 
 def _find_celeba(root: Path) -> Path | None:
-    """CelebA's zip or folder of images in `root` or `root/celeba`; the zip first, for its CRCs."""
+    """CelebA's zip or folder of images in `root` or `root/celeba`; the zip is preferred, since it has checksums."""
     if root.name == "img_align_celeba":
         root = root.parent
     for folder in (root, root / "celeba"):
@@ -392,3 +391,75 @@ def digits_source(data_dir: Path | None, split: str) -> ImageSource:
     crc = zlib.crc32
     files = [ImageFile(f"{i:04d}", (crc(as_pgm(i)),), partial(as_pgm, i)) for i in map(int, chosen)]
     return ImageSource("scikit-learn's digits", files, labels=labels[chosen])
+
+
+# --- the data sets of the parameter `dataset` ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """What code that works on any data set may have to ask about one.
+
+    Attributes:
+        name: the value of the parameter `dataset`.
+        list_images: (data_dir, split, cache_dir) -> the images of the split.
+        needs_dir: whether `data_dir` must be given.
+        takes_dir: whether `data_dir` may be given.
+        validation_split: the split made for choosing by; None where it must be taken from the training images.
+        test_split: the split of images that are never trained on; None where only a look into `data_dir` tells.
+        features: the network whose features its images are compared by, as the parameter `features` has it.
+    """
+
+    name: str
+    list_images: Callable[[Path | None, str, Path], ImageSource]
+    needs_dir: bool
+    takes_dir: bool
+    validation_split: str | None
+    test_split: str | None
+    features: str
+
+    @property
+    def held_out_split(self) -> str | None:
+        """The split to watch the training by: not trained on, and for choosing if there is one; None: none for sure."""
+        return self.validation_split or self.test_split
+
+    def has_test_split(self, data_dir: Path | None) -> bool:
+        """Whether there are test images, for a folder by its `test` folder."""
+        if self.test_split is not None:
+            return True
+        return data_dir is not None and (Path(data_dir) / "test").is_dir()
+
+
+DATASETS = {
+    dataset.name: dataset
+    for dataset in (
+        ImageDataset(
+            name="celeba",
+            list_images=celeba_source,
+            needs_dir=False,
+            takes_dir=True,
+            validation_split="valid",
+            test_split="test",
+            features="inception",
+        ),
+        ImageDataset(
+            name="folder",
+            list_images=lambda data_dir, split, _: folder_source(data_dir, split),
+            needs_dir=True,
+            takes_dir=True,
+            validation_split=None,
+            test_split=None,
+            features="inception",
+        ),
+        ImageDataset(
+            name="digits",
+            list_images=lambda data_dir, split, _: digits_source(data_dir, split),
+            needs_dir=False,
+            takes_dir=False,
+            validation_split=None,
+            test_split="test",
+            features="digits",
+        ),
+    )
+}
+"""Every data set of images by its name."""

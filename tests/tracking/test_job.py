@@ -1,6 +1,4 @@
-"""Which run the workers go on with that torchrun starts again: what its environment variables and the run folders
-say.
-"""
+"""Which run the workers that torchrun restarts continue, by its variables and the run folders."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Questions to the store about other runs: what is said of a resumed one, and one line where nobody answers."""
+"""Reading other runs from the store: what a resumed run says, and one line if nobody answers."""
 
 from collections.abc import Callable
 from typing import Any

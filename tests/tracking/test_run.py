@@ -24,7 +24,7 @@ from common.errors import InputError
 from tests.tracking.servers import Server, free_port
 from tracking import __main__ as commands
 from tracking import run as run_module
-from tracking import store
+from tracking import starting, store
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -464,7 +464,7 @@ def test_server_away_at_the_end_then_sync(
 def test_started_without_its_server(
     server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(run_module, "START_PATIENCE", 0.0)
+    monkeypatch.setattr(starting, "START_PATIENCE", 0.0)
     server.kill()
     with tracking.start_run("toy", {"n": 1}, run_name="early") as run:
         assert run.run_id.startswith("offline-")

@@ -1,7 +1,4 @@
-"""Sends the operations of a spool to MLflow. Every operation may be sent twice.
-
-The second time changes nothing.
-"""
+"""Sends the operations of a spool to MLflow. An operation that is sent twice has the effect of once."""
 
 import json
 import os
@@ -63,7 +60,7 @@ class Delivery:
         return self._client
 
     def send(self, operations: Sequence[tuple[Operation, int]]) -> None:
-        """Deliver in order; raises where the store is away, after remembering what it has accepted."""
+        """Deliver in order. Raises if the store is away; what it accepted before is marked as sent."""
         client = self.client()
         facts = self._spool.facts()
         run_id = facts["run_id"]
@@ -81,7 +78,7 @@ class Delivery:
             metrics, waiting = [], 0
             if operation.get("newest"):
                 operation = {**operation, "file": self._spool.take_newest(operation["file"])}
-            self._or_set_aside(operation, partial(self._send_one, client, run_id, facts, operation))
+            self._or_set_aside(operation, partial(self._send_one, client, facts, operation))
             self._spool.mark_sent(end)
             if operation.get("file"):
                 self._spool.remove_file(operation["file"])  # one that was refused has been moved away
@@ -90,7 +87,7 @@ class Delivery:
     def beat(self, after_outage: bool) -> None:
         """Refresh the run's heartbeat, which tells `reap` that it lives.
 
-        An outage may have had it reaped, so say RUNNING again, unless it is this process that ended it.
+        A run that `reap` ended during an outage is set to RUNNING again, unless this process ended it.
         """
         client = self.client()
         run_id = self._spool.facts()["run_id"]
@@ -138,7 +135,8 @@ class Delivery:
         run = self.client().get_run(self._spool.facts()["run_id"])
         return bool(run.info.lifecycle_stage == "deleted")
 
-    def _send_one(self, client: MlflowClient, run_id: str, facts: Mapping[str, Any], operation: Operation) -> None:
+    def _send_one(self, client: MlflowClient, facts: Mapping[str, Any], operation: Operation) -> None:
+        run_id = facts["run_id"]
         match operation["op"]:
             case "params":
                 _send_params(client, run_id, operation["values"])
@@ -157,7 +155,7 @@ class Delivery:
             case "dataset":
                 _send_dataset(client, run_id, operation)
             case "register":
-                _register(client, run_id, facts, self._spool, operation)
+                _register(client, run_id, self._spool.folder, operation)
             case "evaluations":
                 _send_evaluations(client, run_id, operation)
             case "handover":
@@ -254,13 +252,13 @@ def _send_dataset(client: MlflowClient, run_id: str, operation: Operation) -> No
     client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", operation["context"])])])
 
 
-def _register(client: MlflowClient, run_id: str, facts: Mapping[str, Any], spool: Spool, operation: Operation) -> None:
+def _register(client: MlflowClient, run_id: str, spool_folder: Path, operation: Operation) -> None:
     """Upload a saved model, link it to the run, make it a version of a registered model, move the alias.
 
     `upload` names it once.
     """
     folder, name, upload = (
-        spool.folder / operation["folder"],
+        spool_folder / operation["folder"],
         operation["registered_name"],
         operation["upload"],
     )
@@ -277,7 +275,12 @@ def _register(client: MlflowClient, run_id: str, facts: Mapping[str, Any], spool
             begun[0]
             if begun
             else client.create_logged_model(
-                experiment, operation["name"], run_id, {**tags, "upload": upload}, params, "torch"
+                experiment_id=experiment,
+                name=operation["name"],
+                source_run_id=run_id,
+                tags={**tags, "upload": upload},
+                params=params,
+                model_type="torch",
             )
         )
         # What Model.log would have written, had the store been there when the model was saved.
@@ -295,7 +298,11 @@ def _register(client: MlflowClient, run_id: str, facts: Mapping[str, Any], spool
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         created = client.create_model_version(
-            name, f"models:/{logged.model_id}", run_id, {**tags, "upload": upload}, model_id=logged.model_id
+            name=name,
+            source=f"models:/{logged.model_id}",
+            run_id=run_id,
+            tags={**tags, "upload": upload},
+            model_id=logged.model_id,
         )
         version = str(created.version)
         client.set_logged_model_tags(
@@ -337,7 +344,7 @@ def _link_metrics(client: MlflowClient, run_id: str, model_id: str, operation: O
         if key in stored and stored[key] == value:
             last = max(client.get_metric_history(run_id, key), key=lambda metric: (metric.step, metric.timestamp))
             time, step = last.timestamp, last.step
-        client.log_metric(run_id, key, value, time, step, synchronous=True, model_id=model_id)
+        client.log_metric(run_id, key, value=value, timestamp=time, step=step, synchronous=True, model_id=model_id)
 
 
 def _hand_over(client: MlflowClient, fresh_run_id: str, run_id: str) -> None:

@@ -1,15 +1,11 @@
-"""Everything a run records goes first to an append-only file on disk.
+"""The outbox of a run: an append-only file on disk, and the thread that sends it to MLflow.
 
-One background thread sends it to MLflow.
+The training waits for one `write` to the page cache and never for the server. The file survives kill -9: what it holds
+is sent by the next process that opens the folder, which is the resumed run or `python -m tracking sync`.
 
-The training loop waits for one `write` to the page cache and never for the server. The file survives kill -9,
-so what was recorded is sent by the next process that opens the folder: the resumed run, or `python -m
-tracking sync`.
-
-One line is one operation, a JSON object with `op`, `time` (ms since the epoch) and what that operation needs;
-files lie beside it in `files/`. `sent` holds how many bytes of the file have been delivered. A line may be
-sent twice (a crash between sending and writing `sent`), and every operation is such that the second time
-changes nothing.
+One line is one operation: a JSON object with `op`, `time` (ms since the epoch) and what that operation needs. Its
+files lie in `files/`. `sent` holds how many bytes are delivered. A crash between sending and writing `sent` sends a
+line again, and every operation is such that the second time changes nothing. docs/outbox.md describes the whole.
 """
 
 import base64
@@ -42,11 +38,11 @@ HEARTBEAT_INTERVAL = 30.0
 LONGEST_BACKOFF = 60.0
 READ_BYTES = 1 << 20
 BACKLOG_FILE_BYTES = 16 << 20
-"""Files up to this many bytes in all travel inside a checkpoint's backlog."""
+"""Bytes of files that a checkpoint's backlog holds at most."""
 
-TRAVELLING = ("metrics", "params", "tags", "dataset", "evaluations", "file", "image")
-"""Operations of a checkpoint's backlog. A checkpoint may come from anybody, so the others, which register models and
-end or change runs, are neither put into one nor taken from one."""
+BACKLOG_OPERATIONS = ("metrics", "params", "tags", "dataset", "evaluations", "file", "image")
+"""Operations that a checkpoint's backlog may hold. A checkpoint may come from anywhere, so operations that register
+models or end runs are neither put into one nor taken from one."""
 
 
 class Spool:
@@ -55,8 +51,8 @@ class Spool:
     `run.json` (what the run is), `spool.jsonl`, `sent`, `files/`, what the store refused (`refused.jsonl`,
     `refused/`), and the run's checkpoints.
 
-    Only one process at a time may write to it (a lock holds the others off); a partial last line is cut off
-    on opening.
+    Only one process at a time may write to it (a lock keeps others out); a partial last line is cut
+    off when it is opened.
     """
 
     def __init__(self, folder: Path, patience: float = LOCK_PATIENCE) -> None:
@@ -141,7 +137,7 @@ class Spool:
     def set_aside(self, operation: Operation, reason: str) -> None:
         """Keep an operation that the store refuses for good in `refused.jsonl`, its file in `refused/`.
 
-        Those behind it can pass.
+        The operations behind it can then be sent.
         """
         relative = operation.get("file")
         if relative and (self.folder / relative).exists():
@@ -153,10 +149,10 @@ class Spool:
             file.write(json.dumps({"reason": reason, **operation}) + "\n")
 
     def take_newest(self, relative: str) -> str:
-        """Take the file out of the place where the training puts the next one of its kind; returns where it is now.
+        """Move the file away from the path that the training overwrites; returns where it is now.
 
-        So what is uploaded and then removed is never the newer one. What an earlier try left there is
-        uploaded unless a newer one has come since.
+        So the upload never removes a newer file. A file that an earlier try moved is uploaded, unless a newer one has
+        come since.
         """
         public = self.folder / relative
         private = public.parent / "uploading" / public.name
@@ -200,7 +196,7 @@ class Spool:
         lines, room = [], BACKLOG_FILE_BYTES
         for line in self.lines(self.sent):
             operation = _parse(line.encode())
-            if not _travels(operation):
+            if not _is_for_backlog(operation):
                 continue
             if "file" in operation:
                 try:
@@ -209,7 +205,7 @@ class Spool:
                 except OSError:
                     continue  # a folder, or delivered and removed this very moment
                 if len(content) > room:
-                    continue  # too large to travel
+                    continue  # too large for a checkpoint
                 room -= len(content)
                 line = json.dumps({**operation, "bytes": base64.b64encode(content).decode()})
             lines.append(line)
@@ -226,7 +222,7 @@ class Spool:
         images: dict[str, int] = {}
         for line in backlog.split("\n"):
             operation = _parse(line.encode())
-            if not _travels(operation) or not _is_whole(operation):
+            if not _is_for_backlog(operation) or not _is_whole(operation):
                 continue
             if operation["op"] == "metrics":
                 raise_marks(metrics, {key: operation["step"] for key in operation["values"]})
@@ -378,10 +374,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def _parse(line: bytes) -> Operation:
-    """One line.
-
-    A damaged one (a bad disk block, an edit by hand) becomes an operation that is set aside, not a crash.
-    """
+    """The operation in one line. A damaged line becomes an operation that is set aside, not a crash."""
     try:
         operation = json.loads(line)
         if isinstance(operation, dict) and isinstance(operation.get("op"), str):
@@ -391,9 +384,9 @@ def _parse(line: bytes) -> Operation:
     return {"op": "unreadable", "line": line.decode(errors="replace").rstrip("\n")}
 
 
-def _travels(operation: Operation) -> bool:
+def _is_for_backlog(operation: Operation) -> bool:
     """Whether a checkpoint's backlog may hold the operation."""
-    return operation["op"] in TRAVELLING and not operation.get("newest")
+    return operation["op"] in BACKLOG_OPERATIONS and not operation.get("newest")
 
 
 def _is_whole(operation: Operation) -> bool:

@@ -1,4 +1,4 @@
-"""What was measured of a registered model, in the tags of its version: the measures that versions are compared by."""
+"""What was measured of a registered model, kept as tags of its version, to compare versions by."""
 
 import json
 import math

@@ -42,7 +42,7 @@ REGISTER_PATIENCE = 30.0
 class ModelInfo:
     """A registered model: `models:/name/version`.
 
-    Where the server is away yet, `uri` is a local folder and `version` None.
+    While the server is away, `uri` is a local folder and `version` None.
     """
 
     uri: str
@@ -90,7 +90,7 @@ def log_model(
         )
     folder = run.folder / "models" / f"{name}-{uuid.uuid4().hex[:8]}"
     try:
-        save_model(folder, module, example, config, metadata or {}, sampler)
+        save_model(folder, module, example=example, config=config, metadata=metadata or {}, sampler=sampler)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -124,13 +124,17 @@ def save_model(
     frozen = copy.deepcopy(module).to("cpu").eval()
     with torch.random.fork_rng(devices=[]), _quiet(), torch.no_grad():
         packages = ("mlflow", "torch", "numpy", *(("pillow",) if sampler else ()))
-        output = _save_program(folder, frozen, example, metadata, packages)
+        output = _save_program(folder, frozen, example=example, metadata=metadata, packages=packages)
         if sampler is None:
             serve_by_network(folder)
         else:
             if sampler.critic is not None:
                 _save_program(
-                    folder / "critic", copy.deepcopy(sampler.critic).to("cpu").eval(), output.numpy(), {}, packages
+                    folder / "critic",
+                    copy.deepcopy(sampler.critic).to("cpu").eval(),
+                    example=output.numpy(),
+                    metadata={},
+                    packages=packages,
                 )
             serve_by_sampler(folder, sampler.algorithm, nz=example.shape[1], image_shape=output.shape[1:])
     weights = folder / WEIGHTS_FOLDER
@@ -393,7 +397,7 @@ def _registered(folder: Path, name: str) -> ModelInfo:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporting and saving print a page of advice that is not for our users."""
+    """Hide the advice that exporting and saving print."""
     levels = {logger: logger.level for logger in map(logging.getLogger, ("mlflow", "torch", "mlflow.pytorch"))}
     try:
         for logger in levels:

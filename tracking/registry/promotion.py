@@ -1,6 +1,4 @@
-"""Promotion: a version takes the alias `champion` only if it is not worse than the one that has it, in the same
-evaluation.
-"""
+"""Promotion: a version becomes champion if it is not worse than the champion in the same evaluation."""
 
 import re
 from typing import Any
@@ -38,7 +36,7 @@ def promote(uri: str, metric: str | None = None, alias: str = CHAMPION) -> int:
         print(f"{name}: version {number} is {alias} already")
         return 0
 
-    new, old = comparable(name, candidate, champion, metric, alias)
+    new, old = comparable(name, candidate=candidate, champion=champion, metric=metric, alias=alias)
     figure = f"{new.metric} {new.value:.5g}"
     if old is not None:
         worse = new.value < old.value if new.higher_is_better else new.value > old.value

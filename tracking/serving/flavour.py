@@ -1,9 +1,8 @@
-"""How registered models answer requests: the `python_function` flavour of the models that tracking/registry/models.py
-saves.
+"""How registered models answer requests: their `python_function` flavour in MLflow.
 
-Each model carries a file of its own (MLflow's "models from code"; nothing is pickled): network.py for one array in, one
-array out, sampler.py for generators. They check what MLflow's schema does not, so that a request that cannot be
-answered gets one line and status 400. docs/serving.md shows requests and answers.
+Each model carries a Python file of its own (MLflow's "models from code"; nothing is pickled): network.py for one array
+in and one array out, sampler.py for generators. They check what MLflow's schema does not, so that a request that
+cannot be answered gets one line and status 400. docs/serving.md shows requests and answers.
 """
 
 import shutil

@@ -1,8 +1,7 @@
-"""Answers requests to a registered generator: a number of images, or latent codes, in; images out, corrected by I-SIR
-if asked.
+"""Answers requests to a registered generator: a number of images or latent codes in, images out.
 
-This file is stored with the model, as `served.py`, and runs where this project is not: it imports nothing of it. The
-sampler itself is models/gan/isir.py, stored beside as `isir.py`.
+I-SIR corrects the samples if a request asks for it. This file is stored with the model, as `served.py`, and runs where
+this project is not: it imports nothing of it. The sampler itself is models/gan/isir.py, stored beside it as `isir.py`.
 """
 
 import base64
@@ -49,60 +48,70 @@ class ServedSampler(PythonModel):
 
         A refusal is an MlflowException that the server answers with status 400.
         """
-        given = params or {}
+        settings = params or {}
         n, codes = self.request(model_input)
-        missing = [name for name, value in given.items() if value is None and name != "seed"]
-        if missing:
-            raise refusal(f"{', '.join(missing)}: null; leave it out, or give a value")
-        iterations, particles, beta = given["isir_iterations"], given["n_particles"], given["beta"]
-        output, seed = given["output"], given["seed"]
-        if not math.isfinite(beta):
-            raise refusal(f"beta={beta}: it must be a finite number")
-        if output not in OUTPUTS:
-            raise refusal(f"output={output!r}: allowed are {', '.join(OUTPUTS)}")
-        if given["weights"] not in WEIGHTS:
-            raise refusal(f"weights={given['weights']!r}: allowed are {', '.join(WEIGHTS)}")
-        if iterations < 0 or particles < 1:
-            raise refusal(f"isir_iterations={iterations} must be at least 0 and n_particles={particles} at least 1")
-        if seed is not None and not 0 <= seed < 2**63:
-            raise refusal(f"seed={seed} must be at least 0 and below 2**63")
-        if n > self.max_images or n * (1 + iterations * particles) > self.max_work:
-            raise refusal(
-                f"{n} images with isir_iterations={iterations} and n_particles={particles} are "
-                f"{n * (1 + iterations * particles)} images to make; allowed are {self.max_images} to return and "
-                f"{self.max_work} to make: ask for fewer at a time"
-            )
-        random = torch.Generator()
-        random.manual_seed(seed) if seed is not None else random.seed()
-        if iterations:
-            if codes is not None:
-                raise refusal("isir_iterations goes with n, not with codes: the chains start from their own draws")
-            if self.critic is None:
-                raise refusal("isir_iterations: this generator was registered without a critic; leave it 0")
-            try:
-                codes = self.isir.I_SIR(
-                    iterations,
-                    n,
-                    particles,
-                    self.nz,
-                    self.critic,
-                    self.generator,
-                    weights=given["weights"],
-                    beta=beta,
-                    generator=random,
-                )
-            except ValueError as error:
-                raise refusal(str(error)) from None
-        elif codes is None:
-            codes = torch.randn(n, self.nz, generator=random)
+        self.check_settings(settings)
+        self.check_work(n, settings["isir_iterations"], settings["n_particles"])
+        codes = self.latent_codes(n, codes, settings)
         with torch.no_grad():
             images = torch.cat([self.generator(part) for part in codes.split(CHUNK)])
         if not images.isfinite().all():
             raise refusal("the generator's images are not finite for these codes: their values are too large")
-        if output == "float":
+        if settings["output"] == "float":
             return images.numpy()
         pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
-        return pixels if output == "uint8" else [png(image) for image in pixels]
+        return pixels if settings["output"] == "uint8" else [png(image) for image in pixels]
+
+    def check_settings(self, settings: dict[str, Any]) -> None:
+        """Refuse a parameter outside its range."""
+        missing = [name for name, value in settings.items() if value is None and name != "seed"]
+        if missing:
+            raise refusal(f"{', '.join(missing)}: null; leave it out, or give a value")
+        iterations, particles = settings["isir_iterations"], settings["n_particles"]
+        if not math.isfinite(settings["beta"]):
+            raise refusal(f"beta={settings['beta']}: it must be a finite number")
+        for name, allowed in (("output", OUTPUTS), ("weights", WEIGHTS)):
+            if settings[name] not in allowed:
+                raise refusal(f"{name}={settings[name]!r}: allowed are {', '.join(allowed)}")
+        if iterations < 0 or particles < 1:
+            raise refusal(f"isir_iterations={iterations} must be at least 0 and n_particles={particles} at least 1")
+        seed = settings["seed"]
+        if seed is not None and not 0 <= seed < 2**63:
+            raise refusal(f"seed={seed} must be at least 0 and below 2**63")
+
+    def check_work(self, n: int, iterations: int, particles: int) -> None:
+        """Refuse a request for more images than the server makes at a time."""
+        n_made = n * (1 + iterations * particles)
+        if n > self.max_images or n_made > self.max_work:
+            raise refusal(
+                f"{n} images with isir_iterations={iterations} and n_particles={particles} are {n_made} images to "
+                f"make; allowed are {self.max_images} to return and {self.max_work} to make: ask for fewer at a time"
+            )
+
+    def latent_codes(self, n: int, codes: Tensor | None, settings: dict[str, Any]) -> Tensor:
+        """The codes [n, nz] to generate from: those of the request, or drawn here, by I-SIR if it is asked for."""
+        random = torch.Generator()
+        random.manual_seed(settings["seed"]) if settings["seed"] is not None else random.seed()
+        if not settings["isir_iterations"]:
+            return torch.randn(n, self.nz, generator=random) if codes is None else codes
+        if codes is not None:
+            raise refusal("isir_iterations goes with n, not with codes: the chains start from their own draws")
+        if self.critic is None:
+            raise refusal("isir_iterations: this generator was registered without a critic; leave it 0")
+        try:
+            return self.isir.I_SIR(
+                N_i=settings["isir_iterations"],
+                N_s=n,
+                N_p=settings["n_particles"],
+                n_z=self.nz,
+                D=self.critic,
+                G=self.generator,
+                weights=settings["weights"],
+                beta=settings["beta"],
+                generator=random,
+            )
+        except ValueError as error:
+            raise refusal(str(error)) from None
 
     def request(self, rows: pd.DataFrame) -> tuple[int, Tensor | None]:
         """(number of images, their codes [n, nz] where they are given)."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.progress import Progress
-from data.eeg.align import normalise
+from data.eeg.aligned_windows import normalise
 from data.eeg.splits import Fold
 from data.eeg.windows import WindowBatches, Windows
 from models.eeg.augment import AugmentRanges, augment, pad_by_reflection

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
-from data.eeg.align import AlignedWindows
+from data.eeg.aligned_windows import AlignedWindows
 from data.eeg.load import EegData, Preprocessing, load_eeg
 from data.eeg.recording import fir_kernel
 from data.eeg.splits import Fold, make_folds
@@ -39,11 +39,11 @@ def load_data(config: EegConfig, quiet: bool) -> tuple[EegData, Windows, list[Fo
         )
     data = load_eeg(
         config.dataset,
-        config.cache_dir,
-        config.data_dir,
-        config.subjects,
-        config.runs,
-        preprocessing,
+        cache_dir=config.cache_dir,
+        data_dir=config.data_dir,
+        subjects=config.subjects,
+        runs=config.runs,
+        preprocessing=preprocessing,
         exclude=config.exclude,
         on_bad=config.on_bad,
         checksums=config.checksums,
@@ -54,7 +54,9 @@ def load_data(config: EegConfig, quiet: bool) -> tuple[EegData, Windows, list[Fo
     if config.align == "euclidean":
         windows = align(windows, data, config.split)
     fold_seed = config.seed if config.fold_seed is None else config.fold_seed
-    folds = make_folds(windows, config.split, config.n_folds, config.validation_share, fold_seed)
+    folds = make_folds(
+        windows, config.split, n_folds=config.n_folds, validation_share=config.validation_share, seed=fold_seed
+    )
     return data, windows, folds[: config.run_folds or None]
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from common.errors import InputError, run_main
-from data.images.load import DATASETS, load_images
+from data.images.load import load_images
+from data.images.sources import DATASETS
 from tracking.registry.models import ModelInfo, log_model
 from tracking.run import start_run
 from training.generators.stored import StoredNetwork, load_critic, load_generator, sampler_with

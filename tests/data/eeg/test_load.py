@@ -1,4 +1,4 @@
-"""From recordings to a trial tensor: what it holds, that it is built once and whole, what bad input says."""
+"""From recordings to trials: what they hold, that they are built once and whole, and bad input."""
 
 import json
 import os
@@ -73,7 +73,7 @@ def test_the_summary_names_its_data_and_is_json(simulated: EegData) -> None:
 
 def test_built_once_then_mapped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(folder)
-    monkeypatch.setattr(eeg_cache, "_build", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr(eeg_cache, "_build", lambda *_, **__: pytest.fail("built again"))
     second = load(folder, on_bad="skip")
     assert second.fingerprint == first.fingerprint
     np.testing.assert_array_equal(first.trials, second.trials)

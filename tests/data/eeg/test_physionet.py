@@ -1,6 +1,4 @@
-"""PhysioNet: the ranges users type, the download (from a local server, with MNE's own checksums), and the
-folder.
-"""
+"""PhysioNet: ranges that users type, and the download from a local server with MNE's checksums."""
 
 import contextlib
 import functools

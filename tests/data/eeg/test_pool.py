@@ -1,4 +1,4 @@
-"""What channels are pre-trained on: the same values as windows, the trial around them, and never a held-out person."""
+"""Windows for pre-training: equal to the windows of trials, and never of a held-out subject."""
 
 from dataclasses import replace
 
@@ -65,7 +65,7 @@ def test_rows_are_training_windows_and_stretches_of_training_people(
     assert set(pool.subject[rows]) == set(windows.subject[fold.train])
     assert set(pool.label[rows][pool.source[rows] == 1]) == {-1}
     assert len(np.unique(pool.trial)) == len(data.trials) + len(unlabelled.trials)
-    check_pretraining(pool, rows, windows, fold, "cross_subject")
+    check_pretraining(pool, rows, windows=windows, fold=fold, split="cross_subject")
     assert pool.gather(rows[-3:]).isfinite().all()
 
 
@@ -77,7 +77,7 @@ def test_within_subject_keeps_the_tested_run_out(data: EegData, unlabelled: EegD
         assert set(pool.subject[rows]) == {person}
         assert run not in pool.run[rows]
         assert (pool.run[rows] == 1).any()
-        check_pretraining(pool, rows, windows, fold, "within_subject")
+        check_pretraining(pool, rows, windows=windows, fold=fold, split="within_subject")
 
 
 @pytest.mark.parametrize("split", ["cross_subject", "within_subject"])
@@ -91,7 +91,7 @@ def test_the_guard_finds_held_out_rows(data: EegData, unlabelled: EegData, windo
     assert len(stretch)
     for leak in (fold.test[:1], fold.validation[:1], stretch[:1]):
         with pytest.raises(LeakageError, match="pre-training would see"):
-            check_pretraining(pool, np.concatenate([rows, leak]), windows, fold, split)
+            check_pretraining(pool, np.concatenate([rows, leak]), windows=windows, fold=fold, split=split)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 1.0])

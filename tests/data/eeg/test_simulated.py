@@ -1,6 +1,4 @@
-"""Simulated recordings are genuine EDF+ files that look like EEGMMI's, and hold a label that is hard but
-there.
-"""
+"""Simulated recordings are EDF+ files that look like EEGMMI's, with labels that can be decoded."""
 
 from pathlib import Path
 

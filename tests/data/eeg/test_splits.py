@@ -103,7 +103,7 @@ def test_the_guard_sees_one_window_of_a_trial_on_the_other_side() -> None:
     fold = make_folds(data, "cross_subject", 2)[0]
     for taken in (fold.test[:1], fold.validation[-1:]):
         leaky = dataclasses.replace(fold, train=np.concatenate([fold.train, taken]))
-        with pytest.raises(LeakageError, match="1 trials stand in both the training and the"):
+        with pytest.raises(LeakageError, match="1 trials are in both the training and the"):
             check_no_leakage(data, leaky, "cross_subject")
 
 
@@ -112,7 +112,7 @@ def test_the_guard_sees_a_random_split_of_windows() -> None:
     order = np.random.default_rng(0).permutation(len(data.trial))
     leaky = Fold("random", order[:800], order[800:1000], order[1000:])
     for split in ("cross_subject", "within_subject"):
-        with pytest.raises(LeakageError, match="trials stand in both"):
+        with pytest.raises(LeakageError, match="trials are in both"):
             check_no_leakage(data, leaky, split)
 
 
@@ -120,9 +120,9 @@ def test_the_guard_sees_a_subject_or_a_run_on_both_sides() -> None:
     data = windows(4)
     trial = data.trial
     by_trial = Fold("by trial", *(np.flatnonzero(trial % 3 == k) for k in range(3)))
-    with pytest.raises(LeakageError, match="subjects stand in both the training and the validation"):
+    with pytest.raises(LeakageError, match="subjects are in both the training and the validation"):
         check_no_leakage(data, by_trial, "cross_subject")
-    with pytest.raises(LeakageError, match="runs stand in both the training and the test"):
+    with pytest.raises(LeakageError, match="runs are in both the training and the test"):
         check_no_leakage(data, by_trial, "within_subject")
 
 

@@ -1,6 +1,4 @@
-"""Windows are views with the right samples and moments; batches come in an order that can be resumed and
-shared.
-"""
+"""Windows have the right samples and moments; the order of batches can be resumed and shared."""
 
 import itertools
 from pathlib import Path
@@ -67,7 +65,10 @@ def test_moments_are_those_of_each_window(trials: np.ndarray, size: tuple[int, i
 def test_a_constant_window_reads_as_zeros() -> None:
     trials = np.full((1, 2, 10), 3.0, np.float32)
     zero = np.zeros(1, np.int64)
-    assert torch.equal(EegWindows(trials, zero, zero, zero, 5, 0).gather(np.arange(2)), torch.zeros(2, 2, 5))
+    assert torch.equal(
+        EegWindows(trials, label=zero, subject=zero, run=zero, window=5, overlap=0).gather(np.arange(2)),
+        torch.zeros(2, 2, 5),
+    )
 
 
 @pytest.mark.parametrize(("window", "overlap"), [(802, 0), (1, 0), (160, 160), (160, -1)])
@@ -89,7 +90,14 @@ def test_reading_windows_changes_nothing_on_the_disk(simulated: EegData) -> None
 def small() -> EegWindows:
     rng = np.random.default_rng(1)
     number = np.arange(20)
-    return EegWindows(rng.normal(size=(20, 2, 40)).astype(np.float32), number % 2, number // 5, number % 3, 10, 0)
+    return EegWindows(
+        rng.normal(size=(20, 2, 40)).astype(np.float32),
+        label=number % 2,
+        subject=number // 5,
+        run=number % 3,
+        window=10,
+        overlap=0,
+    )
 
 
 def visited(batches: WindowBatches) -> list[list[int]]:

@@ -18,6 +18,7 @@ from torchvision.transforms import CenterCrop, Compose, Resize
 
 from common.errors import InputError
 from data.images.sources import (
+    DATASETS,
     celeba_source,
     crop_and_resize,
     decode,
@@ -177,13 +178,13 @@ def names_of(data_dir: Path, split: str = "train") -> list[str]:
     return [file.name for file in folder_source(data_dir, split).files]
 
 
-CLASSES = ["cat/1.jpg", "cat/2.jpg", "dog/1.jpg"]
+CLASS_FILES = ["cat/1.jpg", "cat/2.jpg", "dog/1.jpg"]
 
 
 @pytest.mark.parametrize("zipped", [False, True])
 @pytest.mark.parametrize("container", ["", "photos/", "a/b/"])
 def test_class_folders_give_labels(tmp_path: Path, zipped: bool, container: str) -> None:
-    names = [container + name for name in CLASSES]
+    names = [container + name for name in CLASS_FILES]
     data_dir = write_zip(tmp_path / "x.zip", names) if zipped else write_folder(tmp_path / "x", names)
     source = folder_source(data_dir, "train")
     assert [file.name for file in source.files] == names
@@ -226,7 +227,7 @@ def test_a_class_called_train_is_a_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "split", "words"),
     [
-        (CLASSES, "test", "has no split 'test'; put the images into folders train, valid and test"),
+        (CLASS_FILES, "test", "has no split 'test'; put the images into folders train, valid and test"),
         (["train/1.jpg"], "valid", r"has no images of split 'valid'; it has train \(1\)"),
         (["test/1.jpg", "test/2.jpg"], "train", r"has no images of split 'train'; it has test \(2\)"),
         (["train/1.jpg", "test/1.jpg", "extra/1.jpg"], "train", "but extra/1.jpg is in none of them"),
@@ -427,3 +428,37 @@ def test_digits_refuse_what_they_cannot_do() -> None:
         digits_source(None, "valid")
     with pytest.raises(InputError, match="reads no data_dir"):
         digits_source(Path("photos"), "train")
+
+
+# --- the data sets ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "held_out", "validation", "features"),
+    [
+        ("celeba", "valid", "valid", "inception"),
+        ("digits", "test", None, "digits"),
+        ("folder", None, None, "inception"),
+    ],
+)
+def test_what_a_data_set_says_of_itself(
+    name: str, held_out: str | None, validation: str | None, features: str, tmp_path: Path
+) -> None:
+    dataset = DATASETS[name]
+    assert (dataset.held_out_split, dataset.validation_split, dataset.features) == (held_out, validation, features)
+    assert (dataset.needs_dir, dataset.takes_dir) == (name == "folder", name != "digits")
+    assert dataset.has_test_split(tmp_path) == (name != "folder")
+    (tmp_path / "test").mkdir()
+    assert dataset.has_test_split(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["digits", "folder"])
+def test_needs_dir_and_takes_dir_are_what_the_sources_do(name: str, tmp_path: Path) -> None:
+    write_folder(tmp_path / "images", ["a.jpg"])
+    dataset = DATASETS[name]
+    for data_dir, allowed in ((None, not dataset.needs_dir), (tmp_path / "images", dataset.takes_dir)):
+        if allowed:
+            assert dataset.list_images(data_dir, "train", tmp_path).files
+        else:
+            with pytest.raises(InputError, match="data_dir"):
+                dataset.list_images(data_dir, "train", tmp_path)

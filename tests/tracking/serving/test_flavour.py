@@ -51,9 +51,13 @@ class Registry:
         self.networks: dict[str, torch.nn.Module] = {
             "wgan-critic": self.D,
             "eeg-transformer": EpochClassifier(
-                transformer, torch.from_numpy(fir_kernel(160.0, 7, 30)), 160, 80, 100 * torch.eye(N_CHANS)
+                transformer,
+                torch.from_numpy(fir_kernel(160.0, 7, 30)),
+                window=160,
+                step=80,
+                reference=100 * torch.eye(N_CHANS),
             ).eval(),
-            "eeg-simclr-encoder": ChannelEncoder("convolutional", 0.04, (16, 8, 4, 8), 4, 2).eval(),
+            "eeg-simclr-encoder": ChannelEncoder(width=0.04, kernels=(16, 8, 4, 8), n_features=4, decimate=2).eval(),
             "digits-features": DigitClassifier().eval(),
         }
         draws = torch.Generator().manual_seed(1)
@@ -187,7 +191,7 @@ def test_served_isir_is_the_module(registry: Registry, loaded: dict[str, Any]) -
         params = {"isir_iterations": 3, "n_particles": 4, "seed": 5, "output": "float", **settings}
         served = loaded["wgan-generator"].predict({"n": 20}, params=params)
         random = torch.Generator().manual_seed(5)
-        z = I_SIR(3, 20, 4, NZ, registry.D, registry.G, generator=random, **settings)
+        z = I_SIR(N_i=3, N_s=20, N_p=4, n_z=NZ, D=registry.D, G=registry.G, generator=random, **settings)
         with torch.no_grad():
             np.testing.assert_allclose(served, registry.G(z).numpy(), atol=1e-5)
     critic = loaded["wgan-critic"]
@@ -391,7 +395,9 @@ def test_a_generator_over_http(registry: Registry, generator_server: ModelServer
     settings = {"isir_iterations": 3, "n_particles": 4, "beta": 2.0, "seed": 5, "output": "float"}
     status, answer = generator_server.post({"inputs": {"n": 20}, "params": settings})
     assert status == 200
-    z = I_SIR(3, 20, 4, NZ, registry.D, registry.G, beta=2.0, generator=torch.Generator().manual_seed(5))
+    z = I_SIR(
+        N_i=3, N_s=20, N_p=4, n_z=NZ, D=registry.D, G=registry.G, beta=2.0, generator=torch.Generator().manual_seed(5)
+    )
     with torch.no_grad():
         np.testing.assert_allclose(answer["predictions"], registry.G(z).numpy(), atol=1e-5)
     status, answer = generator_server.post({"inputs": {"n": 2}, "params": {"output": "png"}})

@@ -398,7 +398,7 @@ def test_curves_lay_runs_over_each_other(store: MlflowClient) -> None:
 
 
 def test_thousands_of_runs_and_more_than_a_page_of_them(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tracking.reading.PAGE", 10)
+    monkeypatch.setattr("tracking.reading.RUNS_PER_REQUEST", 10)
     ids = [make_run(store, "wgan", f"n{i}") for i in range(25)]
     assert [run.run_id for run in Reader().runs("wgan-eeg")] == ids[::-1]
     page, text = report("--n_rows", "7")

@@ -317,7 +317,18 @@ def test_the_estimate_is_of_the_whole_set_not_of_its_first_images() -> None:
     """Classes that are folders lie one after the other: here dark images and then bright ones, rated by their mean."""
     pixels = np.zeros((4000, 3, 32, 32), np.uint8)
     pixels[2000:] = 255
-    image_set = ImageSet("shades", "train", "shades", pixels, "print", {}, "hash", [], None, 0)
+    image_set = ImageSet(
+        name="shades",
+        split="train",
+        source="shades",
+        pixels=pixels,
+        fingerprint="print",
+        preprocessing={},
+        preprocessing_hash="hash",
+        skipped=[],
+        labels=None,
+        upscaled=0,
+    )
     training = Training(Generator(32, 6, 16), torch.nn.Linear(1, 1), nz=6)
     training.D = Mean()
     training.ema.model = Black()

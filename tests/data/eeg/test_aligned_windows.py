@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from data.eeg.align import AlignedWindows, normalise
+from data.eeg.aligned_windows import AlignedWindows, normalise
 from data.eeg.windows import EegWindows
 
 
 def windows() -> EegWindows:
     rng = np.random.default_rng(0)
     trials = rng.normal(size=(6, 4, 480)).astype(np.float32)
-    return EegWindows(trials, np.arange(6) % 2, np.repeat([3, 8], 3), np.ones(6, int), 160, 80)
+    return EegWindows(
+        trials, label=np.arange(6) % 2, subject=np.repeat([3, 8], 3), run=np.ones(6, int), window=160, overlap=80
+    )
 
 
 def test_each_window_is_multiplied_by_its_groups_matrix_and_normalised() -> None:

@@ -1,4 +1,4 @@
-"""Windows seen through a matrix of their own person or recording, normalised again: for alignment between people."""
+"""Windows multiplied by the alignment matrix of their subject or recording, and normalised again."""
 
 import numpy as np
 import torch
@@ -7,11 +7,10 @@ from data.eeg.windows import EegWindows, Windows
 
 
 class AlignedWindows:
-    """`windows`, each multiplied over its channels by the matrix of its group, and normalised again by its own mean and
-    deviation.
+    """`windows`, each multiplied over its channels by its group's matrix, then normalised by its mean and deviation.
 
     matrices: float32 [n_groups, n_chans, n_chans]. group: of each window, [n_windows]. The matrices may be in any unit:
-    the last normalisation takes every overall factor away.
+    the last normalisation removes every overall factor.
     """
 
     def __init__(self, windows: Windows, matrices: np.ndarray, group: np.ndarray) -> None:
