@@ -11,7 +11,7 @@ from common.errors import InputError
 from data.eeg.load import load_eeg
 from tests.running import client, run_trainer, runs
 from tests.trainers.eeg_transformer.test_run import TINY, result
-from trainers.efficient_attention.conclusion import at_tokens, conclusion, labelling_figure
+from trainers.efficient_attention.conclusion import at_tokens, conclusion, plot_labelling
 from trainers.efficient_attention.config import PRESETS, EfficientAttentionConfig
 from trainers.efficient_attention.run import check_recordings, run_efficient_attention
 from trainers.efficient_attention.scaling import (
@@ -156,8 +156,8 @@ def test_the_command_refuses_them_with_status_2_and_no_run(folder: Path, monkeyp
 
 def test_memory_that_was_not_measured_is_not_drawn() -> None:
     row = Labelled("sdpa", 160, 125, 0.7, (0.6, 0.5, 0.7), 0.55, 1.0, 0.01)
-    assert len(labelling_figure([row], "simulated").axes) == 2
-    assert len(labelling_figure([row, replace(row, megabytes=5.0)], "simulated").axes) == 3
+    assert len(plot_labelling([row], "simulated").axes) == 2
+    assert len(plot_labelling([row, replace(row, megabytes=5.0)], "simulated").axes) == 3
 
 
 @pytest.mark.parametrize(
