@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from models.attention.spec import AttentionSpec
-from models.eeg.align import mean_covariance, whitening
 from models.eeg.simclr import ChannelEncoder, encode_channels
+from models.eeg.whitening import mean_covariance, whitening
 from models.transformer import Decoder, DecoderLayer, Encoder, EncoderLayer, PositionalEncoding
 
 POOLS = ("decoder", "cls", "mean")
@@ -209,8 +209,8 @@ class EpochClassifier(nn.Module):
     within half a kernel, this filter sees mirrored samples instead of what came before and after.
 
     reference: mean covariance [n_chans, n_chans] in square microvolts of the trials trained on, if they were aligned
-    (see models/eeg/align.py); None: no alignment. With it, the epochs of one call are taken to be one person's: they
-    are whitened by their own mean covariance, to which the reference is added with the weight of REFERENCE_EPOCHS
+    (see models/eeg/whitening.py); None: no alignment. With it, the epochs of one call are taken to be one person's:
+    they are whitened by their own mean covariance, to which the reference is added with the weight of REFERENCE_EPOCHS
     epochs. So the answer for an epoch depends on those it comes with; many of one person are best, and a single one
     still has an answer.
     """

@@ -22,8 +22,8 @@ from data.eeg.labelling import STATES, UNLABELLED, Recording
 from data.recall import recall_sequences
 from evaluation.classification import mean_interval
 from models.attention.spec import AttentionSpec
-from models.eeg.align import mean_covariance, whitening
 from models.eeg.sequence_labeller import RecallTransformer, RecordingTransformer
+from models.eeg.whitening import mean_covariance, whitening
 from trainers.efficient_attention.peak_memory import answer_jobs, grown_memory, measure_apart
 from training.eeg.load import SHRINKAGE
 
@@ -157,7 +157,7 @@ class Labelled:
 
 
 def whitened(recording: Recording) -> Recording:
-    """The recording in microvolts, whitened by its own covariance (He and Wu 2020; no labels): see models/eeg/align.py.
+    """The recording in microvolts, whitened by its own covariance, without labels: see models/eeg/whitening.py.
 
     People and runs differ less then. The whole recording is used, as it is for the band-pass.
     """

@@ -10,11 +10,11 @@ from data.eeg.load import EegData, Preprocessing, load_eeg
 from data.eeg.recording import fir_kernel
 from data.eeg.splits import Fold, make_folds
 from data.eeg.windows import Windows
-from models.eeg.align import mean_covariance, whitening
+from models.eeg.whitening import mean_covariance, whitening
 from training.eeg.config import EegConfig
 
 SHRINKAGE = 0.05
-"""Of the covariances that align=euclidean whitens by, see models/eeg/align.py."""
+"""Of the covariances that align=euclidean whitens by, see models/eeg/whitening.py."""
 
 
 def load_data(config: EegConfig, quiet: bool) -> tuple[EegData, Windows, list[Fold]]:

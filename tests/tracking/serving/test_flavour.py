@@ -25,7 +25,7 @@ from data.eeg.recording import fir_kernel
 from evaluation.images import to_uint8
 from models.eeg.simclr import ChannelEncoder
 from models.eeg.transformer import EegTransformer, EpochClassifier
-from models.gan.digit_features import DigitClassifier
+from models.gan.digit_classifier import DigitClassifier
 from models.gan.isir import I_SIR
 from models.gan.networks import Critic, Generator
 from tests.conftest import ROOT
