@@ -13,14 +13,14 @@
     none        attention_exact       control: no mixing of tokens
     fourier     attention_exact       control: a fixed mixing
 
-The call is described in `models.attention.exact`; each class says its reference, idea, cost and limits.
+The call is described in `models.attention.base`; each class says its reference, idea, cost and limits.
 """
 
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
+from models.attention.base import Attention, Masks
 from models.attention.efficient import Linformer, LocalWindow, Nystrom
 from models.attention.exact import AttentionBlock, FourierMixing, NoMixing, attention_weights
 from models.attention.linear import (
@@ -33,6 +33,7 @@ from models.attention.linear import (
 
 __all__ = [
     "MECHANISMS",
+    "Attention",
     "AttentionBlock",
     "AttentionSpec",
     "CosineFeatures",
@@ -43,6 +44,7 @@ __all__ = [
     "LinearState",
     "Linformer",
     "LocalWindow",
+    "Masks",
     "NoMixing",
     "Nystrom",
     "attention_weights",
@@ -84,7 +86,7 @@ class AttentionSpec:
     dropout: float = 0.0
 
 
-def build_attention(spec: AttentionSpec | str, d_head: int, generator: torch.Generator | None = None) -> nn.Module:
+def build_attention(spec: AttentionSpec | str, d_head: int, generator: torch.Generator | None = None) -> Attention:
     """One mechanism for heads of d_head features. generator: for FAVOR+'s random directions."""
     if isinstance(spec, str):
         spec = AttentionSpec(spec)

@@ -163,7 +163,7 @@ def _read(
     scale: Tensor | int | None,
 ) -> Tensor:
     """What the tokens query [n, d_model], the first of them number `position`, get from a state: [n, d_model]."""
-    phi = mechanism.features.of_queries(maps.columns(0, query), position, scale, state.shift)
+    phi = mechanism.features.of_queries(maps.columns(0, query), position=position, scale=scale, shift=state.shift)
     if weight.dim() == 2:
         y = _over_its_denominators(phi, state.z)
         return maps.out(y.flatten(0, 2), weight)
