@@ -1,6 +1,6 @@
 """The call that all mechanisms share, and what it refuses.
 
-    mechanism(q, k, v, key_padding_mask=None, attn_mask=None, causal=False) -> out
+    mechanism(q, k, v, key_padding_mask=None, *, attn_mask=None, causal=False) -> out
 
 q [B, h, N_q, d_head], k and v [B, h, N_k, d_head], out [B, h, N_q, d_head].
 key_padding_mask: bool [B, N_k], True where a key is padding and must be ignored (the sense of
@@ -46,6 +46,7 @@ class Attention(nn.Module):
         k: Tensor,
         v: Tensor,
         key_padding_mask: Tensor | None = None,
+        *,
         attn_mask: Tensor | None = None,
         causal: bool = False,
     ) -> Tensor:

@@ -42,6 +42,7 @@ class Linformer(Attention):
             nn.init.uniform_(weight, -1 / math.sqrt(n_projected), 1 / math.sqrt(n_projected))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, masks: Masks) -> Tensor:
+        """q, k, v [B, h, N, d_head] -> [B, h, N_q, d_head]; see `Attention`."""
         batch, heads, length, d_head = k.shape
         # All heads side by side: one product [n_projected, N] x [N, d_model] a sample instead of one a head.
         rows_k, rows_v = (t.transpose(1, 2).reshape(batch, length, heads * d_head) for t in (k, v))
@@ -103,6 +104,7 @@ class Nystrom(Attention):
         self.n_landmarks, self.iterations = n_landmarks, iterations
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, masks: Masks) -> Tensor:
+        """q, k, v [B, h, N, d_head] -> [B, h, N_q, d_head]; see `Attention`."""
         if q.shape[-2] < self.n_landmarks:
             raise ValueError(f"n_landmarks={self.n_landmarks} exceeds the sequence of {q.shape[-2]} tokens")
         scale = 1 / math.sqrt(q.shape[-1])
@@ -196,6 +198,7 @@ class LocalWindow(Attention):
         self.window, self.dropout = window, dropout
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, masks: Masks) -> Tensor:
+        """q, k, v [B, h, N, d_head] -> [B, h, N_q, d_head]; see `Attention`."""
         padding, causal = masks.key_padding, masks.causal
         dropout = self.dropout if self.training else 0.0
         length, reach = q.shape[-2], self.window // 2

@@ -68,6 +68,7 @@ class AttentionBlock(Attention):
         self.dropout = dropout
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, masks: Masks) -> Tensor:
+        """q, k, v [B, h, N, d_head] -> [B, h, N_q, d_head]; see `Attention`."""
         if self.backend == "softmax":
             return self.with_weights(q, k, v, masks)[0]
         dropout = self.dropout if self.training else 0.0  # the function itself does not know of eval()
@@ -100,6 +101,7 @@ class NoMixing(Attention):
     takes_causal, takes_cross, takes_attn_mask = True, False, False
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, masks: Masks) -> Tensor:
+        """q, k, v [B, h, N, d_head] -> [B, h, N_q, d_head]; see `Attention`."""
         return v
 
 
@@ -118,6 +120,7 @@ class FourierMixing(Attention):
     takes_causal = takes_cross = takes_attn_mask = False
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, masks: Masks) -> Tensor:
+        """q, k, v [B, h, N, d_head] -> [B, h, N_q, d_head]; see `Attention`."""
         batch, heads, length, d_head = v.shape
         if masks.key_padding is not None:
             v = v.masked_fill(masks.key_padding[:, None, :, None], 0)

@@ -52,27 +52,33 @@ class FeatureMap(Protocol):
     the length scale of the whole sequence, [B, 1, 1, 1] or a number; `padding` is broadcastable to the columns, True to
     ignore."""
 
-    def n_features(self, d_head: int) -> int: ...
+    def n_features(self, d_head: int) -> int:
+        """How many features a head of d_head numbers gets."""
 
     def of_keys(
         self, k: Tensor, *, position: int, scale: Tensor | int | None, shift: Tensor | None, padding: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]: ...
+    ) -> tuple[Tensor, Tensor | None]:
+        """phi of the keys k [..., d_head, N]: [..., n_features, N], and the shift they are under (FAVOR+), or None."""
 
-    def of_queries(self, q: Tensor, *, position: int, scale: Tensor | int | None, shift: Tensor | None) -> Tensor: ...
+    def of_queries(self, q: Tensor, *, position: int, scale: Tensor | int | None, shift: Tensor | None) -> Tensor:
+        """phi of the queries q [..., d_head, N]: [..., n_features, N], for keys under that shift."""
 
 
 class EluFeatures(nn.Module):
     """phi(x) = elu(x) + 1. Katharopoulos et al. 2020, arXiv:2006.16236, equation 7."""
 
     def n_features(self, d_head: int) -> int:
+        """As many as the head has numbers."""
         return d_head
 
     def of_keys(
         self, k: Tensor, *, position: int, scale: Tensor | int | None, shift: Tensor | None, padding: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
+        """elu(k) + 1 [..., d_head, N], under no shift."""
         return elu_plus_one(k), None
 
     def of_queries(self, q: Tensor, *, position: int, scale: Tensor | int | None, shift: Tensor | None) -> Tensor:
+        """elu(q) + 1 [..., d_head, N]."""
         return elu_plus_one(q)
 
 
@@ -119,14 +125,17 @@ class CosineFeatures(nn.Module):
         self.length_scale = length_scale
 
     def n_features(self, d_head: int) -> int:
+        """Two for each number of the head."""
         return 2 * d_head
 
     def of_keys(
         self, k: Tensor, *, position: int, scale: Tensor | int | None, shift: Tensor | None, padding: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
+        """[..., 2 d_head, N], under no shift."""
         return self.of_queries(k, position=position, scale=scale, shift=None), None
 
     def of_queries(self, q: Tensor, *, position: int, scale: Tensor | int | None, shift: Tensor | None) -> Tensor:
+        """[..., 2 d_head, N]: times cosine and sine of the positions from `position` on."""
         assert scale is not None
         steps = torch.arange(position, position + q.shape[-1], device=q.device, dtype=torch.float64)
         # Beyond M a cosine would be negative, and a denominator near 0 or below.
@@ -165,6 +174,7 @@ class FavorFeatures(nn.Module):
         self.projection.copy_(orthogonal_gaussian(n_features, d_head, generator))
 
     def n_features(self, d_head: int) -> int:
+        """As many as random directions."""
         return self.projection.shape[0]
 
     def log_features(self, x: Tensor) -> Tensor:
@@ -176,6 +186,7 @@ class FavorFeatures(nn.Module):
     def of_keys(
         self, k: Tensor, *, position: int, scale: Tensor | int | None, shift: Tensor | None, padding: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
+        """[..., m, N] divided by the largest of each feature, and the logarithm of it, [..., m, 1]."""
         logs = self.log_features(k)
         if padding is not None:
             logs = logs.masked_fill(padding, -math.inf)
@@ -184,6 +195,7 @@ class FavorFeatures(nn.Module):
         return logs.sub_(shift).exp_(), shift
 
     def of_queries(self, q: Tensor, *, position: int, scale: Tensor | int | None, shift: Tensor | None) -> Tensor:
+        """[..., m, N], multiplied by what the keys were divided by; each column sums to 1."""
         logs = (self.projection.to(q.dtype) * q.shape[-2] ** -0.25) @ q
         # A factor of a whole column cancels in the ratio: exp(-|q|^2 / 2) need not be computed, and the column may be
         # divided by its sum.
@@ -224,6 +236,7 @@ class LinearAttention(Attention):
         self.features, self.name = features, name
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, masks: Masks) -> Tensor:
+        """q, k, v [B, h, N, d_head] -> [B, h, N_q, d_head]; see `Attention`."""
         padding = masks.key_padding
         scale = self.length_scale(q.shape[-2], k.shape[-2], padding)
         if masks.causal:

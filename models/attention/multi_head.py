@@ -38,6 +38,7 @@ class MultiHeadAttentionBlock(nn.Module):
         d_model: int,
         n_heads: int,
         attention: AttentionSpec | str = "sdpa",
+        *,
         bias: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -59,6 +60,7 @@ class MultiHeadAttentionBlock(nn.Module):
         query: Tensor,
         key: Tensor | None = None,
         value: Tensor | None = None,
+        *,
         key_padding_mask: Tensor | None = None,
         attn_mask: Tensor | None = None,
         causal: bool = False,
@@ -86,18 +88,29 @@ class MultiHeadAttentionBlock(nn.Module):
             heads, weights = mechanism.with_weights(q, k, v, masks)
             return self.merge(heads), weights
         if isinstance(mechanism, Linformer) and attn_mask is None and not causal:
-            return self._linformer(mechanism, query, key, value, key_padding_mask), None
+            return self._linformer(mechanism, query, key, value, key_padding_mask=key_padding_mask), None
         if isinstance(mechanism, LinearAttention) and attn_mask is None and not causal:
             if takes_written_gradient(mechanism, query, key, value):
                 if key_padding_mask is not None:
                     mechanism.check(query[:, None], key[:, None], masks)
-                into, out = (self.in_proj_weight, self.in_proj_bias), (self.out_proj.weight, self.out_proj.bias)
-                return train_tokens(query, *into, *out, key_padding_mask, self.n_heads), None
+                out = train_tokens(
+                    query,
+                    in_weight=self.in_proj_weight,
+                    in_bias=self.in_proj_bias,
+                    out_weight=self.out_proj.weight,
+                    out_bias=self.out_proj.bias,
+                    key_padding_mask=key_padding_mask,
+                    n_heads=self.n_heads,
+                )
+                return out, None
             if takes_samples(query):
                 mechanism.check(query[:, None], key[:, None], masks)
-                return attend_tokens(mechanism, self._all_maps(), query, key, value, key_padding_mask), None
+                maps = self._all_maps()
+                return attend_tokens(
+                    mechanism, maps, query, key=key, value=value, key_padding_mask=key_padding_mask
+                ), None
         q, k, v = self.project(query, key, value)
-        return self.merge(mechanism(q, k, v, key_padding_mask, attn_mask, causal)), None
+        return self.merge(mechanism(q, k, v, key_padding_mask, attn_mask=attn_mask, causal=causal)), None
 
     def stream(self, x: Tensor, state: LinearState | None) -> tuple[Tensor, LinearState]:
         """Causal self-attention over the next tokens x [B, n, d_model] of a sequence that need not end: (out, state
@@ -134,7 +147,13 @@ class MultiHeadAttentionBlock(nn.Module):
     def _all_maps(self) -> Maps:
         biases = None if self.in_proj_bias is None else self.in_proj_bias.view(3, -1).unbind(0)
         matrices = self.in_proj_weight.view(3, self.d_model, self.d_model).unbind(0)
-        return Maps(matrices, biases, self.out_proj.weight, self.out_proj.bias, self.n_heads)
+        return Maps(
+            weights=matrices,
+            biases=biases,
+            out_weight=self.out_proj.weight,
+            out_bias=self.out_proj.bias,
+            n_heads=self.n_heads,
+        )
 
     def _maps(self, x: Tensor, first: int, last: int) -> list[Tensor]:
         """Linear maps number first ... last - 1 (of q, k, v) of x, split into heads."""
@@ -157,6 +176,7 @@ class MultiHeadAttentionBlock(nn.Module):
         query: Tensor,
         key: Tensor,
         value: Tensor,
+        *,
         key_padding_mask: Tensor | None,
     ) -> Tensor:
         """E (x W + 1 b) = (E x) W + (E 1) b: shortening the tokens before the linear maps saves the maps of N -

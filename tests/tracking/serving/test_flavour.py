@@ -51,9 +51,13 @@ class Registry:
         self.networks: dict[str, torch.nn.Module] = {
             "wgan-critic": self.D,
             "eeg-transformer": EpochClassifier(
-                transformer, torch.from_numpy(fir_kernel(160.0, 7, 30)), 160, 80, 100 * torch.eye(N_CHANS)
+                transformer,
+                torch.from_numpy(fir_kernel(160.0, 7, 30)),
+                window=160,
+                step=80,
+                reference=100 * torch.eye(N_CHANS),
             ).eval(),
-            "eeg-simclr-encoder": ChannelEncoder("convolutional", 0.04, (16, 8, 4, 8), 4, 2).eval(),
+            "eeg-simclr-encoder": ChannelEncoder("convolutional", 0.04, (16, 8, 4, 8), n_features=4, decimate=2).eval(),
             "digits-features": DigitClassifier().eval(),
         }
         draws = torch.Generator().manual_seed(1)
