@@ -54,7 +54,7 @@ def wgan_operations(config: WganConfig, n: int = 2) -> dict[str, float]:
     with torch.no_grad():
         parts = {"G(z)": operations(lambda: G(z)), "D(x)": operations(lambda: D(x))}
         fake = G(z)
-    critic = operations(lambda: critic_step_gradients(D, x, fake, alpha, config.gp_scale))
+    critic = operations(lambda: critic_step_gradients(D, x, fake, alpha, gp_scale=config.gp_scale))
     leaf = z.clone().requires_grad_(True)
     # backward, since the counter cannot follow torch.autograd.grad to a leaf; without weight gradients, as in MALA
     for network in (G.eval(), D):

@@ -130,17 +130,15 @@ SPACE = {
 def attention_spec(config: EegTransformerConfig, name: str) -> AttentionSpec:
     """A mechanism sized for the windows of `config`."""
     n_tokens = (config.window - config.patch_len) // config.patch_stride + 1 + (config.pool == "cls")
-    small = max(1, min(64, n_tokens // 2))  # as many as tokens would be the exact function, only slower
-    odd = small // 2 * 2 + 1
     if name == "nystrom" and config.n_landmarks > n_tokens:
         raise ValueError(f"n_landmarks={config.n_landmarks} exceeds the {n_tokens} tokens of a window")
-    return AttentionSpec(
+    return AttentionSpec.for_length(
         name,
         n_tokens,
-        config.n_projected or small,
-        config.n_features,
-        config.n_landmarks or small,
-        config.attention_window or odd,
+        n_projected=config.n_projected or None,
+        n_features=config.n_features,
+        n_landmarks=config.n_landmarks or None,
+        window=config.attention_window or None,
     )
 
 
@@ -150,21 +148,21 @@ def build_network(config: EegTransformerConfig, n_chans: int, attention: str | N
     return EegTransformer(
         n_chans,
         len(CLASSES),
-        config.patch_len,
-        config.patch_stride,
-        config.d_model,
-        config.n_heads,
-        config.n_layers,
-        config.n_decoder_layers,
-        config.d_ff,
-        config.dropout,
-        config.pool,
-        config.embedding,
-        config.n_filters,
-        config.filter_len,
-        attention_spec(config, attention or config.attention),
-        None if on_meta else torch.Generator().manual_seed(config.seed),
-        None if on_meta or not config.encoder_uri else load_channel_encoder(config),
+        patch_len=config.patch_len,
+        patch_stride=config.patch_stride,
+        d_model=config.d_model,
+        n_heads=config.n_heads,
+        n_layers=config.n_layers,
+        n_decoder_layers=config.n_decoder_layers,
+        d_ff=config.d_ff,
+        dropout=config.dropout,
+        pool=config.pool,
+        embedding=config.embedding,
+        n_filters=config.n_filters,
+        filter_len=config.filter_len,
+        attention=attention_spec(config, attention or config.attention),
+        generator=None if on_meta else torch.Generator().manual_seed(config.seed),
+        channel_encoder=None if on_meta or not config.encoder_uri else load_channel_encoder(config),
     )
 
 
@@ -195,6 +193,8 @@ def load_channel_encoder(config: EegTransformerConfig) -> ChannelEncoder:
             f"patch_stride={config.patch_stride} must be multiples of {decimate}"
         )
     a, b, c, d = sizes["kernels"]
-    encoder = ChannelEncoder(sizes["kind"], sizes["width"], (a, b, c, d), sizes["n_features"], decimate)
+    encoder = ChannelEncoder(
+        sizes["kind"], sizes["width"], (a, b, c, d), n_features=sizes["n_features"], decimate=decimate
+    )
     encoder.load_state_dict(tensors)
     return encoder

@@ -22,8 +22,8 @@ from data.eeg.labelling import STATES, UNLABELLED, Recording
 from data.recall import recall_sequences
 from evaluation.classification import mean_interval
 from models.attention.spec import AttentionSpec
-from models.eeg.align import mean_covariance, whitening
 from models.eeg.sequence_labeller import RecallTransformer, RecordingTransformer
+from models.eeg.whitening import mean_covariance, whitening
 from trainers.efficient_attention.peak_memory import answer_jobs, grown_memory, measure_apart
 from training.eeg.load import SHRINKAGE
 
@@ -31,14 +31,6 @@ N_VALUES = 8
 CYCLE_SECONDS = 8.3  # rest and task of EEGMMI's protocol
 
 Note = Callable[[str], None]
-
-
-def spec_for(name: str, n_tokens: int) -> AttentionSpec:
-    """A mechanism sized for sequences of n_tokens: at most 64 landmarks or projected keys, a window of at most 65."""
-    small = max(1, min(64, n_tokens // 2))
-    return AttentionSpec(
-        name, max_len=n_tokens, n_projected=small, n_landmarks=small, window=min(65, small // 2 * 2 + 1)
-    )
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -68,11 +60,11 @@ def recall_accuracy(name: str, sizes: RecallSizes, seed: int, device: torch.devi
         network = RecallTransformer(
             sizes.n_pairs,
             N_VALUES,
-            sizes.d_model,
-            sizes.n_heads,
-            sizes.n_layers,
-            spec_for(name, 2 * sizes.n_pairs),
-            torch.Generator().manual_seed(seed),
+            d_model=sizes.d_model,
+            n_heads=sizes.n_heads,
+            n_layers=sizes.n_layers,
+            attention=AttentionSpec.for_length(name, 2 * sizes.n_pairs),
+            generator=torch.Generator().manual_seed(seed),
         ).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), sizes.lr, weight_decay=0.01)
 
@@ -124,13 +116,13 @@ class LabelSizes:
             return RecordingTransformer(
                 self.n_chans,
                 len(STATES),
-                self.patch_len,
-                self.d_model,
-                self.n_heads,
-                self.n_layers,
-                self.dropout,
-                spec_for(self.mechanism, self.n_tokens),
-                self.causal,
+                patch_len=self.patch_len,
+                d_model=self.d_model,
+                n_heads=self.n_heads,
+                n_layers=self.n_layers,
+                dropout=self.dropout,
+                attention=AttentionSpec.for_length(self.mechanism, self.n_tokens),
+                causal=self.causal,
                 generator=torch.Generator().manual_seed(seed),
             )
 
@@ -157,7 +149,7 @@ class Labelled:
 
 
 def whitened(recording: Recording) -> Recording:
-    """The recording in microvolts, whitened by its own covariance (He and Wu 2020; no labels): see models/eeg/align.py.
+    """The recording in microvolts, whitened by its own covariance, without labels: see models/eeg/whitening.py.
 
     People and runs differ less then. The whole recording is used, as it is for the band-pass.
     """

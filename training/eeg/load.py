@@ -10,12 +10,12 @@ from data.eeg.load import EegData, Preprocessing, load_eeg
 from data.eeg.recording import fir_kernel
 from data.eeg.splits import Fold, make_folds
 from data.eeg.windows import EegWindows, Windows
-from models.eeg.align import mean_covariance, whitening
+from models.eeg.whitening import mean_covariance, whitening
 from training.eeg.config import OPERATIONAL, EegConfig
 from training.session import Session
 
 SHRINKAGE = 0.05
-"""Of the covariances that align=euclidean whitens by, see models/eeg/align.py."""
+"""Of the covariances that align=euclidean whitens by, see models/eeg/whitening.py."""
 
 
 def load_for(session: Session, config: EegConfig) -> tuple[EegData, Windows, list[Fold]]:

@@ -491,7 +491,7 @@ def test_a_resumed_fit_has_the_weight_decay_of_its_own_config(tmp_path: Path) ->
 def stored_encoder(folder: Path, **changes: Any) -> tuple[Path, ChannelEncoder]:
     """A channel encoder as `log_model` stores it, pre-trained on simulated subjects 7 to 9."""
     torch.manual_seed(1)
-    encoder = ChannelEncoder("convolutional", 0.02, (8, 4, 2, 4), 4, 2)
+    encoder = ChannelEncoder("convolutional", 0.02, (8, 4, 2, 4), n_features=4, decimate=2)
     config = {
         "class": "eeg-channel-encoder",
         "kind": "convolutional",
