@@ -1,5 +1,6 @@
 """The command line of every entry point: defaults, presets, refusals, and MLproject's agreement with them."""
 
+import importlib
 import json
 import re
 import shlex
@@ -15,18 +16,31 @@ from pydantic.dataclasses import dataclass
 from common.errors import InputError
 from tests.conftest import ROOT
 from tests.running import config_class_of
-from training.config import CONFIG, Floats, ImageSize, OptionalPath, as_params, build_config, option, parse_config
+from training.config import (
+    CONFIG,
+    Floats,
+    ImageSize,
+    OptionalPath,
+    RecordConfig,
+    as_params,
+    build_config,
+    check_unchanged,
+    operational_fields,
+    option,
+    parse_config,
+    with_default,
+)
 
 
 @dataclass(frozen=True, config=CONFIG)
-class Toy:
+class Toy(RecordConfig):
     """A toy."""
 
     preset: Literal["small", "big"] = option("small", "which")
     image_size: ImageSize = option(32, "pixels")
     gp_scale: float = option(10.0, "weight", ge=0)
     flip: bool = option(False, "mirror")
-    data_dir: OptionalPath = option(None, "where")
+    data_dir: OptionalPath = option(None, "where", operational=True)
     shift: float = option(0.0, "any number")
     offsets: Floats = option((), "numbers")
 
@@ -107,8 +121,69 @@ def test_help_names_every_field_with_range_and_default(capsys: pytest.CaptureFix
     with pytest.raises(SystemExit):
         parse("--help")
     text = " ".join(capsys.readouterr().out.split())
-    assert "weight (>= 0; default: 10.0; big: 5.0)" in text
-    assert "pixels (32 | 48 | 64 | 128; default: 32; big: 128)" in text
+    assert "weight (>= 0; small: 10.0, big: 5.0)" in text
+    assert "pixels (32 | 48 | 64 | 128; small: 32, big: 128)" in text
+    assert "any number (default: 0.0)" in text
+    assert "which (small | big; default: small)" in text
+
+
+@dataclass(frozen=True, config=CONFIG)
+class OtherToy(Toy):
+    """Another toy."""
+
+    gp_scale: float = with_default(Toy, "gp_scale", 3.0)
+    data_dir: OptionalPath = with_default(Toy, "data_dir", "here")
+    colour: str = option("red", "its colour")
+
+
+def test_help_has_the_own_fields_first_the_preset_before_them_and_shared_ones_at_the_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_config(OtherToy, PRESETS, ["--help"], "toy")
+    parts = re.split(r"^([a-z ]+):$", capsys.readouterr().out, flags=re.MULTILINE)[1:]
+    groups = {
+        title: re.findall(r"^  --(\w+)", text, re.MULTILINE)
+        for title, text in zip(parts[::2], parts[1::2], strict=True)
+    }
+    assert list(groups.items()) == [
+        ("parameters", ["preset", "colour"]),
+        ("a toy", ["image_size", "gp_scale", "flip", "data_dir", "shift", "offsets"]),
+        ("records", ["output_dir", "run_name"]),
+        ("instead of running", ["help", "dry_run"]),
+    ]
+
+
+def test_another_default_keeps_limits_and_use_on_resuming() -> None:
+    assert build_config(OtherToy, {}).gp_scale == 3.0
+    with pytest.raises(InputError, match="gp_scale: -1 is not allowed, input should be greater than or equal to 0"):
+        build_config(OtherToy, {"gp_scale": -1})
+    assert operational_fields(OtherToy) == operational_fields(Toy) == {"data_dir", "output_dir", "run_name"}
+
+
+def test_a_resumed_run_may_differ_in_operational_fields_alone() -> None:
+    before = as_params(Toy())
+    check_unchanged(Toy(data_dir="there", run_name="second"), before, operational_fields(Toy), None, False)
+    with pytest.raises(InputError, match="resume: flip was False, now True; the images are others; give the old"):
+        check_unchanged(Toy(flip=True), before, operational_fields(Toy), "the images are others", False)
+    check_unchanged(Toy(flip=True), before, operational_fields(Toy), "the images are others", True)
+
+
+PLACES = {"data_dir", "cache_dir", "on_bad", "output_dir"}
+RESUMABLE = {"device", "nproc", "max_restarts", "run_name", "resume", "allow_changes", *PLACES}
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "fields"),
+    [
+        ("wgan", {*RESUMABLE, "steps", "log_every", "sample_every", "checkpoint_every", "n_samples"}),
+        ("eeg_transformer", RESUMABLE),
+        ("eeg_simclr", RESUMABLE),
+        ("efficient_attention", RESUMABLE),
+    ],
+)
+def test_no_field_that_changes_a_result_is_operational(entry_point: str, fields: set[str]) -> None:
+    assert operational_fields(config_class_of(importlib.import_module(f"trainers.{entry_point}.run"))) == fields
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -123,8 +198,6 @@ def test_mlproject_agrees_with_the_config(entry_point: str) -> None:
     """Every declared parameter is a field with the same default, whichever preset; every placeholder is declared and
     used.
     """
-    import importlib
-
     module = importlib.import_module(f"trainers.{entry_point}.run")
     config_class = config_class_of(module)
     entry = MLPROJECT["entry_points"][entry_point]

@@ -1,16 +1,15 @@
 """The parameters of `theory`."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
-from training.config import CONFIG, Floats, OptionalStr, option
+from training.config import CONFIG, Floats, RecordConfig, Seed, option
 
 
 @dataclass(frozen=True, config=CONFIG)
-class TheoryConfig:
+class TheoryConfig(RecordConfig):
     """Answer the exercise's theoretical part: KL, JS and Wasserstein distance of two parallel segments, and check the
     answers.
     """
@@ -38,10 +37,7 @@ class TheoryConfig:
     n_chains: int = option(4000, "chains of I-SIR", ge=2)
     n_iterations: int = option(30, "N_i: iterations of a chain", ge=1)
     n_particles: int = option(10, "N_p: fresh particles per iteration", ge=1)
-    # Records
-    seed: int = option(0, "seed of samples and networks", ge=0, le=2**31 - 1)
-    output_dir: Path = option(Path("runs"), "folder of what is not yet delivered to the tracking server")
-    run_name: OptionalStr = option(None, "name of the run in MLflow")
+    seed: Seed = option(0, "seed of samples and networks")
 
     @model_validator(mode="after")
     def _fields_agree(self) -> "TheoryConfig":

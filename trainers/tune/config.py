@@ -18,11 +18,11 @@ from pydantic.dataclasses import dataclass
 from common.errors import InputError
 from trainers.tune.space import parse_space, split_settings
 from trainers.tune.targets import TARGETS, Target
-from training.config import CONFIG, OptionalPath, OptionalStr, Strings, option
+from training.config import CONFIG, DeviceConfig, OptionalPath, OptionalStr, RecordConfig, Strings, option
 
 
 @dataclass(frozen=True, config=CONFIG)
-class TuneConfig:
+class TuneConfig(DeviceConfig, RecordConfig):
     """Search the parameters of a trainer (Optuna), repeat the best few over seeds, train and register the winner."""
 
     preset: Literal["quick", "celeba", "physionet"] = option(
@@ -57,12 +57,9 @@ class TuneConfig:
     storage: OptionalStr = option(
         None, "database URL ($NAME stands for an environment variable), or a journal file; not given: one in output_dir"
     )
-    n_workers: int = option(1, "worker processes on this machine", ge=0)
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: GPUs if there are any, dealt to the workers in turn")
+    n_workers: int = option(1, "worker processes on this machine; GPUs are assigned to them in turn", ge=0)
     seed: int = option(0, "seed of the search; trials and repetitions derive theirs from it", ge=0, le=10**9)
     cache_dir: Path = option(Path("cache"), "folder of decoded data, shared by runs")
-    output_dir: Path = option(Path("runs"), "folder of journal, logs, checkpoints and undelivered records")
-    run_name: OptionalStr = option(None, "name of the study's run in MLflow")
 
     @model_validator(mode="after")
     def _target_known(self) -> "TuneConfig":

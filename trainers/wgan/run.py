@@ -28,12 +28,13 @@ from tracking.registry.models import ModelInfo, log_model
 from tracking.resuming import find_resumable
 from tracking.run import Run, start_run
 from tracking.silent_run import SilentRun
-from trainers.wgan.config import OPERATIONAL, PRESETS, WganConfig, build_networks
+from trainers.wgan.config import PRESETS, WganConfig, build_networks
 from trainers.wgan.loop import METRICS, Training, sample_images, train
 from training.config import (
     as_params,
     check_unchanged,
     launch_processes,
+    operational_fields,
     parse_config,
 )
 from training.generators.stored import sampler_with
@@ -131,7 +132,7 @@ def check_resumable(config: WganConfig, checkpoint: dict[str, Any], images: Imag
             f"resume: {done} steps are done already, more than steps={config.steps}; give steps of at least {done}"
         )
     # With lr_decay the rates hang on the last step.
-    operational = OPERATIONAL - {"steps"} if config.lr_decay == "linear" else OPERATIONAL
+    operational = operational_fields(WganConfig) - ({"steps"} if config.lr_decay == "linear" else set())
     other_data = None if checkpoint["data"] == images.fingerprint else f"{images.source} holds other images"
     check_unchanged(config, checkpoint["config"], operational, other_data, config.allow_changes)
 

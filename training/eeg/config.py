@@ -7,25 +7,37 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
 from models.eeg.augment import NAMES
-from training.config import CONFIG, OptionalInteger, OptionalPath, OptionalStr, Strings, option
+from training.config import (
+    CONFIG,
+    MachineConfig,
+    OptionalInteger,
+    OptionalPath,
+    RecordConfig,
+    ResumableConfig,
+    Seed,
+    Strings,
+    option,
+)
 
 
 @dataclass(frozen=True, config=CONFIG)
-class EegConfig:
-    """Parameters of every EEG trainer."""
+class EegConfig(MachineConfig, RecordConfig, ResumableConfig):
+    """Data, evaluation and training of every EEG trainer."""
 
     preset: Literal["quick", "physionet"] = option(
         "quick", "quick: simulated subjects, minutes on two CPU cores; physionet: 96 people of EEGMMI, downloaded"
     )
     # Data
     dataset: Literal["simulated", "physionet"] = option("simulated", "simulated recordings, or PhysioNet's EEGMMI")
-    data_dir: OptionalPath = option(None, "folder of EEGMMI; not given: MNE's own, filled by download")
+    data_dir: OptionalPath = option(
+        None, "folder of EEGMMI; not given: MNE's own, filled by download", operational=True
+    )
     subjects: str = option("1-9", "subjects, as 1,3,7-20")
     runs: str = option("4,8,12", "runs with left and right fists: 4,8,12 imagined, 3,7,11 executed")
     exclude: str = option("known", "subjects to leave out: known (faulty recordings), none, or 88,92")
-    on_bad: Literal["stop", "skip"] = option("stop", "what to do with a damaged recording")
+    on_bad: Literal["stop", "skip"] = option("stop", "what to do with a damaged recording", operational=True)
     checksums: bool = option(True, "recordings of EEGMMI must have PhysioNet's bytes; false: your own in its layout")
-    cache_dir: Path = option(Path("cache"), "folder of trials, shared by runs")
+    cache_dir: Path = option(Path("cache"), "folder of trials, shared by runs", operational=True)
     l_freq: float = option(7.0, "lower edge of the band, Hz", gt=0)
     h_freq: float = option(30.0, "upper edge of the band, Hz", gt=0)
     tmin: float = option(-1.0, "start of a trial, seconds from the cue")
@@ -65,17 +77,7 @@ class EegConfig:
         (), f"augmentations of training windows, one drawn for each window: none, or some of {', '.join(NAMES)}"
     )
     precision: Literal["fp32", "bf16"] = option("fp32", "bf16: mixed precision of the networks; losses stay in fp32")
-    seed: int = option(0, "seed of folds, weights, order and dropout", ge=0, le=2**31 - 1)
-    # Machine and records
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: a GPU if there is one")
-    nproc: int = option(1, "processes on this machine, one GPU each (torchrun starts them)", ge=1)
-    max_restarts: int = option(0, "times that torchrun starts the processes again when one of them is lost", ge=0)
-    output_dir: Path = option(
-        Path("runs"), "folder of checkpoints and of what is not yet delivered to the tracking server"
-    )
-    run_name: OptionalStr = option(None, "name of the run in MLflow")
-    resume: OptionalStr = option(None, "go on with this run: its id, or latest")
-    allow_changes: bool = option(False, "let a resumed run have other hyper-parameters than before")
+    seed: Seed = option(0, "seed of folds, weights, order and dropout")
 
     @model_validator(mode="after")
     def _values_allowed(self) -> "EegConfig":

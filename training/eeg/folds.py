@@ -36,7 +36,7 @@ from tracking.registry.models import ModelInfo
 from tracking.resuming import find_resumable
 from tracking.run import Run, start_run
 from tracking.silent_run import SilentRun
-from training.config import as_params, check_unchanged
+from training.config import as_params, check_unchanged, operational_fields
 from training.eeg.baselines import build_eegnet, classical_log_probabilities
 from training.eeg.config import EegConfig
 from training.eeg.fit import Fit
@@ -46,20 +46,6 @@ from training.processes import Processes, join_processes
 from training.trial import Pruned, StudyTrial
 
 CLASSICAL = ("csp_lda", "tangent_lr")
-
-# Fields that may differ when a run is resumed: they change where it computes or reports, not what it computes.
-OPERATIONAL = {
-    "data_dir",
-    "cache_dir",
-    "on_bad",
-    "device",
-    "nproc",
-    "max_restarts",
-    "output_dir",
-    "run_name",
-    "resume",
-    "allow_changes",
-}
 
 C = TypeVar("C", bound=EegConfig)
 W = TypeVar("W", bound="Resumable")
@@ -289,7 +275,9 @@ def run_eeg(
         check(config, data)
     if checkpoint is not None:
         other_data = None if checkpoint["data"] == data.fingerprint else "the recordings are others"
-        check_unchanged(config, checkpoint["config"], OPERATIONAL, other_data, config.allow_changes)
+        check_unchanged(
+            config, checkpoint["config"], operational_fields(type(config)), other_data, config.allow_changes
+        )
     if isinstance(windows, EegWindows | AlignedWindows):
         windows.to(device)
 

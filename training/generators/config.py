@@ -5,15 +5,13 @@ from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
-from evaluation.frechet import (
-    MIN_IMAGES,
-)
-from training.config import CONFIG, OptionalPath, OptionalStr, option
+from evaluation.frechet import MIN_IMAGES
+from training.config import CONFIG, DeviceConfig, OptionalPath, OptionalStr, RecordConfig, Seed, option
 
 
 @dataclass(frozen=True, config=CONFIG)
-class MeasureConfig:
-    """Parameters of every entry point that measures a generator."""
+class MeasureConfig(DeviceConfig, RecordConfig):
+    """Generator, reference images and features."""
 
     preset: Literal["quick", "celeba"] = option(
         "quick",
@@ -42,8 +40,4 @@ class MeasureConfig:
     n_images: int = option(5000, "generated images", ge=MIN_IMAGES)
     n_neighbours: int = option(10_000, "images on each side that precision and recall are computed from", ge=8)
     batch_size: int = option(100, "images in memory at once", ge=1)
-    seed: int = option(0, "seed of latent codes, reference draw, blocks and bootstrap", ge=0, le=2**31 - 1)
-    # Machine and records
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: a GPU if there is one")
-    output_dir: Path = option(Path("runs"), "folder of what is not yet delivered to the tracking server")
-    run_name: OptionalStr = option(None, "name of the run in MLflow")
+    seed: Seed = option(0, "seed of latent codes, reference draw, blocks and bootstrap")
