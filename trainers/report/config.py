@@ -1,7 +1,6 @@
 """The parameters of `report`."""
 
 from pathlib import Path
-from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 
@@ -12,7 +11,6 @@ from training.config import CONFIG, OptionalPath, OptionalStr, RecordConfig, opt
 class ReportConfig(RecordConfig):
     """Gather the runs of an experiment into one self-contained HTML page and a Markdown file."""
 
-    preset: Literal["quick"] = option("quick", "there is one")
     experiment: OptionalStr = option(
         None, "the experiment to report on; not given: that of `mlflow run`, else wgan-eeg and Default together"
     )
@@ -25,6 +23,3 @@ class ReportConfig(RecordConfig):
     markdown: Path = option(
         Path("report.md"), "where to write the Markdown; its figures go to report_figures/ beside it"
     )
-
-
-PRESETS: dict[str, dict[str, Any]] = {"quick": {}}

@@ -1,7 +1,5 @@
 """The parameters of `theory`."""
 
-from typing import Any, Literal
-
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
@@ -14,7 +12,6 @@ class TheoryConfig(RecordConfig):
     answers.
     """
 
-    preset: Literal["quick"] = option("quick", "quick: a minute on one CPU core")
     theta_star: float = option(0.0, "height of the target segment")
     offsets: Floats = option(
         (-1.0, -0.5, -0.1, 0.0, 0.1, 0.5, 1.0), "theta - theta_star at which distances are computed"
@@ -50,6 +47,3 @@ class TheoryConfig(RecordConfig):
         if max(map(abs, self.offsets)) > 10 or abs(self.start) > 10 or self.start == 0:
             raise ValueError(f"offsets up to 10 either way, and start up to 10 but not 0: {self.offsets}, {self.start}")
         return self
-
-
-PRESETS: dict[str, dict[str, Any]] = {"quick": {}}

@@ -21,7 +21,7 @@ from evaluation.distances import wasserstein_of_samples
 from models.gan.isir import Weights, run_chains
 from tracking.run import Run, start_run
 from tracking.silent_run import SilentRun
-from trainers.theory.config import PRESETS, TheoryConfig
+from trainers.theory.config import TheoryConfig
 from trainers.theory.figures import draw_corrections, draw_distances, draw_fits, draw_gradients
 from trainers.theory.networks import GENERATOR_LOSSES, Kind, Opponent, generate, penalised_slope
 from training.config import as_params, parse_config
@@ -388,4 +388,4 @@ def run_theory(config: TheoryConfig) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return run_theory(parse_config(TheoryConfig, PRESETS, sys.argv[1:] if argv is None else argv, "theory"))
+    return run_theory(parse_config(TheoryConfig, {}, sys.argv[1:] if argv is None else argv, "theory"))
