@@ -250,6 +250,7 @@ def _argument_parser(
 ) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=f"python -m trainers.{prog}",
+        usage="%(prog)s [--name value] ...",
         description=(config_class.__doc__ or "").strip(),
         allow_abbrev=False,
         add_help=False,

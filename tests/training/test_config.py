@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ from training.config import (
     operational_fields,
     option,
     parse_config,
+    preset_config,
     with_default,
 )
 
@@ -36,16 +38,24 @@ from training.config import (
 class Toy(RecordConfig):
     """A toy."""
 
-    preset: Literal["small", "big"] = option("small", "which")
-    image_size: ImageSize = option(32, "pixels")
-    gp_scale: float = option(10.0, "weight", ge=0)
+    preset: Literal["small", "big"] = option("big", "which")
+    image_size: ImageSize = option(128, "pixels")
+    gp_scale: float = option(5.0, "weight", ge=0)
     flip: bool = option(False, "mirror")
     data_dir: OptionalPath = option(None, "where", operational=True)
     shift: float = option(0.0, "any number")
     offsets: Floats = option((), "numbers")
 
 
-PRESETS: dict[str, dict[str, Any]] = {"small": {}, "big": {"image_size": 128, "gp_scale": 5.0}}
+PRESETS: dict[str, dict[str, Any]] = {"small": {"image_size": 32, "gp_scale": 10.0}, "big": {}}
+SMALL: dict[str, Any] = {"preset": "small", **PRESETS["small"]}
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Plain:
+    """One parameter."""
+
+    n: int = option(1, "a number")
 
 
 def parse(*argv: str) -> Toy:
@@ -53,20 +63,26 @@ def parse(*argv: str) -> Toy:
 
 
 def test_defaults_then_preset_then_what_was_given() -> None:
-    assert parse() == Toy()
-    assert parse("--preset", "big") == Toy(preset="big", image_size=128, gp_scale=5.0)
-    assert parse("--preset", "big", "--gp_scale", "7") == Toy(preset="big", image_size=128, gp_scale=7.0)
+    assert parse("--preset", "big") == Toy() == preset_config(Toy, PRESETS, "big")
+    assert parse() == Toy(**SMALL) == preset_config(Toy, PRESETS, "small")
+    assert parse("--preset", "big", "--gp_scale", "7") == Toy(gp_scale=7.0)
     assert parse("--flip", "true", "--image_size", "64", "--data_dir", "a b") == Toy(
-        flip=True, image_size=64, data_dir="a b"
+        **SMALL | {"flip": True, "image_size": 64, "data_dir": "a b"}
     )
+
+
+def test_a_config_without_presets() -> None:
+    assert parse_config(Plain, {}, ["--n", "3"], "plain") == Plain(n=3)
+    with pytest.raises(InputError, match="plain has no parameter 'preset'"):
+        parse_config(Plain, {}, ["--preset", "quick"], "plain")
 
 
 def test_values_may_begin_with_a_minus_sign() -> None:
     """Also as `mlflow run -P offsets=-1,0,1` passes them: in a word of their own, which argparse takes for an
     option.
     """
-    assert parse("--offsets", "-1,0,1", "--shift", "-1e-3") == Toy(offsets=(-1, 0, 1), shift=-0.001)
-    assert parse("--offsets=-1,2", "--flip", "true") == Toy(offsets=(-1, 2), flip=True)
+    assert parse("--offsets", "-1,0,1", "--shift", "-1e-3") == Toy(**SMALL | {"offsets": (-1, 0, 1), "shift": -0.001})
+    assert parse("--offsets=-1,2", "--flip", "true") == Toy(**SMALL | {"offsets": (-1, 2), "flip": True})
     assert parse("--data_dir", "-").data_dir == Path("-")
 
 
@@ -113,7 +129,7 @@ def test_dry_run_prints_the_resolved_config(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit) as end:
         parse("--preset", "big", "--dry_run")
     assert end.value.code == 0
-    resolved = as_params(Toy(preset="big", image_size=128, gp_scale=5.0))
+    resolved = as_params(Toy())
     assert json.loads(capsys.readouterr().out) == {**resolved, "offsets": []}
 
 
@@ -206,17 +222,38 @@ def test_mlproject_agrees_with_the_config(entry_point: str) -> None:
     assert sorted(placeholders) == sorted(declared)
     words = shlex.split(entry["command"])
     assert words[:3] == ["python", "-m", f"trainers.{entry_point}"]
+    presets = getattr(module, "PRESETS", {})
     for name, details in declared.items():
         assert words[words.index(f"--{name}") + 1] == f"{{{name}}}"
-        for preset in module.PRESETS:
-            given = [] if name == "preset" else ["--preset", preset]
-            config = parse_config(config_class, module.PRESETS, given, entry_point)
+        for preset in presets or [None]:
+            given = ["--preset", preset] if preset and name != "preset" else []
+            config = parse_config(config_class, presets, given, entry_point)
             default = as_params(config)[name]
             if not (name == "preset" and preset != details["default"]):
                 assert str(details["default"]) == str(default)
     # and what mlflow would run parses
     argv = [word.format(**{k: v["default"] for k, v in declared.items()}) for word in words[3:]]
-    parse_config(config_class, module.PRESETS, argv, entry_point)
+    parse_config(config_class, presets, argv, entry_point)
+
+
+@pytest.mark.parametrize("entry_point", MLPROJECT["entry_points"])
+def test_defaults_are_the_exercises_setting_and_the_first_preset_is_quick(entry_point: str) -> None:
+    """A preset that the fields' defaults stand for changes nothing."""
+    module = importlib.import_module(f"trainers.{entry_point}.run")
+    config_class, presets = config_class_of(module), getattr(module, "PRESETS", {})
+    if presets:
+        assert next(iter(presets)) == "quick"
+        assert presets[config_class().preset] == {}
+    for preset, values in presets.items():
+        defaults = as_params(config_class())
+        changed = as_params(preset_config(config_class, presets, preset))
+        assert {name for name in values if changed[name] == defaults[name]} == set()
+
+
+def test_the_makefile_has_mlprojects_entry_points() -> None:
+    shown = subprocess.run(["make", "-pnq", "lint"], cwd=ROOT, capture_output=True, text=True).stdout
+    (line,) = [line for line in shown.splitlines() if line.startswith("ENTRY_POINTS := ")]
+    assert line.split()[2:] == list(MLPROJECT["entry_points"])
 
 
 def test_mlproject_has_no_quoted_placeholder_and_no_scientific_notation() -> None:

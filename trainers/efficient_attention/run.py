@@ -29,7 +29,7 @@ from models.transformer import EncoderLayer
 from tracking.registry.models import ModelInfo
 from tracking.run import Run
 from tracking.silent_run import SilentRun
-from trainers.eeg_transformer.config import EegTransformerConfig, attention_spec, build_network
+from trainers.eeg_transformer.config import attention_spec, build_with_attention
 from trainers.eeg_transformer.run import register
 from trainers.efficient_attention.conclusion import conclusion, draw, labelling_figure
 from trainers.efficient_attention.config import PRESETS, SAME, EfficientAttentionConfig, transformer_config
@@ -266,11 +266,11 @@ def run_efficient_attention(config: EfficientAttentionConfig, study_trial: Study
     own = config.mechanisms[0] if study_trial else EXACT
 
     def build(data: EegData, name: str) -> nn.Module:
-        return build_network(replace(config, attention=EXACT), data.trials.shape[1], name)
+        return build_with_attention(config, data.trials.shape[1], name)
 
     def register_own(
         run: Run | SilentRun,
-        config: EegTransformerConfig,
+        config: EfficientAttentionConfig,
         data: EegData,
         network: nn.Module,
         metrics: Mapping[str, float],

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic.dataclasses import dataclass
 
 from training.config import CONFIG, MachineConfig, option
-from training.generators.config import MeasureConfig
+from training.generators.config import QUICK, MeasureConfig
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -14,10 +14,7 @@ class FidConfig(MeasureConfig, MachineConfig):
     images.
     """
 
-    n_sizes: int = option(8, "numbers of images at which the Fréchet distance is computed, to extrapolate it", ge=2)
+    n_sizes: int = option(8, "sample sizes at which the Fréchet distance is computed, to extrapolate it", ge=2)
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {},
-    "celeba": {"features": "inception", "n_images": 50_000, "n_reference": 50_000, "split": "all", "dataset": "celeba"},
-}
+PRESETS: dict[str, dict[str, Any]] = {"quick": QUICK, "celeba": {}}

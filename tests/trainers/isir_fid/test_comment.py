@@ -8,7 +8,7 @@ from evaluation.features import Features
 from models.gan.isir import Chains
 from trainers.isir_fid.config import PRESETS, IsirFidConfig
 from trainers.isir_fid.run import Sampled, comment, verdict
-from training.config import parse_config
+from training.config import parse_config, preset_config
 
 
 def sampled(fd: float, squared_norm: float = 6.0, ess: float = 5.0) -> Sampled:
@@ -20,7 +20,7 @@ def sampled(fd: float, squared_norm: float = 6.0, ess: float = 5.0) -> Sampled:
 
 def write(differences: dict[str, tuple[float, float, float]], **samplers: Sampled) -> str:
     return comment(
-        IsirFidConfig(),
+        preset_config(IsirFidConfig, PRESETS, "quick"),
         "fd_digits",
         "kd_digits",
         "digits, split train",
