@@ -31,7 +31,7 @@ from models.attention.spec import build_attention
 from models.eeg.transformer import EegTransformer
 from models.transformer import EncoderLayer
 from tracking.run import AnyRun
-from trainers.eeg_transformer.config import attention_spec, build_network
+from trainers.eeg_transformer.config import attention_spec, build_with_attention
 from trainers.eeg_transformer.registry import register_transformer
 from trainers.efficient_attention.conclusion import conclusion, plot_labelling, plot_over_length
 from trainers.efficient_attention.config import PRESETS, SAME, EfficientAttentionConfig, transformer_config
@@ -281,7 +281,7 @@ def fresh_network(config: EfficientAttentionConfig, data: EegData, name: str) ->
     with seeded(config.seed):
         if name == "eegnet":
             return build_eegnet(data, config.window)
-        return build_network(replace(config, attention=EXACT), data.trials.shape[1], name)
+        return build_with_attention(config, data.trials.shape[1], name)
 
 
 def search(

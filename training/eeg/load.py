@@ -11,7 +11,8 @@ from data.eeg.recording import fir_kernel
 from data.eeg.splits import Fold, make_folds
 from data.eeg.windows import EegWindows, Windows
 from models.eeg.whitening import mean_covariance, whitening
-from training.eeg.config import OPERATIONAL, EegConfig
+from training.config import operational_fields
+from training.eeg.config import EegConfig
 from training.session import Session
 
 SHRINKAGE = 0.05
@@ -21,7 +22,7 @@ SHRINKAGE = 0.05
 def load_for(session: Session, config: EegConfig) -> tuple[EegData, Windows, list[Fold]]:
     """The trials, their windows on the session's device, and the folds. InputError where a resumed run had others."""
     data, windows, folds = load_data(config, quiet=not session.is_first)
-    session.check_unchanged(data.fingerprint, "the recordings are others", OPERATIONAL)
+    session.check_unchanged(data.fingerprint, "the recordings are others", operational_fields(type(config)))
     if isinstance(windows, EegWindows | AlignedWindows):
         windows.to(session.device)
     return data, windows, folds
