@@ -16,8 +16,8 @@ SUMMARY = "summary.md"
 def render_summary(folder: Path, **values: Any) -> str:
     """The template `summary.md.j2` of `folder` with `values`, ending in one newline.
 
-    A name that the template uses and nobody gave raises jinja2.UndefinedError. Nothing is escaped: Markdown is not HTML,
-    and who shows it as HTML escapes it. A line that holds nothing but a `{% %}` leaves no line behind.
+    A name that the template uses and nobody gave raises jinja2.UndefinedError. Nothing is escaped: Markdown is not
+    HTML, and whoever shows it as HTML escapes it. A line that holds nothing but a `{% %}` leaves no line behind.
 
     The filter `number` formats floats: `{{ x | number }}` has four significant digits, `{{ x | number("+.2f") }}` what
     Python's format makes of it.
