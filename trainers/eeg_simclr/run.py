@@ -38,7 +38,7 @@ from tracking.registry.models import ModelInfo, log_model
 from tracking.run import Run
 from tracking.silent_run import SilentRun
 from trainers.eeg_simclr.comparison import percent, record_comparison
-from trainers.eeg_simclr.config import PRESETS, SFREQ, SPACE, EegSimclrConfig, augment_ranges, frozen_fit
+from trainers.eeg_simclr.config import PRESETS, SFREQ, EegSimclrConfig, augment_ranges, frozen_fit
 from trainers.eeg_simclr.frozen import EncodedWindows, all_features, encode_windows, fit_probe
 from trainers.eeg_simclr.pretraining import Pretraining
 from training.config import as_params, launch_processes, parse_config
@@ -47,8 +47,6 @@ from training.eeg.load import align
 from training.eeg.registry import facts_of, register_classifier
 from training.processes import Processes
 from training.trial import StudyTrial
-
-__all__ = ["PRESETS", "SPACE", "EegSimclrConfig", "run_eeg_simclr"]  # what `tune` looks for
 
 OWN = "simclr"
 RIVALS = ("scratch", "frozen", "probe", "random_probe")

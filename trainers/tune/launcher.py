@@ -46,10 +46,11 @@ from trainers.tune.storage import (
     this_host,
     used,
 )
-from trainers.tune.targets import TARGETS, Target, measure_of, measure_test, prepare
-from trainers.tune.worker import InStudy, reports_every
+from trainers.tune.targets import load_target
+from trainers.tune.worker import InStudy
 from trainers.tune.workers import Workers
 from training.config import as_params
+from training.tuning import Target
 
 ALIAS = "tuned"
 POLL_SECONDS = 1.0
@@ -222,10 +223,10 @@ class Leader:
             self.run.run_id,
             self.study.user_attrs["experiment"],
             {"study": self.study.study_name, "part": "winner"},
-            measure_of(self.target, config, self.objectives, self.run, self.config.features),
-            reports_every(getattr(config, self.target.horizon)),
+            self.target.validation(config, self.objectives, self.run, self.config.features),
+            self.target.report_every(config),
             on_begin=begun,
-            test=measure_test(self.target, config, self.objectives, self.run, self.config.features),
+            test=self.target.test(config, self.objectives, self.run, self.config.features),
         )
         print("\nthe winner's last training", flush=True)
         status = self.target.train(config, in_study)
@@ -237,8 +238,8 @@ class Leader:
         """Figures, tables, aliases, the report; the study's run is finished."""
         final = self.study.user_attrs["final"]
         models = alias_models(final["run_id"], ALIAS)
-        own = own_name(self.target, self.final_config(winner, final["seed"]))
-        tested = {k: v for k, v in metrics_of(final["run_id"]).items() if _is_test_figure(k, own)}
+        own = self.target.test_metrics(self.final_config(winner, final["seed"]))
+        tested = {k: v for k, v in metrics_of(final["run_id"]).items() if k.startswith("test_") or k in own}
         settings = ", ".join(f"{k}={v}" for k, v in final["settings"].items())
         text = report(
             self.study,
@@ -270,17 +271,6 @@ class Leader:
         print(f"\n{text}\nrun {self.run.run_id}\nopen it: {self.run.url()}")
 
 
-def own_name(target: Target, config: Any) -> str:
-    """What the trainer calls the network it registers, in its metrics."""
-    if target.name == "efficient_attention":
-        return str(config.mechanisms[0])
-    return {"eeg_transformer": "transformer", "eeg_simclr": "simclr"}.get(target.name, "")
-
-
-def _is_test_figure(name: str, own: str) -> bool:
-    return name.startswith("test_") or name in (f"{own}_subject_mean", f"{own}_trial_log_loss", f"{own}_trial_accuracy")
-
-
 def start_leading(config: TuneConfig, target: Target, study: optuna.Study, repeats: optuna.Study) -> Leader:
     """Start or go on with the study's run, and make what all workers need."""
     params = {**as_params(config), "storage": shown(config.storage or str(config.journal()))}
@@ -298,8 +288,8 @@ def start_leading(config: TuneConfig, target: Target, study: optuna.Study, repea
             raise InputError(
                 "the tracking server does not answer; a study's runs stand below its own, so tune needs it to begin"
             )
-        base = target.build(config.preset, {**target.searching, **config.fixed_values(), **config.places(target)})
-        prepare(target, base, run, config.features)
+        base = target.build(config.preset, {**target.every_trial, **config.fixed_values(), **config.places(target)})
+        target.prepare(base, run, config.features)
         repeats.set_user_attr("queued", None)  # n_best and n_seeds may be others than the last time
         if "run_id" not in study.user_attrs:
             defaults = inside(parse_space(config.space_of(target)), as_params(base))
@@ -340,7 +330,7 @@ def run_tune(config: TuneConfig) -> int:
     """Serve the study until it is closed; the exit status: 0, 1 where the last training failed, 128 + signal where one
     came.
     """
-    target = TARGETS[config.target]
+    target = load_target(config.target)
     config.check(target)
     storage: BaseStorage = open_storage(config.storage, config.journal())
     Reader().experiments()  # InputError where the tracking store does not answer: runs stand below the study's own

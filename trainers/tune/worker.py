@@ -30,12 +30,14 @@ from tracking.checkpoint import StopRequest
 from tracking.children import end_killed
 from tracking.resuming import run_folder
 from tracking.run import AnyRun
+from tracking.silent_run import SilentRun
 from trainers.tune.config import TuneConfig
 from trainers.tune.space import parse_space, suggest
 from trainers.tune.storage import is_decided, open_storage, repeats_queued, this_host, this_process, under_way, used
-from trainers.tune.targets import NOWHERE, TARGETS, Measure, Target, measure_of
+from trainers.tune.targets import load_target
 from training.config import build_config
 from training.trial import Pruned, StudyTrial
+from training.tuning import Measure, Target
 
 IDLE_SECONDS = 0.5
 
@@ -124,11 +126,6 @@ class InStudy(StudyTrial):
 # trial
 
 
-def reports_every(horizon: int) -> int:
-    """Steps between two measurements: eight in a training."""
-    return max(1, horizon // 8)
-
-
 class TrialRunner:
     """Has the trainer run the trials of one study: of the search, or of the repetitions of its best few."""
 
@@ -178,7 +175,7 @@ class TrialRunner:
             config = self.target.build(
                 self.config.preset,
                 {
-                    **self.target.searching,
+                    **self.target.every_trial,
                     **self.config.fixed_values(),
                     **values,
                     **self.config.places(self.target),
@@ -191,7 +188,7 @@ class TrialRunner:
             trial.set_user_attr("refused", str(fault))
             raise TrialPruned(str(fault)) from None
         if self._measure is None:
-            self._measure = measure_of(self.target, config, self.objectives, NOWHERE, self.config.features)
+            self._measure = self.target.validation(config, self.objectives, SilentRun(), self.config.features)
         in_study = InStudy(
             trial,
             self.objectives,
@@ -199,7 +196,7 @@ class TrialRunner:
             self.facts["experiment"],
             {"study": self.config.study_name(), "trial": trial.number, "part": name.split()[0]},
             self._measure,
-            reports_every(getattr(config, self.target.horizon)),
+            self.target.report_every(config),
             self.launcher,
         )
         try:
@@ -275,7 +272,7 @@ def load_repeats(config: TuneConfig, storage: optuna.storages.BaseStorage) -> op
 
 def work(config: TuneConfig, launcher: int) -> int:
     """Serve the search and the repetitions until both are done; the exit status."""
-    target = TARGETS[config.target]
+    target = load_target(config.target)
     with StopRequest() as stop:
         storage = open_storage(config.storage, config.journal())
         name = config.study_name()

@@ -13,7 +13,6 @@ from typing import Any
 import optuna
 import psutil
 import pytest
-import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
@@ -23,7 +22,7 @@ from tests.stack.services import PASSWORD, Postgres, postgres_folder
 from trainers.tune import storage as study_storage
 from trainers.tune.config import PRESETS, TuneConfig
 from trainers.tune.findings import Candidate, best_value, ranked, report
-from trainers.tune.launcher import Leader, own_name
+from trainers.tune.launcher import Leader
 from trainers.tune.run import main
 from trainers.tune.space import inside, parse_space, split_settings
 from trainers.tune.storage import (
@@ -38,7 +37,7 @@ from trainers.tune.storage import (
     this_process,
     used,
 )
-from trainers.tune.targets import TARGETS, latency
+from trainers.tune.targets import TARGETS, load_target
 from trainers.tune.worker import InStudy
 from training.config import as_params, parse_config
 from training.trial import StudyTrial
@@ -100,21 +99,21 @@ def test_the_defaults_are_found_in_a_space_or_not_at_all() -> None:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_value_of_a_declared_space_is_one_that_the_trainer_takes(name: str) -> None:
-    target = TARGETS[name]
+    target = load_target(name)
     config = parse_config(TuneConfig, PRESETS, ["--target", name], "tune")
     config.check(target)
-    space = parse_space({**target.space("quick"), **target.space("physionet")})
+    space = parse_space({**target.space_of("quick"), **target.space_of("physionet")})
     sampler = optuna.samplers.RandomSampler(seed=0)
     study = optuna.create_study(sampler=sampler)
     for _ in range(25):
         values = study.ask(space).params
-        built = target.build("quick", {**target.searching, **values, **config.places(target), "seed": 3})
+        built = target.build("quick", {**target.every_trial, **values, **config.places(target), "seed": 3})
         shown = shlex.split(target.command(built))
         # by itself, efficient_attention compares mechanisms and registers the exact one
-        by_hand = TARGETS["eeg_transformer" if name == "efficient_attention" else name]
+        by_hand = load_target("eeg_transformer" if name == "efficient_attention" else name)
         assert shown[:3] == ["python", "-m", f"trainers.{by_hand.name}"]
-        again = as_params(parse_config(by_hand.config_class, by_hand.module.PRESETS, shown[3:], by_hand.name))
-        wanted = as_params(built) | ({} if by_hand is target else {"attention": built.mechanisms[0]})
+        again = as_params(parse_config(by_hand.config, by_hand.presets, shown[3:], by_hand.name))
+        wanted = as_params(built) | ({} if by_hand.name == name else {"attention": built.mechanisms[0]})
         here = {k: again[k] for k in ("output_dir", "cache_dir")}
         assert again == {k: wanted[k] for k in again} | here
 
@@ -323,14 +322,9 @@ def test_the_winners_test_figures_are_found_by_what_its_trainer_calls_it(
 ) -> None:
     config = parse_config(TuneConfig, PRESETS, ["--target", name, *argv], "tune")
     leader = Leader.__new__(Leader)
-    leader.config, leader.target, leader.study = config, TARGETS[name], optuna.create_study()
+    leader.config, leader.target, leader.study = config, load_target(name), optuna.create_study()
     final = leader.final_config(Candidate(0, params, {}), 1)
-    assert own_name(leader.target, final) == own
-
-
-def test_latency_takes_the_example_to_where_the_network_is() -> None:
-    network = torch.nn.Linear(3, 2, device="meta")
-    assert latency(network, torch.randn(4, 3))["latency_ms"] > 0
+    assert leader.target.test_metrics(final)[0] == f"{own}_subject_mean"
 
 
 def test_a_study_does_not_move_what_is_served() -> None:

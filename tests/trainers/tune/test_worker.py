@@ -15,7 +15,7 @@ from tests.running import client, runs
 from tracking.run import start_run
 from trainers.tune.config import PRESETS, TuneConfig
 from trainers.tune.storage import is_decided, open_storage, open_study, repeats_queued, requeue, under_way, used
-from trainers.tune.targets import TARGETS
+from trainers.tune.targets import load_target
 from trainers.tune.worker import TrialRunner, load_repeats, take
 from training.config import parse_config
 
@@ -46,7 +46,7 @@ def done_well(study: optuna.Study, steps: range, n: int) -> None:
 def test_a_training_that_falls_behind_is_given_up(here: Path, pruner: str, others: int, at: int) -> None:
     argv = ["--pruner", pruner, "--n_trials", "40", "--fixed", FIXED, "--space", "gp_scale=log:0.1..100"]
     config = parse_config(TuneConfig, PRESETS, argv, "tune")
-    target = TARGETS["wgan"]
+    target = load_target("wgan")
     storage = open_storage(None, here / "journal")
     open_study(storage, "s", ["minimize"], {})
     study = optuna.load_study(study_name="s", storage=storage, pruner=config.build_pruner(target))
@@ -79,7 +79,7 @@ def test_a_repetition_that_falls_behind_goes_on(here: Path) -> None:
     repeats.enqueue_trial({"candidate": 0, "seed": 5})
     with start_run("tune", {}, output_dir=here / "runs") as parent:
         facts = {"run_id": parent.run_id, "experiment": "wgan-eeg", "study": study}
-        runner = TrialRunner(config, TARGETS["wgan"], facts, None)
+        runner = TrialRunner(config, load_target("wgan"), facts, None)
         assert take(repeats, 7, runner.repeat, False)
     trial = repeats.trials[-1]
     assert trial.state == TrialState.COMPLETE
