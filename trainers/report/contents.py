@@ -2,20 +2,19 @@
 pages.
 """
 
+import importlib
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from tracking.reading import Reader, RecordedRun, resolved_params
-from trainers.report.figures import Points, chart, small_picture
-from trainers.report.sections import GENERAL, SECTIONS, Panel, Pictures, Scores, Section
+from trainers.report.figures import Points, plot_lines, small_picture
 from trainers.report.tables import Table, benchmark_tables, csv_table, number, settings_table, sweep_tables
+from training.section import CONFUSION_MATRICES, FIGURES, Panel, Pictures, Scores, Section
 
 OVERLAID = 4
 """Runs whose lines share a chart."""
@@ -26,7 +25,15 @@ STEPS_SHOWN = 4
 MOST_COLUMNS = 14
 """Metrics in the table of runs at most; all of them are on the run's page."""
 
-Columns = dict[str, Any]
+GENERAL = Section(title="", place=0, pictures=(CONFUSION_MATRICES, FIGURES))
+"""Runs of entry points without a section: all that they recorded, in the order of names."""
+
+
+def load_sections() -> dict[str, Section]:
+    """{entry point: what its folder exports for the report}, in the order of showing."""
+    names = sorted(path.parent.name for path in Path(__file__).parents[1].glob("*/section.py"))
+    found = {name: importlib.import_module(f"trainers.{name}.section").SECTION for name in names}
+    return dict(sorted(found.items(), key=lambda item: item[1].place))
 
 
 @dataclass(frozen=True)
@@ -191,7 +198,7 @@ def general_panels(run: RecordedRun) -> list[Panel]:
     return [Panel(name, re.escape(name)) for name in names[:12]]
 
 
-def draw_panels(
+def plot_panels(
     reader: Reader, entry_point: str, panels: Sequence[Panel], runs: Sequence[RecordedRun]
 ) -> tuple[list[Chart], list[Chart]]:
     """(charts of the first run alone, charts that lay the runs over each other: those of panels with one line a
@@ -206,10 +213,10 @@ def draw_panels(
         if len(lines) == 1 and len(runs) > 1:
             drawn = [(run, found) for run in runs if (found := lines_of(reader, run, panel))]
             labels = {f"{run.name} ({run.run_id[:6]})": next(iter(found.values())) for run, found in drawn}
-            figure = chart(panel.title, panel.x, labels, panel.logarithmic)
+            figure = plot_lines(panel.title, panel.x, labels, panel.logarithmic)
             shared.append(Chart(name, panel.title, figure, [run for run, _ in drawn]))
         else:
-            own.append(Chart(name, panel.title, chart(panel.title, panel.x, lines, panel.logarithmic), runs[:1]))
+            own.append(Chart(name, panel.title, plot_lines(panel.title, panel.x, lines, panel.logarithmic), runs[:1]))
     return own, shared
 
 
@@ -306,21 +313,22 @@ def detail_of(reader: Reader, section: Section, entry_point: str, run: RecordedR
 
 def chapter_of(
     reader: Reader,
+    section: Section,
     entry_point: str,
     runs: Sequence[RecordedRun],
+    *,
     most: int,
     n_details: int,
 ) -> Chapter:
     """One entry point's runs, newest first: a table of `most` of them, the newest finished in full."""
-    section = SECTIONS.get(entry_point, GENERAL)
     finished = [run for run in runs if run.status == "FINISHED"] or list(runs)
     title = section.title or (entry_point if entry_point else "Runs without an entry point")
     chapter = Chapter(entry_point, title, table_of_runs(section, runs[:most]), max(0, len(runs) - most))
     panels = section.panels or general_panels(finished[0])
-    own, chapter.charts = draw_panels(reader, entry_point or "other", panels, finished[:OVERLAID])
+    own, chapter.charts = plot_panels(reader, entry_point or "other", panels, finished[:OVERLAID])
     for i, run in enumerate(finished[:n_details]):
         detail = detail_of(reader, section, f"{entry_point or 'other'}{i + 1 if i else ''}", run)
-        detail.charts = own if i == 0 else draw_panels(reader, f"{entry_point or 'other'}{i + 1}", panels, [run])[0]
+        detail.charts = own if i == 0 else plot_panels(reader, f"{entry_point or 'other'}{i + 1}", panels, [run])[0]
         chapter.details.append(detail)
     return chapter
 
@@ -350,12 +358,15 @@ def gather(
     by_entry_point: dict[str, list[RecordedRun]] = {}
     for run in ours:
         by_entry_point.setdefault(run.entry_point, []).append(run)
-    order = [*SECTIONS, *sorted(name for name in by_entry_point if name not in SECTIONS)]
+    sections = load_sections()
+    order = [*sections, *sorted(name for name in by_entry_point if name not in sections)]
     chapters = []
     for name in order:
         if name in by_entry_point:
             chosen = by_entry_point[name]
-            chapters.append(chapter_of(reader, name, chosen, most, len(chosen) if named else n_details))
+            shown = len(chosen) if named else n_details
+            section = sections.get(name, GENERAL)
+            chapters.append(chapter_of(reader, section, name, chosen, most=most, n_details=shown))
             advance(name or "other")
     finished = {run.entry_point for run in ours if run.status == "FINISHED"}
     base = reader.uri if reader.uri.startswith("http") else local_address
@@ -365,7 +376,7 @@ def gather(
         made=when(time.time()),
         n_runs=len(ours),
         chapters=chapters,
-        missing=[] if named else [name for name in SECTIONS if name not in finished and find_spec(f"trainers.{name}")],
+        missing=[] if named else [name for name in sections if name not in finished],
         benchmarks=benchmark_tables(benchmarks) if benchmarks else [],
         addresses={run.run_id: f"{base.rstrip('/')}/{run.page}" for run in ours},
     )

@@ -540,4 +540,7 @@ def test_under_mlflow_run_it_reports_on_that_experiment(store: MlflowClient, mon
 
 
 def test_the_templates_travel_with_the_code() -> None:
-    assert {path.name for path in (ROOT / "trainers" / "templates").iterdir()} == {"report.html.j2", "report.md.j2"}
+    assert {path.name for path in (ROOT / "trainers" / "report" / "templates").iterdir()} == {
+        "report.html.j2",
+        "report.md.j2",
+    }
