@@ -1,6 +1,4 @@
-"""What stands in the report: gathers it from the store into plain data, from which trainers/report/page.py makes the
-pages.
-"""
+"""What the report holds: gathered from the store into plain data, which trainers/report/page.py makes pages of."""
 
 import importlib
 import re
@@ -14,7 +12,7 @@ from matplotlib.figure import Figure
 from tracking.reading import Reader, RecordedRun, resolved_params
 from trainers.report.figures import Points, plot_lines, small_picture
 from trainers.report.tables import Table, benchmark_tables, csv_table, number, settings_table, sweep_tables
-from training.section import CONFUSION_MATRICES, FIGURES, Panel, Pictures, Scores, Section
+from training.section import CONFUSION_MATRICES, FIGURES, Panel, Scores, Section
 
 OVERLAID = 4
 """Runs whose lines share a chart."""
@@ -221,40 +219,47 @@ def plot_panels(
 
 
 def pictures_of(
-    reader: Reader, section: Section, entry_point: str, run: RecordedRun, paths: Sequence[str]
+    reader: Reader, section: Section, entry_point: str, run: RecordedRun, *, paths: Sequence[str]
 ) -> tuple[list[tuple[str, list[Picture]]], list[str]]:
-    """(the run's pictures by heading, notes on what could not be had); each file is shown once."""
-    left = [p for p in paths if p.endswith((".png", ".jpg", ".jpeg", ".webp")) and p not in section.drawn_anew]
+    """(the run's pictures by heading, notes on what cannot be shown); each file is shown once."""
     shown: list[tuple[str, list[Picture]]] = []
     notes: list[str] = []
-    for group in section.pictures:
-        chosen = [path for path in left if re.fullmatch(group.paths, path) and not path.startswith("images/")]
-        left = [path for path in left if path not in chosen]
-        found: list[Picture] = []
-        for path in sorted(chosen, key=lambda path: (_caption_place(group, path), path)):
-            stem = Path(path).stem
-            caption = dict(group.captions).get(stem, stem.replace("_", " "))
-            _add_picture(reader, found, notes, f"{entry_point}_{stem}", caption, run, path)
-        if found:
-            shown.append((group.title, found))
-    stepped = _stepped_images(section, left)
-    for key, by_step in stepped.items():
-        steps = sorted(by_step)
-        chosen_steps = [
-            steps[round(i * (len(steps) - 1) / max(1, min(STEPS_SHOWN, len(steps)) - 1))]
-            for i in range(min(STEPS_SHOWN, len(steps)))
+    for heading, entries in picture_groups(section, paths):
+        found = [
+            load_picture(reader, run, path, name=f"{entry_point}_{name}", caption=caption)
+            for path, name, caption in entries
         ]
-        found = []
-        for step in chosen_steps:
-            _add_picture(reader, found, notes, f"{entry_point}_{key}_{step}", f"step {step}", run, by_step[step])
-        if found:
-            shown.append((f"{key.replace('_', ' ').capitalize()} against step", found))
+        notes += [note for note in found if isinstance(note, str)]
+        if pictures := [picture for picture in found if isinstance(picture, Picture)]:
+            shown.append((heading, pictures))
     return shown, notes
 
 
-def _caption_place(group: Pictures, path: str) -> int:
-    names = [name for name, _ in group.captions]
-    return names.index(Path(path).stem) if Path(path).stem in names else len(names)
+def picture_groups(section: Section, paths: Sequence[str]) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """[(heading, [(path, name, caption)])] of the image files among `paths`: the section's groups, then what was logged
+    against steps.
+    """
+    left = [p for p in paths if p.endswith((".png", ".jpg", ".jpeg", ".webp")) and p not in section.drawn_anew]
+    groups = []
+    for group in section.pictures:
+        chosen = [path for path in left if re.fullmatch(group.paths, path) and not path.startswith("images/")]
+        left = [path for path in left if path not in chosen]
+        captions = dict(group.captions)
+        order = {name: i for i, name in enumerate(captions)}
+        chosen = sorted(chosen, key=lambda path: (order.get(Path(path).stem, len(order)), path))
+        named = [(path, Path(path).stem) for path in chosen]
+        groups.append((group.title, [(p, name, captions.get(name, name.replace("_", " "))) for p, name in named]))
+    for name, by_step in _stepped_images(section, left).items():
+        steps = _spread(sorted(by_step), STEPS_SHOWN)
+        heading = f"{name.replace('_', ' ').capitalize()} against step"
+        groups.append((heading, [(by_step[step], f"{name}_{step}", f"step {step}") for step in steps]))
+    return groups
+
+
+def _spread(values: Sequence[int], most: int) -> list[int]:
+    """At most `most` of the values, evenly spread, with the first and the last."""
+    n = min(most, len(values))
+    return [values[round(i * (len(values) - 1) / max(1, n - 1))] for i in range(n)]
 
 
 def _stepped_images(section: Section, paths: Iterable[str]) -> dict[str, dict[int, str]]:
@@ -266,18 +271,15 @@ def _stepped_images(section: Section, paths: Iterable[str]) -> dict[str, dict[in
     return found
 
 
-def _add_picture(
-    reader: Reader, found: list[Picture], notes: list[str], name: str, caption: str, run: RecordedRun, path: str
-) -> None:
+def load_picture(reader: Reader, run: RecordedRun, path: str, *, name: str, caption: str) -> Picture | str:
+    """The picture at `path` of the run's artifacts, or a note on why it cannot be shown."""
     data = reader.read(run.run_id, path)
-    picture = small_picture(data) if data is not None else None
+    if data is None:
+        return f"{path} can't be shown: it is not in the artifact store any more"
+    picture = small_picture(data)
     if picture is None:
-        notes.append(
-            f"{path} can't be shown: "
-            + ("it is not in the artifact store any more" if data is None else "it is no picture")
-        )
-    else:
-        found.append(Picture(re.sub(r"[^A-Za-z0-9_]", "_", name), caption, picture, run))
+        return f"{path} can't be shown: it is no picture"
+    return Picture(re.sub(r"[^A-Za-z0-9_]", "_", name), caption, picture, run)
 
 
 def detail_of(reader: Reader, section: Section, entry_point: str, run: RecordedRun) -> Detail:
@@ -306,7 +308,7 @@ def detail_of(reader: Reader, section: Section, entry_point: str, run: RecordedR
             detail.tables.append(table)
     if run.children:
         detail.notes.append(f"{run.children} runs belong to this one; the tracking UI shows them under it.")
-    detail.pictures, notes = pictures_of(reader, section, entry_point, run, paths)
+    detail.pictures, notes = pictures_of(reader, section, entry_point, run, paths=paths)
     detail.notes += notes
     return detail
 
