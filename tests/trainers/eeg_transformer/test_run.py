@@ -531,7 +531,7 @@ def test_a_transformer_begins_with_a_registered_encoder(tmp_path: Path, pool: st
     ("changes", "parameters", "words"),
     [
         ({}, {"subjects": "1-7"}, "pre-trained on subjects 7 of simulated"),
-        ({"class": "eeg-simclr"}, {}, "is no channel encoder, but eeg-simclr"),
+        ({"class": "eeg-simclr"}, {}, "is not a channel encoder, but eeg-simclr"),
         ({}, {"patch_stride": 5}, "must be multiples of 2"),
     ],
 )
