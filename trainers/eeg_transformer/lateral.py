@@ -66,7 +66,7 @@ def principal_axes(vectors: Tensor, n_components: int = N_COMPONENTS) -> np.ndar
 
 
 def ridge_directions(x: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Ridge regression of -1 (left) and +1 (right) on each slice alone, no intercept: [n, n_slices, d] -> [n_slices, d].
+    """Ridge regression of -1 (left) and +1 (right) on each slice, no intercept: [n, n_slices, d] -> [n_slices, d].
 
     The penalty is RIDGE times the slice's mean squared norm.
     """

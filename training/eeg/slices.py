@@ -5,7 +5,7 @@ vectors = aligned_vectors(found, group)             # with all trials of the per
 vectors = causal_vectors(found, group, reference)   # with those before the present one alone
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -88,12 +88,18 @@ def aligned_vectors(found: TrialCovariances, group: np.ndarray) -> Tensor:
     """
     tangent = OddTangent(mirror_of(found.ch_names))
     vectors = torch.empty(*found.parts.shape[:2], tangent.n_features)
-    for g in np.unique(group):
-        rows = torch.from_numpy(np.flatnonzero(group == g))
-        matrices = torch.stack([whitening(c, ALIGN_SHRINKAGE) for c in found.whole[rows].double().mean(0)])
-        own = _tangents(found, rows, matrices[found.band_of], tangent)
+    for rows, aligned in _aligned_by_group(found, group):
+        own = _tangents(found.slices, aligned, tangent)
         vectors[rows] = own - own.mean(0)
     return vectors
+
+
+def aligned_covariances(found: TrialCovariances, group: np.ndarray) -> Tensor:
+    """Covariances of all slices [n_trials, n_slices, n_chans, n_chans], float32, whitened as in `aligned_vectors`."""
+    out = torch.empty_like(found.parts)
+    for rows, aligned in _aligned_by_group(found, group):
+        out[rows] = aligned.float()
+    return out
 
 
 def reference_covariances(found: TrialCovariances, group: np.ndarray, rows: np.ndarray) -> Tensor:
@@ -117,14 +123,27 @@ def causal_vectors(found: TrialCovariances, group: np.ndarray, reference: Tensor
         own = torch.empty(len(rows), *vectors.shape[1:])
         for k, row in enumerate(rows):
             matrices = torch.stack([whitening(c, ALIGN_SHRINKAGE) for c in total / before[k]])
-            own[k] = _tangents(found, torch.tensor([row]), matrices[found.band_of], tangent)[0]
+            own[k] = _tangents(found.slices, _whitened(found, torch.tensor([row]), matrices), tangent)[0]
             total = total + found.whole[row].double()
         means = (own.cumsum(0) - own) / before[:, None, None]
         vectors[torch.from_numpy(rows)] = own - means
     return vectors
 
 
-def _tangents(found: TrialCovariances, rows: Tensor, whiten: Tensor, tangent: OddTangent) -> Tensor:
-    """Vectors [n_rows, n_slices, n_features] of the trials `rows`, whitened by a matrix for each slice."""
-    aligned = whiten @ found.parts[rows].double() @ whiten
-    return torch.stack([tangent(aligned[:, k], s.shrinkage) for k, s in enumerate(found.slices)], 1)
+def _aligned_by_group(found: TrialCovariances, group: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
+    """(rows of a group, their covariances [n_rows, n_slices, n_chans, n_chans] whitened by their own mean)."""
+    for g in np.unique(group):
+        rows = torch.from_numpy(np.flatnonzero(group == g))
+        matrices = torch.stack([whitening(c, ALIGN_SHRINKAGE) for c in found.whole[rows].double().mean(0)])
+        yield rows, _whitened(found, rows, matrices)
+
+
+def _whitened(found: TrialCovariances, rows: Tensor, matrices: Tensor) -> Tensor:
+    """Covariances of the slices of `rows` between the band's whitening matrix on both sides, float64."""
+    whiten = matrices[found.band_of]
+    return whiten @ found.parts[rows].double() @ whiten
+
+
+def _tangents(slices: Sequence[Slice], aligned: Tensor, tangent: OddTangent) -> Tensor:
+    """Vectors [n_rows, n_slices, n_features] of whitened covariances."""
+    return torch.stack([tangent(aligned[:, k], s.shrinkage) for k, s in enumerate(slices)], 1)
