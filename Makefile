@@ -13,7 +13,8 @@ PYTEST := OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
-ENTRY_POINTS := wgan fid isir_fid eeg_simclr eeg_transformer efficient_attention theory report tune
+# The keys of MLproject's entry_points: two spaces, a name, a colon.
+ENTRY_POINTS := $(shell sed -n 's/^  \([a-z_]*\):$$/\1/p' MLproject)
 
 .PHONY: help setup $(ENTRY_POINTS) ui serve test test-all services stack-test docker-verify lint clean
 

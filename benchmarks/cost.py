@@ -33,7 +33,7 @@ from trainers.isir_fid.config import PRESETS as ISIR_PRESETS
 from trainers.isir_fid.config import IsirFidConfig
 from trainers.wgan.config import PRESETS as WGAN_PRESETS
 from trainers.wgan.config import WganConfig
-from training.config import build_config
+from training.config import preset_config
 
 TRIALS, POSITIONS = 45, 9  # labelled trials of a person in runs 4, 8 and 12, and windows of a trial
 
@@ -54,7 +54,7 @@ def wgan_operations(config: WganConfig, n: int = 2) -> dict[str, float]:
     with torch.no_grad():
         parts = {"G(z)": operations(lambda: G(z)), "D(x)": operations(lambda: D(x))}
         fake = G(z)
-    critic = operations(lambda: critic_step_gradients(D, x, fake, alpha, config.gp_scale))
+    critic = operations(lambda: critic_step_gradients(D, x, fake, alpha, gp_scale=config.gp_scale))
     leaf = z.clone().requires_grad_(True)
     # backward, since the counter cannot follow torch.autograd.grad to a leaf; without weight gradients, as in MALA
     for network in (G.eval(), D):
@@ -152,13 +152,10 @@ def main() -> None:
     speeds = [float(speed) for speed in args.teraflops.split(",")]
 
     found = whole(
-        build_config(WganConfig, {**WGAN_PRESETS["celeba"], "preset": "celeba"}),
-        build_config(IsirFidConfig, {**ISIR_PRESETS["celeba"], "preset": "celeba"}),
-        build_config(EegTransformerConfig, {**EEG_PRESETS["physionet"], "preset": "physionet"}),
-        {
-            preset: build_config(EegSimclrConfig, {**SIMCLR_PRESETS[preset], "preset": preset})
-            for preset in ("physionet", "drawn")
-        },
+        preset_config(WganConfig, WGAN_PRESETS, "celeba"),
+        preset_config(IsirFidConfig, ISIR_PRESETS, "celeba"),
+        preset_config(EegTransformerConfig, EEG_PRESETS, "physionet"),
+        {preset: preset_config(EegSimclrConfig, SIMCLR_PRESETS, preset) for preset in ("physionet", "drawn")},
     )
     header = ["part", "operations, PFLOP", *(f"hours at {speed:g} TFLOP/s" for speed in speeds)]
     if args.per_hour is not None:

@@ -60,7 +60,7 @@ def register(folder: Path) -> tuple[Generator, Critic, EpochClassifier, np.ndarr
     torch.manual_seed(0)
     G, D = Generator(32, NZ, 32).eval(), Critic(32, 32).eval()
     transformer = EegTransformer(64, patch_len=40, patch_stride=20)
-    classifier = EpochClassifier(transformer, torch.from_numpy(fir_kernel(160.0, 7, 30)), 160, 80).eval()
+    classifier = EpochClassifier(transformer, torch.from_numpy(fir_kernel(160.0, 7, 30)), window=160, step=80).eval()
     epochs = np.random.default_rng(0).normal(0, 2e-5, (16, 64, 801)).astype(np.float32)
     with start_run("serving", {}, output_dir=folder / "runs") as run:
         z = torch.randn(4, NZ).numpy()

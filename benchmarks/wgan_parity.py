@@ -74,7 +74,7 @@ def compare(size: int) -> dict[str, float]:
 
     loss = loss_D(D(x_fake), D(x_real)) + 10 * loss_GP(x_fake, x_real, D, alpha=alpha)
     plain = gradients(loss, D)
-    critic_step_gradients(D, x_real, x_fake, alpha, 10.0)
+    critic_step_gradients(D, x_real, x_fake, alpha, gp_scale=10.0)
     stepped = [parameter.grad for parameter in D.parameters() if parameter.grad is not None]
     rows["fast critic step, gradient"] = largest(stepped, plain)
     G.train()

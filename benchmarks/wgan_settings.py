@@ -27,7 +27,7 @@ from common.errors import run_main
 from data.images.load import ImageBatches, load_images
 from evaluation.features import extract, network_extractor
 from evaluation.frechet import Gaussian, frechet_distance
-from models.gan.digit_features import DigitClassifier, DigitFeatures
+from models.gan.digit_classifier import DigitClassifier, DigitFeatures
 from trainers.wgan.config import PRESETS, WganConfig, build_networks
 from trainers.wgan.loop import METRICS, Training, sample_images, training_steps
 from training.config import parse_config

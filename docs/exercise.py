@@ -153,7 +153,7 @@ show(plot_image(image_grid(sample_images(G_average, codes)), "after 120 steps; `
 # %%
 from evaluation.features import extract, network_extractor
 from evaluation.frechet import Gaussian, frechet_of
-from models.gan.digit_features import DigitFeatures
+from models.gan.digit_classifier import DigitFeatures
 from training.generators.digit_features import train_classifier
 
 classifier, accuracy = train_classifier(cache)

@@ -11,7 +11,7 @@ or None).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -29,16 +29,18 @@ __all__ = [
     "MultiHeadAttentionBlock",
     "PositionalEncoding",
     "Transformer",
+    "pre_norm_encoder",
     "sinusoidal_encoding",
 ]
 
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 
 
 def sinusoidal_encoding(
     length: int,
     d_model: int,
     start: int = 0,
+    *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Tensor:
@@ -76,14 +78,15 @@ class PositionalEncoding(nn.Module):
         self.register_buffer("table", torch.empty(0, d_model), persistent=False)
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
-        """start: position of the first token, for a recording that comes in pieces."""
+        """x [B, N, d_model] -> the same shape. start: position of the first token, for a recording in pieces."""
         if x.shape[-1] != self.d_model:
             raise ValueError(f"tokens have {x.shape[-1]} features, the encoding has d_model={self.d_model}")
         end = start + x.shape[-2]
         if start > 0:  # pieces of an endless recording must not make an endless table
-            return self.dropout(x + sinusoidal_encoding(x.shape[-2], self.d_model, start, x.dtype, x.device))
+            encoding = sinusoidal_encoding(x.shape[-2], self.d_model, start, dtype=x.dtype, device=x.device)
+            return self.dropout(x + encoding)
         if len(self.table) < end or self.table.dtype != x.dtype or self.table.device != x.device:
-            self.table = sinusoidal_encoding(end, self.d_model, 0, x.dtype, x.device)
+            self.table = sinusoidal_encoding(end, self.d_model, dtype=x.dtype, device=x.device)
         return self.dropout(x + self.table[:end])
 
 
@@ -94,8 +97,8 @@ class EncoderLayer(nn.Module):
         d_model, n_heads: see MultiHeadAttentionBlock.
         d_ff: hidden features of the two-layer network.
         dropout: after attention, inside and after the network. Weights of attention have their own,
-        `AttentionSpec.dropout`, 0 by default
-            (torch.nn uses one number for both; on a CPU, dropping weights makes attention several times slower).
+            `AttentionSpec.dropout`, 0 by default (torch.nn uses one number for both; on a CPU, dropping weights makes
+            attention several times slower).
         activation: `relu` or `gelu`.
         norm_first: normalise the input of each part (pre-norm) instead of the sum (post-norm, the paper's).
         attention: mechanism of the self-attention.
@@ -106,6 +109,7 @@ class EncoderLayer(nn.Module):
         d_model: int,
         n_heads: int,
         d_ff: int = 2048,
+        *,
         dropout: float = 0.1,
         activation: str = "relu",
         norm_first: bool = False,
@@ -125,6 +129,7 @@ class EncoderLayer(nn.Module):
         self,
         x: Tensor,
         key_padding_mask: Tensor | None = None,
+        *,
         attn_mask: Tensor | None = None,
         causal: bool = False,
         need_weights: bool = False,
@@ -132,7 +137,7 @@ class EncoderLayer(nn.Module):
         """x [B, N, d_model] -> (the same shape, weights [B, h, N, N] or None)."""
         h = self.norm1(x) if self.norm_first else x
         h, weights = self.self_attn(
-            h, None, None, key_padding_mask, attn_mask, causal=causal, need_weights=need_weights
+            h, key_padding_mask=key_padding_mask, attn_mask=attn_mask, causal=causal, need_weights=need_weights
         )
         return self._after_attention(x, h), weights
 
@@ -163,6 +168,7 @@ class DecoderLayer(nn.Module):
         d_model: int,
         n_heads: int,
         d_ff: int = 2048,
+        *,
         dropout: float = 0.1,
         activation: str = "relu",
         norm_first: bool = False,
@@ -188,6 +194,7 @@ class DecoderLayer(nn.Module):
         self,
         x: Tensor,
         memory: Tensor,
+        *,
         key_padding_mask: Tensor | None = None,
         memory_padding_mask: Tensor | None = None,
         attn_mask: Tensor | None = None,
@@ -199,11 +206,14 @@ class DecoderLayer(nn.Module):
         None).
         """
         h = self.norm1(x) if self.norm_first else x
-        x = x + self.dropout1(self.self_attn(h, None, None, key_padding_mask, attn_mask, causal=causal)[0])
+        h, _ = self.self_attn(h, key_padding_mask=key_padding_mask, attn_mask=attn_mask, causal=causal)
+        x = x + self.dropout1(h)
         if not self.norm_first:
             x = self.norm1(x)
         h = self.norm2(x) if self.norm_first else x
-        h, weights = self.multihead_attn(h, memory, memory, memory_padding_mask, memory_mask, need_weights=need_weights)
+        h, weights = self.multihead_attn(
+            h, memory, key_padding_mask=memory_padding_mask, attn_mask=memory_mask, need_weights=need_weights
+        )
         x = x + self.dropout2(h)
         if not self.norm_first:
             x = self.norm2(x)
@@ -224,6 +234,7 @@ class Encoder(nn.Module):
         self,
         x: Tensor,
         key_padding_mask: Tensor | None = None,
+        *,
         attn_mask: Tensor | None = None,
         causal: bool = False,
         need_weights: bool = False,
@@ -231,7 +242,7 @@ class Encoder(nn.Module):
         """x [B, N, d_model] -> (the same shape, the weights of each layer if asked for)."""
         weights = []
         for layer in self.layers:
-            x, w = layer(x, key_padding_mask, attn_mask, causal, need_weights)
+            x, w = layer(x, key_padding_mask, attn_mask=attn_mask, causal=causal, need_weights=need_weights)
             weights += [] if w is None else [w]
         return (x if self.norm is None else self.norm(x)), weights
 
@@ -247,6 +258,33 @@ class Encoder(nn.Module):
         return (x if self.norm is None else self.norm(x)), tuple(after)
 
 
+def pre_norm_encoder(
+    d_model: int,
+    n_heads: int,
+    n_layers: int,
+    *,
+    d_ff: int,
+    dropout: float,
+    attention: AttentionSpec | str,
+    generator: torch.Generator | None = None,
+) -> Encoder:
+    """n_layers alike with GELU, each normalising its input, and a last normalisation: [B, N, d_model] -> the same."""
+    layers = [
+        EncoderLayer(
+            d_model,
+            n_heads,
+            d_ff,
+            dropout=dropout,
+            activation="gelu",
+            norm_first=True,
+            attention=attention,
+            generator=generator,
+        )
+        for _ in range(n_layers)
+    ]
+    return Encoder(layers, nn.LayerNorm(d_model))
+
+
 class Decoder(nn.Module):
     """Decoder layers one after the other, and a last normalisation unless `norm` is None."""
 
@@ -258,6 +296,7 @@ class Decoder(nn.Module):
         self,
         x: Tensor,
         memory: Tensor,
+        *,
         key_padding_mask: Tensor | None = None,
         memory_padding_mask: Tensor | None = None,
         attn_mask: Tensor | None = None,
@@ -273,12 +312,12 @@ class Decoder(nn.Module):
             x, w = layer(
                 x,
                 memory,
-                key_padding_mask,
-                memory_padding_mask,
-                attn_mask,
-                memory_mask,
-                causal,
-                need_weights,
+                key_padding_mask=key_padding_mask,
+                memory_padding_mask=memory_padding_mask,
+                attn_mask=attn_mask,
+                memory_mask=memory_mask,
+                causal=causal,
+                need_weights=need_weights,
             )
             weights += [] if w is None else [w]
         return (x if self.norm is None else self.norm(x)), weights
@@ -298,6 +337,7 @@ class Transformer(nn.Module):
         n_heads: int = 8,
         n_encoder_layers: int = 6,
         n_decoder_layers: int = 6,
+        *,
         d_ff: int = 2048,
         dropout: float = 0.1,
         activation: str = "relu",
@@ -309,7 +349,16 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         encoder = [
-            EncoderLayer(d_model, n_heads, d_ff, dropout, activation, norm_first, attention, generator)
+            EncoderLayer(
+                d_model,
+                n_heads,
+                d_ff,
+                dropout=dropout,
+                activation=activation,
+                norm_first=norm_first,
+                attention=attention,
+                generator=generator,
+            )
             for _ in range(n_encoder_layers)
         ]
         decoder = [
@@ -317,12 +366,12 @@ class Transformer(nn.Module):
                 d_model,
                 n_heads,
                 d_ff,
-                dropout,
-                activation,
-                norm_first,
-                decoder_attention,
-                cross_attention,
-                generator,
+                dropout=dropout,
+                activation=activation,
+                norm_first=norm_first,
+                attention=decoder_attention,
+                cross_attention=cross_attention,
+                generator=generator,
             )
             for _ in range(n_decoder_layers)
         ]
@@ -336,6 +385,7 @@ class Transformer(nn.Module):
         self,
         src: Tensor,
         tgt: Tensor,
+        *,
         src_padding_mask: Tensor | None = None,
         tgt_padding_mask: Tensor | None = None,
         src_mask: Tensor | None = None,
@@ -343,13 +393,25 @@ class Transformer(nn.Module):
         memory_mask: Tensor | None = None,
         tgt_causal: bool = False,
     ) -> Tensor:
-        """Padding masks [B, N] and [B, M], attention masks [N, N], [M, M] and [M, N]; tgt_causal: target i sees targets
-        0..i."""
-        memory, _ = self.encoder(src, src_padding_mask, src_mask)
-        return self.decoder(tgt, memory, tgt_padding_mask, src_padding_mask, tgt_mask, memory_mask, tgt_causal)[0]
+        """src [B, N, d_model], tgt [B, M, d_model] -> [B, M, d_model].
+
+        Padding masks [B, N] and [B, M], attention masks [N, N], [M, M] and [M, N]; tgt_causal: target i sees targets
+        0..i.
+        """
+        memory, _ = self.encoder(src, src_padding_mask, attn_mask=src_mask)
+        decoded, _ = self.decoder(
+            tgt,
+            memory,
+            key_padding_mask=tgt_padding_mask,
+            memory_padding_mask=src_padding_mask,
+            attn_mask=tgt_mask,
+            memory_mask=memory_mask,
+            causal=tgt_causal,
+        )
+        return decoded
 
 
-def _activation(name: str):  # type: ignore[no-untyped-def]
+def _activation(name: str) -> Callable[[Tensor], Tensor]:
     if name not in ACTIVATIONS:
         raise ValueError(f"activation={name!r}: allowed are {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]

@@ -158,8 +158,9 @@ def presets() -> Iterator[tuple[str, str]]:
 
 
 def dry_run(entry_point: str, preset: str) -> dict[str, Any]:
-    """The resolved parameters, as the command line prints them."""
-    words = [*command(entry_point, preset=preset), "--dry_run"]
+    """The resolved parameters, as the command line prints them; quick is the preset if none is given."""
+    given = {} if preset == "quick" else {"preset": preset}
+    words = [*command(entry_point, **given), "--dry_run"]
     done = subprocess.run(words, env=environment(ROOT), cwd=ROOT, capture_output=True, text=True, check=True)
     return dict(json.loads(done.stdout))
 

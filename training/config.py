@@ -2,8 +2,11 @@
 parameters.
 
 A trainer declares one frozen pydantic dataclass. Its fields are the command line (`--gp_scale 10`), the checks (ranges,
-choices) and the help text; its presets are dicts of field values. `mlflow run . -e wgan -P gp_scale=5` arrives here as
-`--gp_scale 5`.
+choices) and the help text. `mlflow run . -e wgan -P gp_scale=5` arrives here as `--gp_scale 5`. Fields that several
+trainers have come from the classes below (`MachineConfig`, `RecordConfig`, `ResumableConfig`).
+
+A field's default is the exercise's own setting. Presets are dicts of the fields that they change; the first one is the
+command line's, if none is given.
 """
 
 import argparse
@@ -14,11 +17,12 @@ import os
 import subprocess
 import sys
 import typing
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
 from common.errors import InputError
 
@@ -41,6 +45,7 @@ ImageSize = Annotated[Literal[32, 48, 64, 128], BeforeValidator(_integer_if_digi
 OptionalPath = Annotated[Path | None, BeforeValidator(_none_if_empty)]
 OptionalInteger = Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_none_if_empty)]
 OptionalStr = Annotated[str | None, BeforeValidator(_none_if_empty)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 def _split_list(value: Any) -> Any:
@@ -55,14 +60,67 @@ Floats = Annotated[tuple[float, ...], BeforeValidator(_split_list)]
 Strings = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
 
 
-def option(default: Any, help: str, **limits: Any) -> Any:
-    """A config field: its default, its help text, and its limits (`ge`, `gt`, `le`, `lt`)."""
-    return Field(default=default, description=help, **limits)
+def option(default: Any, help: str, *, operational: bool = False, **limits: Any) -> Any:
+    """A config field: its default, its help text, and its limits (`ge`, `gt`, `le`, `lt`).
+
+    operational: it changes where and how a run computes or reports, not what it computes, so a resumed run may have
+    another value.
+    """
+    return Field(default=default, description=help, json_schema_extra={"operational": operational}, **limits)
+
+
+def with_default(base: type, name: str, default: Any) -> Any:
+    """The field `name` of the config class `base` with another default."""
+    field = _fields(base)[name]
+    return option(default, field.description, operational=_is_operational(field), **dict(_limits(field)))
+
+
+def operational_fields(config_class: type) -> frozenset[str]:
+    """Names of the fields in which a resumed run may differ from before."""
+    return frozenset(name for name, field in _fields(config_class).items() if _is_operational(field))
+
+
+@dataclass(frozen=True, config=CONFIG)
+class DeviceConfig:
+    """Where the trainer computes."""
+
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: a GPU if there is one", operational=True)
+
+
+@dataclass(frozen=True, config=CONFIG)
+class MachineConfig(DeviceConfig):
+    """Processes."""
+
+    nproc: int = option(1, "processes on this machine, one GPU each (torchrun starts them)", operational=True, ge=1)
+    max_restarts: int = option(
+        0, "times that torchrun restarts all processes after one of them is lost", operational=True, ge=0
+    )
+
+
+@dataclass(frozen=True, config=CONFIG)
+class RecordConfig:
+    """Records."""
+
+    output_dir: Path = option(
+        Path("runs"),
+        "folder for checkpoints and for records not yet delivered to the tracking server",
+        operational=True,
+    )
+    run_name: OptionalStr = option(None, "name of the run in MLflow", operational=True)
+
+
+@dataclass(frozen=True, config=CONFIG)
+class ResumableConfig:
+    """Resuming."""
+
+    resume: OptionalStr = option(None, "continue this run: its id, or latest", operational=True)
+    allow_changes: bool = option(False, "allow other hyper-parameters than before when resuming", operational=True)
 
 
 def parse_config(config_class: type[C], presets: Mapping[str, Mapping[str, Any]], argv: Sequence[str], prog: str) -> C:
     """The config that `argv` asks for: defaults, overridden by the preset, overridden by what was given.
 
+    presets: {name: values}, the first of them for an `argv` without `--preset`; empty for a config without presets.
     Raises InputError for an unknown name or a value that is not allowed. `--help` prints every parameter and exits;
     `--dry_run` prints the resolved config as JSON and exits.
     """
@@ -75,14 +133,22 @@ def parse_config(config_class: type[C], presets: Mapping[str, Mapping[str, Any]]
         raise InputError(f"{prog} has no parameter {name!r}; {hint}")
     given = {name: value for name, value in vars(namespace).items() if value not in (None, "")}
     dry_run = given.pop("dry_run", False)
-    preset = given.get("preset", _fields(config_class)["preset"].default)
-    if preset not in presets:
-        raise InputError(f"preset: {preset!r} is not allowed; choose one of {', '.join(presets)}")
-    config = build_config(config_class, {**presets[preset], "preset": preset, **given})
+    if presets:
+        preset = given.pop("preset", next(iter(presets)))
+        if preset not in presets:
+            raise InputError(f"preset: {preset!r} is not allowed; choose one of {', '.join(presets)}")
+        config = preset_config(config_class, presets, preset, **given)
+    else:
+        config = build_config(config_class, given)
     if dry_run:
         print(json.dumps(as_params(config), indent=2))
         sys.exit(0)
     return config
+
+
+def preset_config(config_class: type[C], presets: Mapping[str, Mapping[str, Any]], preset: str, **changes: Any) -> C:
+    """The config of a preset, with `changes`; InputError as from `build_config`."""
+    return build_config(config_class, {**presets[preset], "preset": preset, **changes})
 
 
 def build_config(config_class: type[C], values: Mapping[str, Any]) -> C:
@@ -139,9 +205,8 @@ def check_unchanged(
 ) -> None:
     """Refuse to resume with other parameters or other data than a checkpoint's, unless `allow_changes`.
 
-    before: the checkpoint's parameters, from `as_params`. operational: names of those that may differ, since they
-    change where and how a run computes or reports, not what. other_data: what to say of the data, None where they are
-    the same.
+    before: the checkpoint's parameters, from `as_params`. operational: names of those that may differ
+    (`operational_fields`). other_data: what to say of the data, None where they are the same.
     """
     changed = [
         f"{name} was {before.get(name)!r}, now {value!r}"
@@ -151,7 +216,7 @@ def check_unchanged(
     changed += [other_data] if other_data else []
     if changed and not allow_changes:
         raise InputError(
-            f"resume: {'; '.join(changed)}; give the old values, or allow_changes=true to go on with the new ones"
+            f"resume: {'; '.join(changed)}; give the old values, or allow_changes=true to continue with the new ones"
         )
 
 
@@ -185,18 +250,66 @@ def _argument_parser(
 ) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=f"python -m trainers.{prog}",
+        usage="%(prog)s [--name value] ...",
         description=(config_class.__doc__ or "").strip(),
         allow_abbrev=False,
+        add_help=False,
     )
-    for name, field in _fields(config_class).items():
-        by_preset = {preset: values[name] for preset, values in presets.items() if name in values}
-        default = f"default: {field.default}"
-        if by_preset:
-            default += "; " + ", ".join(f"{preset}: {value}" for preset, value in by_preset.items())
-        help = f"{field.description} ({_allowed(field)}{default})".replace("%", "%%")
-        parser.add_argument(f"--{name}", metavar="VALUE", help=help)
-    parser.add_argument("--dry_run", action="store_true", help="print the resolved parameters as JSON and stop")
+    fields = _fields(config_class)
+    for title, names in _help_groups(config_class).items():
+        group = parser.add_argument_group(title)
+        for name in names:
+            text = f"{fields[name].description} ({_allowed(fields[name])}{_defaults(name, fields[name], presets)})"
+            group.add_argument(f"--{name}", metavar="VALUE", help=text.replace("%", "%%"))
+    instead = parser.add_argument_group("instead of running")
+    instead.add_argument("--help", "-h", action="help", help="print this text")
+    instead.add_argument("--dry_run", action="store_true", help="print the resolved parameters as JSON")
     return parser
+
+
+def _help_groups(config_class: type) -> dict[str, list[str]]:
+    """{title: fields} for `--help`: the class's own with the preset first, then those that each base class declares,
+    titled by its docstring.
+    """
+    own: list[str] = ["preset"] if "preset" in _fields(config_class) else []
+    groups = {"parameters": own}
+    for declaring in config_class.__mro__:
+        names = [
+            name
+            for name in _fields(config_class)
+            if name != "preset" and _first_declared(config_class, name) is declaring
+        ]
+        if declaring is config_class:
+            own += names
+        elif names:
+            groups[(declaring.__doc__ or "").strip().rstrip(".").lower()] = names
+    return groups
+
+
+def _first_declared(config_class: type, name: str) -> type:
+    """The class that declares the field, not one that only changes its default."""
+    return [base for base in config_class.__mro__ if name in vars(base).get("__annotations__", {})][-1]
+
+
+def _defaults(name: str, field: Any, presets: Mapping[str, Mapping[str, Any]]) -> str:
+    """`default: 10`, or where presets differ, `quick: 10, celeba: 20`."""
+    if name == "preset":
+        return f"default: {next(iter(presets))}"
+    if not any(name in values for values in presets.values()):
+        return f"default: {field.default}"
+    return ", ".join(f"{preset}: {values.get(name, field.default)}" for preset, values in presets.items())
+
+
+def _is_operational(field: Any) -> bool:
+    return bool((field.json_schema_extra or {}).get("operational"))
+
+
+def _limits(field: Any) -> Iterator[tuple[str, Any]]:
+    """(ge, 1) and the like."""
+    for limit in field.metadata:
+        for name in ("ge", "gt", "le", "lt"):
+            if hasattr(limit, name):
+                yield name, getattr(limit, name)
 
 
 def _allowed(field: Any) -> str:
@@ -204,10 +317,5 @@ def _allowed(field: Any) -> str:
     if typing.get_origin(field.annotation) is Literal:
         return " | ".join(str(choice) for choice in typing.get_args(field.annotation)) + "; "
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-    limits = [
-        f"{sign} {getattr(limit, name)}"
-        for limit in field.metadata
-        for name, sign in signs.items()
-        if hasattr(limit, name)
-    ]
+    limits = [f"{signs[name]} {value}" for name, value in _limits(field)]
     return f"{', '.join(limits)}; " if limits else ""

@@ -1,7 +1,7 @@
 """Attention that approximates softmax's table of scores by a small one (Linformer, Nystrom) or by its band (local
 window).
 
-Masks and shapes: see `models.attention.exact`. The linear family is in `models.attention.linear`.
+Masks and shapes: see `models.attention.base`. The linear family is in `models.attention.linear`.
 """
 
 import math
@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attention.exact import check_call
+from models.attention.base import Attention, Masks
 
 
-class Linformer(nn.Module):
+class Linformer(Attention):
     """Softmax attention over n_projected learned mixtures of the keys and of the values.
 
     Reference: Wang et al. 2020, arXiv:2006.04768, equation 7: softmax(q (E k)^T / sqrt(d_head)) (F v).
@@ -28,6 +28,7 @@ class Linformer(nn.Module):
     before E and F.
     """
 
+    name = "linformer"
     takes_causal, takes_cross, takes_attn_mask = False, True, False
 
     def __init__(self, max_len: int, n_projected: int = 64, dropout: float = 0.0) -> None:
@@ -40,22 +41,14 @@ class Linformer(nn.Module):
         for weight in (self.project_k, self.project_v):
             nn.init.uniform_(weight, -1 / math.sqrt(n_projected), 1 / math.sqrt(n_projected))
 
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        key_padding_mask: Tensor | None = None,
-        attn_mask: Tensor | None = None,
-        causal: bool = False,
-    ) -> Tensor:
-        check_call("linformer", self, q, k, key_padding_mask, attn_mask, causal)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, masks: Masks) -> Tensor:
+        """q, k, v [B, h, N, d_head] -> [B, h, N_q, d_head]; see `Attention`."""
         batch, heads, length, d_head = k.shape
         # All heads side by side: one product [n_projected, N] x [N, d_model] a sample instead of one a head.
         rows_k, rows_v = (t.transpose(1, 2).reshape(batch, length, heads * d_head) for t in (k, v))
-        short_k, short_v, _, _ = self.shorten(rows_k, rows_v, key_padding_mask)
+        short_k, short_v, _, _ = self.shorten(rows_k, rows_v, masks.key_padding)
         k, v = (t.unflatten(-1, (heads, d_head)).transpose(1, 2) for t in (short_k, short_v))
-        return self.attend(q, k, v)
+        return self.attend_shortened(q, k, v)
 
     def shorten(
         self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None
@@ -79,13 +72,13 @@ class Linformer(nn.Module):
             short_k, short_v = weight_k @ k, weight_v @ v
         return short_k, short_v, lambda: weight_k.sum(-1, keepdim=True), lambda: weight_v.sum(-1, keepdim=True)
 
-    def attend(self, q: Tensor, short_k: Tensor, short_v: Tensor) -> Tensor:
+    def attend_shortened(self, q: Tensor, short_k: Tensor, short_v: Tensor) -> Tensor:
         """Softmax attention of q [B, h, N, d_head] over the shortened keys and values [B, h, n_projected, d_head]."""
         dropout = self.dropout if self.training else 0.0
         return F.scaled_dot_product_attention(q, short_k, short_v, dropout_p=dropout)
 
 
-class Nystrom(nn.Module):
+class Nystrom(Attention):
     """Softmax attention through n_landmarks landmarks.
 
     Reference: Xiong et al. 2021 (Nystromformer), arXiv:2102.03902, equations 13 and 14:
@@ -101,6 +94,7 @@ class Nystrom(nn.Module):
     regularises it. With padding, the segments hold equal numbers of the tokens that are not padding.
     """
 
+    name = "nystrom"
     takes_causal = takes_cross = takes_attn_mask = False
 
     def __init__(self, n_landmarks: int = 64, iterations: int = 6) -> None:
@@ -109,27 +103,19 @@ class Nystrom(nn.Module):
             raise ValueError(f"n_landmarks={n_landmarks} and iterations={iterations} must be at least 1")
         self.n_landmarks, self.iterations = n_landmarks, iterations
 
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        key_padding_mask: Tensor | None = None,
-        attn_mask: Tensor | None = None,
-        causal: bool = False,
-    ) -> Tensor:
-        check_call("nystrom", self, q, k, key_padding_mask, attn_mask, causal)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, masks: Masks) -> Tensor:
+        """q, k, v [B, h, N, d_head] -> [B, h, N_q, d_head]; see `Attention`."""
         if q.shape[-2] < self.n_landmarks:
             raise ValueError(f"n_landmarks={self.n_landmarks} exceeds the sequence of {q.shape[-2]} tokens")
         scale = 1 / math.sqrt(q.shape[-1])
-        few_q = segment_means(q, self.n_landmarks, key_padding_mask)
-        few_k = segment_means(k, self.n_landmarks, key_padding_mask)
+        padding = masks.key_padding
+        few_q, few_k = segment_means(q, self.n_landmarks, padding), segment_means(k, self.n_landmarks, padding)
         seen = landmark_seen = None
         scores = (few_q * scale) @ few_k.transpose(-2, -1)
-        if key_padding_mask is not None:
-            seen = ~key_padding_mask[:, None, None, :]
+        if padding is not None:
+            seen = ~padding[:, None, None, :]
             # A sample with fewer tokens than landmarks leaves the last landmarks empty: they are seen by none.
-            n_seen = (~key_padding_mask).sum(1)
+            n_seen = (~padding).sum(1)
             landmark_seen = torch.arange(self.n_landmarks, device=q.device) < n_seen[:, None]
             landmark_seen = landmark_seen[:, None, None, :]
             full = landmark_seen & landmark_seen.transpose(-2, -1)
@@ -187,7 +173,7 @@ def pseudo_inverse(a: Tensor, iterations: int = 6) -> Tensor:
     return z.view(shape)
 
 
-class LocalWindow(nn.Module):
+class LocalWindow(Attention):
     """Softmax attention in a band: each query sees the `window` keys centred on it.
 
     Reference: Beltagy et al. 2020 (Longformer), arXiv:2004.05150, section 3.1.
@@ -200,6 +186,7 @@ class LocalWindow(nn.Module):
     window's past half.
     """
 
+    name = "local"
     takes_causal, takes_cross, takes_attn_mask = True, False, False
 
     def __init__(self, window: int = 65, dropout: float = 0.0) -> None:
@@ -210,19 +197,12 @@ class LocalWindow(nn.Module):
             )
         self.window, self.dropout = window, dropout
 
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        key_padding_mask: Tensor | None = None,
-        attn_mask: Tensor | None = None,
-        causal: bool = False,
-    ) -> Tensor:
-        check_call("local", self, q, k, key_padding_mask, attn_mask, causal)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, masks: Masks) -> Tensor:
+        """q, k, v [B, h, N, d_head] -> [B, h, N_q, d_head]; see `Attention`."""
+        padding, causal = masks.key_padding, masks.causal
         dropout = self.dropout if self.training else 0.0
         length, reach = q.shape[-2], self.window // 2
-        if length <= reach + 1 and key_padding_mask is None:
+        if length <= reach + 1 and padding is None:
             return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)
         # Blocks of `block` queries, each against the `block + 2 reach` keys around it; the band is cut out by one mask
         # for all blocks.
@@ -237,13 +217,11 @@ class LocalWindow(nn.Module):
             torch.arange(block + 2 * reach, device=q.device) - reach - torch.arange(block, device=q.device)[:, None]
         )
         band = (offset >= -reach) & (offset <= (0 if causal else reach))
-        inside = torch.ones(1, length, dtype=torch.bool, device=q.device)
-        if key_padding_mask is not None:
-            inside = ~key_padding_mask
+        inside = torch.ones(1, length, dtype=torch.bool, device=q.device) if padding is None else ~padding
         inside = F.pad(inside, (reach, reach + tail)).unfold(1, block + 2 * reach, block)
         seen = band & inside[:, :, None, :]  # [B or 1, n_blocks, block, block + 2 reach]
         batch, heads = q.shape[:2]
-        if key_padding_mask is None and batch > 1:
+        if padding is None and batch > 1:
             # Heads join the batch and blocks stand in their place: one mask for all samples and heads, never copied
             # (without autograd 1.4 to 1.9 times as fast; for a single sample the other way is, by a twentieth).
             q, k, v = (t.flatten(0, 1) for t in (q, k, v))

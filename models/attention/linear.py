@@ -6,7 +6,7 @@ all queries.
 The feature map phi is a part of its own: `EluFeatures`, `CosineFeatures` (cosFormer), `FavorFeatures` (Performer). The
 sums S and z are a `LinearState`: what is known of a recording after any number of tokens, of a size that does not
 depend on their number.
-Masks and shapes: see `models.attention.exact`. The maps work on columns, [..., d_head, N]: time is last, so that what
+Masks and shapes: see `models.attention.base`. The maps work on columns, [..., d_head, N]: time is last, so that what
 is done to a token's features (a maximum, a division) runs along whole rows of memory.
 """
 
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from models.attention.exact import check_call
+from models.attention.base import Attention, Masks
 
 CAUSAL_CHUNK = 128  # tokens whose mutual scores are written out at a time
 # Features of the tokens that a block takes at a time without autograd: 2^17 float32 numbers are half a megabyte, half a
@@ -52,27 +52,33 @@ class FeatureMap(Protocol):
     the length scale of the whole sequence, [B, 1, 1, 1] or a number; `padding` is broadcastable to the columns, True to
     ignore."""
 
-    def n_features(self, d_head: int) -> int: ...
+    def n_features(self, d_head: int) -> int:
+        """How many features a head of d_head numbers gets."""
 
     def of_keys(
-        self, k: Tensor, position: int, scale: Tensor | int | None, shift: Tensor | None, padding: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]: ...
+        self, k: Tensor, *, position: int, scale: Tensor | int | None, shift: Tensor | None, padding: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """phi of the keys k [..., d_head, N]: [..., n_features, N], and the shift they are under (FAVOR+), or None."""
 
-    def of_queries(self, q: Tensor, position: int, scale: Tensor | int | None, shift: Tensor | None) -> Tensor: ...
+    def of_queries(self, q: Tensor, *, position: int, scale: Tensor | int | None, shift: Tensor | None) -> Tensor:
+        """phi of the queries q [..., d_head, N]: [..., n_features, N], for keys under that shift."""
 
 
 class EluFeatures(nn.Module):
     """phi(x) = elu(x) + 1. Katharopoulos et al. 2020, arXiv:2006.16236, equation 7."""
 
     def n_features(self, d_head: int) -> int:
+        """As many as the head has numbers."""
         return d_head
 
     def of_keys(
-        self, k: Tensor, position: int, scale: Tensor | int | None, shift: Tensor | None, padding: Tensor | None
+        self, k: Tensor, *, position: int, scale: Tensor | int | None, shift: Tensor | None, padding: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
+        """elu(k) + 1 [..., d_head, N], under no shift."""
         return elu_plus_one(k), None
 
-    def of_queries(self, q: Tensor, position: int, scale: Tensor | int | None, shift: Tensor | None) -> Tensor:
+    def of_queries(self, q: Tensor, *, position: int, scale: Tensor | int | None, shift: Tensor | None) -> Tensor:
+        """elu(q) + 1 [..., d_head, N]."""
         return elu_plus_one(q)
 
 
@@ -119,14 +125,17 @@ class CosineFeatures(nn.Module):
         self.length_scale = length_scale
 
     def n_features(self, d_head: int) -> int:
+        """Two for each number of the head."""
         return 2 * d_head
 
     def of_keys(
-        self, k: Tensor, position: int, scale: Tensor | int | None, shift: Tensor | None, padding: Tensor | None
+        self, k: Tensor, *, position: int, scale: Tensor | int | None, shift: Tensor | None, padding: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        return self.of_queries(k, position, scale, None), None
+        """[..., 2 d_head, N], under no shift."""
+        return self.of_queries(k, position=position, scale=scale, shift=None), None
 
-    def of_queries(self, q: Tensor, position: int, scale: Tensor | int | None, shift: Tensor | None) -> Tensor:
+    def of_queries(self, q: Tensor, *, position: int, scale: Tensor | int | None, shift: Tensor | None) -> Tensor:
+        """[..., 2 d_head, N]: times cosine and sine of the positions from `position` on."""
         assert scale is not None
         steps = torch.arange(position, position + q.shape[-1], device=q.device, dtype=torch.float64)
         # Beyond M a cosine would be negative, and a denominator near 0 or below.
@@ -165,6 +174,7 @@ class FavorFeatures(nn.Module):
         self.projection.copy_(orthogonal_gaussian(n_features, d_head, generator))
 
     def n_features(self, d_head: int) -> int:
+        """As many as random directions."""
         return self.projection.shape[0]
 
     def log_features(self, x: Tensor) -> Tensor:
@@ -174,8 +184,9 @@ class FavorFeatures(nn.Module):
         return ((self.projection.to(x.dtype) * scale) @ x).sub_(half_square)
 
     def of_keys(
-        self, k: Tensor, position: int, scale: Tensor | int | None, shift: Tensor | None, padding: Tensor | None
+        self, k: Tensor, *, position: int, scale: Tensor | int | None, shift: Tensor | None, padding: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
+        """[..., m, N] divided by the largest of each feature, and the logarithm of it, [..., m, 1]."""
         logs = self.log_features(k)
         if padding is not None:
             logs = logs.masked_fill(padding, -math.inf)
@@ -183,7 +194,8 @@ class FavorFeatures(nn.Module):
         shift = largest if shift is None else torch.maximum(shift, largest)
         return logs.sub_(shift).exp_(), shift
 
-    def of_queries(self, q: Tensor, position: int, scale: Tensor | int | None, shift: Tensor | None) -> Tensor:
+    def of_queries(self, q: Tensor, *, position: int, scale: Tensor | int | None, shift: Tensor | None) -> Tensor:
+        """[..., m, N], multiplied by what the keys were divided by; each column sums to 1."""
         logs = (self.projection.to(q.dtype) * q.shape[-2] ** -0.25) @ q
         # A factor of a whole column cancels in the ratio: exp(-|q|^2 / 2) need not be computed, and the column may be
         # divided by its sum.
@@ -203,7 +215,7 @@ def orthogonal_gaussian(n_rows: int, d: int, generator: torch.Generator | None =
     return (torch.cat(blocks) * lengths).to(torch.get_default_dtype())
 
 
-class LinearAttention(nn.Module):
+class LinearAttention(Attention):
     """Attention with a kernel of finite features instead of softmax's.
 
     Reference: Katharopoulos et al. 2020, arXiv:2006.16236, equations 5, 6 and, causal, 9 to 12. The maps: see the
@@ -223,20 +235,13 @@ class LinearAttention(nn.Module):
         super().__init__()
         self.features, self.name = features, name
 
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        key_padding_mask: Tensor | None = None,
-        attn_mask: Tensor | None = None,
-        causal: bool = False,
-    ) -> Tensor:
-        check_call(self.name, self, q, k, key_padding_mask, attn_mask, causal)
-        scale = self.length_scale(q.shape[-2], k.shape[-2], key_padding_mask)
-        if causal:
-            return self.stream(q, k, v, None, key_padding_mask, scale)[0]
-        return self.read(q, self.absorb(None, k, v, key_padding_mask, scale), scale=scale)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, masks: Masks) -> Tensor:
+        """q, k, v [B, h, N, d_head] -> [B, h, N_q, d_head]; see `Attention`."""
+        padding = masks.key_padding
+        scale = self.length_scale(q.shape[-2], k.shape[-2], padding)
+        if masks.causal:
+            return self.stream(q, k, v, key_padding_mask=padding, scale=scale)[0]
+        return self.read(q, self.absorb(None, k, v, key_padding_mask=padding, scale=scale), scale=scale)
 
     def chunk_length(self, n_numbers: int) -> int:
         """How many tokens a block should take at a time without autograd, if each has n_numbers features in all
@@ -263,6 +268,7 @@ class LinearAttention(nn.Module):
         state: LinearState | None,
         k: Tensor,
         v: Tensor,
+        *,
         key_padding_mask: Tensor | None = None,
         scale: Tensor | int | None = None,
     ) -> LinearState:
@@ -280,7 +286,9 @@ class LinearAttention(nn.Module):
         """What the queries q [B, h, n, d_head], the first of them token number `position`, get from a state."""
         x = _at_least_float32(q)
         with _no_autocast(x):
-            queries = self.features.of_queries(x.transpose(-2, -1), position, scale, state.shift).transpose(-2, -1)
+            columns = x.transpose(-2, -1)
+            queries = self.features.of_queries(columns, position=position, scale=scale, shift=state.shift)
+            queries = queries.transpose(-2, -1)
             denominator = (queries @ state.z).clamp_(min=SMALLEST_DENOMINATOR)
             numerator = queries @ state.kv
             out = numerator / denominator if torch.is_grad_enabled() else numerator.div_(denominator)
@@ -292,6 +300,7 @@ class LinearAttention(nn.Module):
         k: Tensor,
         v: Tensor,
         state: LinearState | None = None,
+        *,
         key_padding_mask: Tensor | None = None,
         scale: Tensor | int | None = None,
     ) -> tuple[Tensor, LinearState]:
@@ -309,7 +318,9 @@ class LinearAttention(nn.Module):
         for start in range(0, q.shape[-2], CAUSAL_CHUNK):
             part = slice(start, start + CAUSAL_CHUNK)
             padding = None if key_padding_mask is None else key_padding_mask[:, part]
-            out, state = self._causal_chunk(q[:, :, part], k[:, :, part], v[:, :, part], state, padding, scale)
+            out, state = self._causal_chunk(
+                q[:, :, part], k[:, :, part], v[:, :, part], state, key_padding_mask=padding, scale=scale
+            )
             outs.append(out)
         if state is None:
             raise ValueError("stream was given 0 tokens; at least 1")
@@ -321,6 +332,7 @@ class LinearAttention(nn.Module):
         k: Tensor,
         v: Tensor,
         state: LinearState | None,
+        *,
         key_padding_mask: Tensor | None,
         scale: Tensor | int | None,
     ) -> tuple[Tensor, LinearState]:
@@ -333,7 +345,8 @@ class LinearAttention(nn.Module):
             state = None if state is None else state.to(torch.float64)
         with _no_autocast(q):
             keys, shift = self.keys(state, k.transpose(-2, -1), key_padding_mask, scale)
-            queries = self.features.of_queries(q.transpose(-2, -1), position, scale, shift).transpose(-2, -1)
+            columns = q.transpose(-2, -1)
+            queries = self.features.of_queries(columns, position=position, scale=scale, shift=shift).transpose(-2, -1)
             scores = (queries @ keys).tril()
             numerator, denominator = scores @ v, scores.sum(-1, keepdim=True)
             kv, z = keys @ v, keys.sum(-1, keepdim=True)
@@ -356,7 +369,7 @@ class LinearAttention(nn.Module):
         """
         position, shift = (0, None) if state is None else (state.length, state.shift)
         padding = None if key_padding_mask is None else key_padding_mask[:, None, None, :]
-        keys, shift = self.features.of_keys(k, position, scale, shift, padding)
+        keys, shift = self.features.of_keys(k, position=position, scale=scale, shift=shift, padding=padding)
         return keys if padding is None else keys.masked_fill(padding, 0), shift
 
     @staticmethod

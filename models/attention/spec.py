@@ -1,26 +1,26 @@
 """Attention mechanisms behind one call, and how a block chooses one: `attention="linear"`, or
 `AttentionSpec("linformer", max_len=800)`.
 
-    name        file                  exact  causal  cross  padding  length
-    sdpa        attention_exact       yes    yes     yes    yes      any
-    softmax     attention_exact       yes    yes     yes    yes      any, memory N^2
-    linear      attention_linear      no     yes     yes    yes      any, streams
-    cosformer   attention_linear      no     yes     yes    yes      any, streams with a fixed length_scale
-    favor       attention_linear      no     yes     yes    yes      any, streams
-    linformer   attention_efficient   no     no      yes    yes      up to max_len
-    nystrom     attention_efficient   no     no      no     yes      from n_landmarks
-    local       attention_efficient   band   yes     no     yes      any
-    none        attention_exact       control: no mixing of tokens
-    fourier     attention_exact       control: a fixed mixing
+    name        file        exact  causal  cross  padding  length
+    sdpa        exact       yes    yes     yes    yes      any
+    softmax     exact       yes    yes     yes    yes      any, memory N^2
+    linear      linear      no     yes     yes    yes      any, streams
+    cosformer   linear      no     yes     yes    yes      any, streams with a fixed length_scale
+    favor       linear      no     yes     yes    yes      any, streams
+    linformer   efficient   no     no      yes    yes      up to max_len
+    nystrom     efficient   no     no      no     yes      from n_landmarks
+    local       efficient   band   yes     no     yes      any
+    none        exact       control: no mixing of tokens
+    fourier     exact       control: a fixed mixing
 
-The call is described in `models.attention.exact`; each class says its reference, idea, cost and limits.
+The call is described in `models.attention.base`; each class says its reference, idea, cost and limits.
 """
 
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
+from models.attention.base import Attention, Masks
 from models.attention.efficient import Linformer, LocalWindow, Nystrom
 from models.attention.exact import AttentionBlock, FourierMixing, NoMixing, attention_weights
 from models.attention.linear import (
@@ -33,6 +33,7 @@ from models.attention.linear import (
 
 __all__ = [
     "MECHANISMS",
+    "Attention",
     "AttentionBlock",
     "AttentionSpec",
     "CosineFeatures",
@@ -43,6 +44,7 @@ __all__ = [
     "LinearState",
     "Linformer",
     "LocalWindow",
+    "Masks",
     "NoMixing",
     "Nystrom",
     "attention_weights",
@@ -83,8 +85,34 @@ class AttentionSpec:
     length_scale: int | None = None
     dropout: float = 0.0
 
+    @classmethod
+    def for_length(
+        cls,
+        name: str,
+        n_tokens: int,
+        *,
+        n_projected: int | None = None,
+        n_features: int = 64,
+        n_landmarks: int | None = None,
+        window: int | None = None,
+    ) -> "AttentionSpec":
+        """A mechanism sized for sequences of n_tokens; what is given is kept.
 
-def build_attention(spec: AttentionSpec | str, d_head: int, generator: torch.Generator | None = None) -> nn.Module:
+        Landmarks and projected keys: 64, or half of the tokens if that is fewer (as many as tokens would be the exact
+        function, only slower). The local window: as wide, and odd.
+        """
+        small = max(1, min(64, n_tokens // 2))
+        return cls(
+            name,
+            max_len=n_tokens,
+            n_projected=n_projected or small,
+            n_features=n_features,
+            n_landmarks=n_landmarks or small,
+            window=window or small // 2 * 2 + 1,
+        )
+
+
+def build_attention(spec: AttentionSpec | str, d_head: int, generator: torch.Generator | None = None) -> Attention:
     """One mechanism for heads of d_head features. generator: for FAVOR+'s random directions."""
     if isinstance(spec, str):
         spec = AttentionSpec(spec)

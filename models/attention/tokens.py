@@ -75,7 +75,13 @@ class Maps:
 
 
 def attend_tokens(
-    mechanism: LinearAttention, maps: Maps, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None
+    mechanism: LinearAttention,
+    maps: Maps,
+    query: Tensor,
+    *,
+    key: Tensor,
+    value: Tensor,
+    key_padding_mask: Tensor | None,
 ) -> Tensor:
     """What MultiHeadAttentionBlock computes, from query [B, N_q, d_model] to key and value [B, N_k, d_model], by
     samples.
@@ -90,11 +96,12 @@ def attend_tokens(
     for i, (q, k, v, mask) in enumerate(zip(queries, keys, values, masks, strict=True)):
         padding = None if mask is None else mask[None]
         scale = mechanism.length_scale(len(q), len(k), padding)
-        state = sums(mechanism, maps, k, v, padding, scale)
+        state = sums(mechanism, maps, k, v, padding=padding, scale=scale)
         weight = _read_weight(mechanism, maps, state)
         chunk = _chunk(mechanism, maps, q)
         for start in range(0, len(q), chunk):
-            part = _read(mechanism, maps, q[start : start + chunk], state, weight, start, scale)
+            tokens = q[start : start + chunk]
+            part = _read(mechanism, maps, tokens, state, weight=weight, position=start, scale=scale)
             if out is None:
                 samples.append(part)
             else:
@@ -113,6 +120,7 @@ def sums(
     maps: Maps,
     key: Tensor,
     value: Tensor,
+    *,
     padding: Tensor | None,
     scale: Tensor | int | None,
 ) -> LinearState:
@@ -158,12 +166,13 @@ def _read(
     maps: Maps,
     query: Tensor,
     state: LinearState,
+    *,
     weight: Tensor,
     position: int,
     scale: Tensor | int | None,
 ) -> Tensor:
     """What the tokens query [n, d_model], the first of them number `position`, get from a state: [n, d_model]."""
-    phi = mechanism.features.of_queries(maps.columns(0, query), position, scale, state.shift)
+    phi = mechanism.features.of_queries(maps.columns(0, query), position=position, scale=scale, shift=state.shift)
     if weight.dim() == 2:
         y = _over_its_denominators(phi, state.z)
         return maps.out(y.flatten(0, 2), weight)
@@ -188,6 +197,7 @@ def _chunk(mechanism: LinearAttention, maps: Maps, x: Tensor) -> int:
 
 def train_tokens(
     x: Tensor,
+    *,
     in_weight: Tensor,
     in_bias: Tensor | None,
     out_weight: Tensor,

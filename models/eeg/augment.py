@@ -75,6 +75,7 @@ def augment(
     length: int,
     ranges: AugmentRanges,
     generator: torch.Generator,
+    *,
     n_applied: int = 2,
     names: Sequence[str] = NAMES,
 ) -> Tensor:
@@ -139,12 +140,13 @@ def views(
     length: int,
     ranges: AugmentRanges,
     generator: torch.Generator,
+    *,
     n_applied: int = 2,
     names: Sequence[str] = NAMES,
 ) -> tuple[Tensor, Tensor]:
     """Two views [M, length] of the same channels [M, length + 2 margin], each with its own augmentations."""
-    first = augment(x, length, ranges, generator, n_applied, names)
-    return first, augment(x, length, ranges, generator, n_applied, names)
+    first = augment(x, length, ranges, generator, n_applied=n_applied, names=names)
+    return first, augment(x, length, ranges, generator, n_applied=n_applied, names=names)
 
 
 def pad_by_reflection(x: Tensor, margin: int) -> Tensor:

@@ -7,22 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention.spec import AttentionSpec, LinearState
-from models.transformer import Encoder, EncoderLayer, PositionalEncoding
-
-
-def _encoder(
-    d_model: int,
-    n_heads: int,
-    n_layers: int,
-    dropout: float,
-    attention: AttentionSpec | str,
-    generator: torch.Generator | None,
-) -> Encoder:
-    layers = [
-        EncoderLayer(d_model, n_heads, 2 * d_model, dropout, "gelu", True, attention, generator)
-        for _ in range(n_layers)
-    ]
-    return Encoder(layers, nn.LayerNorm(d_model))
+from models.transformer import PositionalEncoding, pre_norm_encoder
 
 
 class RecallTransformer(nn.Module):
@@ -34,6 +19,7 @@ class RecallTransformer(nn.Module):
         self,
         n_pairs: int,
         n_values: int,
+        *,
         d_model: int,
         n_heads: int,
         n_layers: int,
@@ -43,10 +29,13 @@ class RecallTransformer(nn.Module):
         super().__init__()
         self.key, self.value = nn.Embedding(n_pairs, d_model), nn.Embedding(n_values + 1, d_model)
         self.position = PositionalEncoding(d_model, 0.0)
-        self.encoder = _encoder(d_model, n_heads, n_layers, 0.0, attention, generator)
+        self.encoder = pre_norm_encoder(
+            d_model, n_heads, n_layers, d_ff=2 * d_model, dropout=0.0, attention=attention, generator=generator
+        )
         self.head = nn.Linear(d_model, n_values)
 
     def forward(self, keys: Tensor, values: Tensor) -> Tensor:
+        """keys [B, N] in 0 .. n_pairs - 1, values [B, N] in 0 .. n_values (n_values: asked for) -> [B, N, n_values]."""
         return self.head(self.encoder(self.position(self.key(keys) + self.value(values)))[0])
 
 
@@ -85,6 +74,7 @@ class RecordingTransformer(nn.Module):
         self,
         n_chans: int,
         n_classes: int,
+        *,
         patch_len: int,
         d_model: int,
         n_heads: int,
@@ -104,10 +94,13 @@ class RecordingTransformer(nn.Module):
         self.time = nn.Conv1d(n_filters, n_filters, filter_len, groups=n_filters, bias=False)
         self.norm, self.linear = nn.LayerNorm(n_filters), nn.Linear(n_filters, d_model)
         self.position = PositionalEncoding(d_model, dropout)
-        self.encoder = _encoder(d_model, n_heads, n_layers, dropout, attention, generator)
+        self.encoder = pre_norm_encoder(
+            d_model, n_heads, n_layers, d_ff=2 * d_model, dropout=dropout, attention=attention, generator=generator
+        )
         self.head = nn.Linear(d_model, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """A recording [B, n_chans, n_times] -> logits [B, n_times // patch_len, n_classes]."""
         if x.shape[-1] < self.patch_len:
             raise ValueError(f"patch_len={self.patch_len} is longer than the recording of {x.shape[-1]} samples")
         ends = (self.filter_len - 1, 0) if self.causal else (self.filter_len // 2, self.filter_len // 2)

@@ -35,6 +35,7 @@ class RecurrentEncoder(nn.Module):
         self.out = nn.Linear(d, n_features)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Channels [M, T] -> features [M, n_features, T]."""
         length, rate = x.shape[-1], x.unsqueeze(1)
         parts = []
         for gru in self.grus:
@@ -60,6 +61,7 @@ class SameConv(nn.Module):
         self.conv = nn.Conv1d(c_in, c_out, kernel)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[M, T, c_in] -> [M, T, c_out]. ValueError where T is too short to be mirrored."""
         before, behind = (self.kernel - 1) // 2, self.kernel // 2
         if x.shape[1] <= behind:
             raise ValueError(f"a kernel of {self.kernel} samples cannot mirror a signal of {x.shape[1]}")
@@ -91,6 +93,7 @@ class ConvolutionalEncoder(nn.Module):
         self.out = SameConv(d, n_features, kernels[3])
 
     def forward(self, x: Tensor) -> Tensor:
+        """Channels [M, T] -> features [M, n_features, T]."""
         h = torch.cat([branch(x.unsqueeze(2)) for branch in self.branches], 2)  # [M, T, d]
         for dense, norm, conv in zip(self.dense, self.norms, self.convs, strict=False):
             h = h + conv(over_last(norm, F.relu(dense(h))))  # the skip starts before the dense layer
@@ -115,6 +118,7 @@ class Projector(nn.Module):
         self.out = nn.Linear(d, n_out)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features [M, c_in, T] -> projections [M, n_out]."""
         ends = []
         for lstm in self.lstms:
             h = lstm(x.transpose(1, 2))[0]
@@ -137,6 +141,7 @@ class ChannelEncoder(nn.Module):
         kind: str = "convolutional",
         width: float = 1.0,
         kernels: tuple[int, int, int, int] = (128, 64, 16, 64),
+        *,
         n_features: int = 4,
         decimate: int = 1,
     ) -> None:
@@ -154,6 +159,7 @@ class ChannelEncoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Channels [M, T] -> features [M, n_features, ceil(T / decimate)]."""
         return self.encoder(x[:, :: self.decimate])
 
 
@@ -172,6 +178,7 @@ class Chosen(nn.Module):
         self.register_buffer("picks", None if picks is None else torch.tensor(picks), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, n_chans, T] -> [N, len(picks), T]."""
         return x if self.picks is None else x[:, self.picks]
 
 
@@ -195,6 +202,7 @@ class ChannelClassifier(nn.Module):
         self,
         encoder: nn.Module,
         n_chans: int,
+        *,
         n_features: int = 4,
         n_classes: int = 2,
         head_width: float = 1.0,
@@ -212,6 +220,7 @@ class ChannelClassifier(nn.Module):
         encoder.requires_grad_(not frozen)
 
     def train(self, mode: bool = True) -> "ChannelClassifier":
+        """As nn.Module.train; a frozen encoder stays in eval mode."""
         super().train(mode)
         if self.frozen:
             self.encoder.eval()  # else its batch norms would go on learning
@@ -227,6 +236,7 @@ class ChannelClassifier(nn.Module):
         return self.head(features).log_softmax(-1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Windows [N, n_chans, T] -> log-probabilities [N, n_classes]."""
         return self.classify(self.features(x))
 
 
@@ -236,6 +246,7 @@ class FeatureClassifier(ChannelClassifier):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """What `features` gives, [N, C n_features, steps] -> log-probabilities [N, n_classes]."""
         return self.classify(x)
 
 
@@ -259,6 +270,7 @@ class LinearProbe(nn.Module):
         self,
         encoder: nn.Module,
         n_chans: int,
+        *,
         n_features: int = 4,
         n_classes: int = 2,
         picks: Sequence[int] | None = None,
@@ -279,4 +291,5 @@ class LinearProbe(nn.Module):
         return self.linear((features - self.mean) / self.scale).log_softmax(-1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Windows [N, n_chans, T] -> log-probabilities [N, n_classes]."""
         return self.classify(self.features(x))

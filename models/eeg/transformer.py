@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from models.attention.spec import AttentionSpec
-from models.eeg.align import mean_covariance, whitening
 from models.eeg.simclr import ChannelEncoder, encode_channels
-from models.transformer import Decoder, DecoderLayer, Encoder, EncoderLayer, PositionalEncoding
+from models.eeg.whitening import mean_covariance, whitening
+from models.transformer import Decoder, DecoderLayer, PositionalEncoding, pre_norm_encoder
 
 POOLS = ("decoder", "cls", "mean")
 EMBEDDINGS = ("power", "linear")
@@ -20,14 +20,13 @@ class PowerEmbedding(nn.Module):
     """Log power of learned filters in each slice: windows [N, n_chans, n_times] -> tokens [N, n_tokens, d_model].
 
     A spatial filter (a weighted sum of channels), a temporal one, square, mean over the slice, logarithm, less its mean
-    over the
-    filters: ratios of the band powers that imagined movement changes, as in the ShallowConvNet of Schirrmeister et al.
-    2017 (arXiv:1703.05051). The phase of a rhythm says nothing about the hand; a linear map of a slice sees nothing
-    else, and has to build squares in later layers.
+    over the filters: ratios of the band powers that imagined movement changes, as in the ShallowConvNet of
+    Schirrmeister et al. 2017 (arXiv:1703.05051). The phase of a rhythm says nothing about the hand; a linear map of a
+    slice sees nothing else, and has to build squares in later layers.
     """
 
     def __init__(
-        self, n_chans: int, d_model: int, patch_len: int, patch_stride: int, n_filters: int, filter_len: int
+        self, n_chans: int, d_model: int, *, patch_len: int, patch_stride: int, n_filters: int, filter_len: int
     ) -> None:
         super().__init__()
         if n_filters < 1 or filter_len < 1 or filter_len % 2 == 0:
@@ -41,6 +40,7 @@ class PowerEmbedding(nn.Module):
         self.linear = nn.Linear(n_filters, d_model)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Windows [N, n_chans, n_times] -> tokens [N, n_tokens, d_model]."""
         filtered = self.time(self.space(x))
         power = nn.functional.avg_pool1d(filtered.square(), self.patch_len, self.patch_stride)
         return self.linear(self.norm(power.clamp_min(1e-6).log().transpose(1, 2)))
@@ -49,11 +49,12 @@ class PowerEmbedding(nn.Module):
 class LinearEmbedding(nn.Module):
     """A linear map of each slice: windows [N, n_chans, n_times] -> tokens [N, n_tokens, d_model]."""
 
-    def __init__(self, n_chans: int, d_model: int, patch_len: int, patch_stride: int) -> None:
+    def __init__(self, n_chans: int, d_model: int, *, patch_len: int, patch_stride: int) -> None:
         super().__init__()
         self.conv = nn.Conv1d(n_chans, d_model, patch_len, patch_stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Windows [N, n_chans, n_times] -> tokens [N, n_tokens, d_model]."""
         return self.conv(x).transpose(1, 2)
 
 
@@ -64,7 +65,9 @@ class ChannelEmbedding(nn.Module):
     channels, and a linear map. patch_len and patch_stride are multiples of the encoder's decimate, else a ValueError.
     """
 
-    def __init__(self, encoder: ChannelEncoder, n_chans: int, d_model: int, patch_len: int, patch_stride: int) -> None:
+    def __init__(
+        self, encoder: ChannelEncoder, n_chans: int, d_model: int, *, patch_len: int, patch_stride: int
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         rate = encoder.decimate
@@ -78,20 +81,48 @@ class ChannelEmbedding(nn.Module):
         self.linear = nn.Linear(n_chans * encoder.n_features, d_model)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Windows [N, n_chans, n_times] -> tokens [N, n_tokens, d_model]."""
         features = encode_channels(self.encoder, x)
         power = nn.functional.avg_pool1d(features.square(), self.patch_len, self.patch_stride)
         return self.linear(self.norm(power.clamp_min(1e-6).log().transpose(1, 2)))
+
+
+def _embedding(
+    kind: str,
+    n_chans: int,
+    d_model: int,
+    *,
+    patch_len: int,
+    patch_stride: int,
+    n_filters: int,
+    filter_len: int,
+    channel_encoder: ChannelEncoder | None,
+) -> nn.Module:
+    if kind not in EMBEDDINGS:
+        raise ValueError(f"embedding={kind!r}: allowed are {', '.join(EMBEDDINGS)}")
+    if channel_encoder is not None:
+        return ChannelEmbedding(channel_encoder, n_chans, d_model, patch_len=patch_len, patch_stride=patch_stride)
+    if kind == "linear":
+        return LinearEmbedding(n_chans, d_model, patch_len=patch_len, patch_stride=patch_stride)
+    return PowerEmbedding(
+        n_chans,
+        d_model,
+        patch_len=patch_len,
+        patch_stride=patch_stride,
+        n_filters=n_filters,
+        filter_len=filter_len,
+    )
 
 
 class EegTransformer(nn.Module):
     """Windows [N, n_chans, n_times], normalised -> logits [N, n_classes].
 
     A token is a slice of `patch_len` samples over all channels, embedded in d_model features (`embedding`: "power", see
-    PowerEmbedding, or "linear"); slices begin every `patch_stride`
-    samples (the samples left at the end of a window are not used). Then, by `pool`:
+    PowerEmbedding, or "linear"); slices begin every `patch_stride` samples (the samples left at the end of a window are
+    not used). Then, by `pool`:
 
     - "decoder": learned queries, one a class, attend to the encoded slices (Vaswani et al.'s decoder); each gives its
-    logit;
+      logit;
     - "cls": a learned token in front of the slices, whose encoding is classified (Dosovitskiy et al. 2021);
     - "mean": the mean of the encoded slices is classified.
 
@@ -107,6 +138,7 @@ class EegTransformer(nn.Module):
         self,
         n_chans: int = 64,
         n_classes: int = 2,
+        *,
         patch_len: int = 16,
         patch_stride: int = 8,
         d_model: int = 64,
@@ -129,29 +161,33 @@ class EegTransformer(nn.Module):
         if patch_len < 1 or not patch_stride >= 1:
             raise ValueError(f"patch_len={patch_len}, patch_stride={patch_stride}: both must be at least 1")
         self.pool, self.patch_len, self.patch_stride = pool, patch_len, patch_stride
-        if embedding not in EMBEDDINGS:
-            raise ValueError(f"embedding={embedding!r}: allowed are {', '.join(EMBEDDINGS)}")
-        self.embed: nn.Module = (
-            ChannelEmbedding(channel_encoder, n_chans, d_model, patch_len, patch_stride)
-            if channel_encoder is not None
-            else PowerEmbedding(n_chans, d_model, patch_len, patch_stride, n_filters, filter_len)
-            if embedding == "power"
-            else LinearEmbedding(n_chans, d_model, patch_len, patch_stride)
+        self.embed = _embedding(
+            embedding,
+            n_chans,
+            d_model,
+            patch_len=patch_len,
+            patch_stride=patch_stride,
+            n_filters=n_filters,
+            filter_len=filter_len,
+            channel_encoder=channel_encoder,
         )
         self.position = PositionalEncoding(d_model, dropout)
-        self.encoder = Encoder(
-            [
-                EncoderLayer(d_model, n_heads, d_ff, dropout, "gelu", True, attention, generator)
-                for _ in range(n_layers)
-            ],
-            nn.LayerNorm(d_model),
+        self.encoder = pre_norm_encoder(
+            d_model,
+            n_heads,
+            n_layers,
+            d_ff=d_ff,
+            dropout=dropout,
+            attention=attention,
+            generator=generator,
         )
         if pool == "decoder":
             self.queries = nn.Parameter(torch.randn(n_classes, d_model) * 0.02)
-            self.decoder = Decoder(
-                [DecoderLayer(d_model, n_heads, d_ff, dropout, "gelu", True) for _ in range(n_decoder_layers)],
-                nn.LayerNorm(d_model),
-            )
+            decoder = [
+                DecoderLayer(d_model, n_heads, d_ff, dropout=dropout, activation="gelu", norm_first=True)
+                for _ in range(n_decoder_layers)
+            ]
+            self.decoder = Decoder(decoder, nn.LayerNorm(d_model))
             self.head = nn.Linear(d_model, n_classes)  # row c reads the query of class c
         else:
             if pool == "cls":
@@ -160,9 +196,8 @@ class EegTransformer(nn.Module):
 
     def n_tokens(self, n_times: int) -> int:
         """Slices of a window of n_times samples."""
-        if isinstance(
-            self.embed, ChannelEmbedding
-        ):  # of the samples that the encoder keeps, the last of an odd number among them
+        if isinstance(self.embed, ChannelEmbedding):
+            # Of the samples that the encoder keeps, the last of an odd number among them.
             n_times += -n_times % self.embed.encoder.decimate
         return (n_times - self.patch_len) // self.patch_stride + 1
 
@@ -176,6 +211,7 @@ class EegTransformer(nn.Module):
         return self.encoder(self.position(tokens))[0]
 
     def forward(self, x: Tensor) -> Tensor:
+        """Windows [N, n_chans, n_times], normalised -> logits [N, n_classes]."""
         memory = self.encode(x)
         if self.pool == "cls":
             return self.head(memory[:, 0])
@@ -209,8 +245,8 @@ class EpochClassifier(nn.Module):
     within half a kernel, this filter sees mirrored samples instead of what came before and after.
 
     reference: mean covariance [n_chans, n_chans] in square microvolts of the trials trained on, if they were aligned
-    (see models/eeg/align.py); None: no alignment. With it, the epochs of one call are taken to be one person's: they
-    are whitened by their own mean covariance, to which the reference is added with the weight of REFERENCE_EPOCHS
+    (see models/eeg/whitening.py); None: no alignment. With it, the epochs of one call are taken to be one person's:
+    they are whitened by their own mean covariance, to which the reference is added with the weight of REFERENCE_EPOCHS
     epochs. So the answer for an epoch depends on those it comes with; many of one person are best, and a single one
     still has an answer.
     """
@@ -222,6 +258,7 @@ class EpochClassifier(nn.Module):
         self,
         network: nn.Module,
         kernel: Tensor,
+        *,
         window: int,
         step: int,
         reference: Tensor | None = None,
@@ -235,6 +272,7 @@ class EpochClassifier(nn.Module):
         self.register_buffer("reference", None if reference is None else reference.double())
 
     def forward(self, x: Tensor) -> Tensor:
+        """Epochs [N, n_chans, n_times] in volts -> probabilities [N, 2] of left and right."""
         x = x.to(self.kernel.dtype)  # MNE's epochs are float64
         n, n_chans, n_times = x.shape
         half = len(self.kernel) // 2

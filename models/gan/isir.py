@@ -11,8 +11,8 @@ invariant, whatever w > 0 is. Hence:
 
 - `weights="importance"`: log w = beta D(G(z)) = log p* - log q. Its target is p*.
 - `weights="density"`: log w = -|z|^2 / 2 + beta D(G(z)) = log p*, the letter of the exercise's algorithm. Its target is
-q p*: the
-  prior counts twice, exp(-|z|^2 + beta D(G(z))), and the latent variance is halved where the critic says nothing.
+  q p*: the prior counts twice, exp(-|z|^2 + beta D(G(z))), and the latent variance is halved where the critic says
+  nothing.
 
 docs/isir_fid.md shows both on a toy whose targets are known. G must be in eval mode: with batch norm in train mode a
 particle's weight would depend on the others of its batch.
@@ -40,9 +40,8 @@ class Chains:
 
     z: the chains' last particles [N_s, n_z]. value: beta-free critic values D(G(z)) [N_s].
     curves: {name: one mean over chains for each iteration}; `ess` is the effective number of particles (sum w)^2 / sum
-    w^2, between
-        1 and N_p + 1; `moved` the share of chains that left their particle; `accepted` MALA's acceptance rate; `critic`
-        and `squared_norm` the means of D(G(z)) and |z|^2 after the iteration.
+    w^2, between 1 and N_p + 1; `moved` the share of chains that left their particle; `accepted` MALA's acceptance rate;
+    `critic` and `squared_norm` the means of D(G(z)) and |z|^2 after the iteration.
     kept: {iteration: particles [N_s, n_z] after it} for the iterations asked for; 0 is the start.
     images: how many images G made in all.
     """
@@ -72,11 +71,10 @@ def I_SIR(
 
     Args:
         D: critic, images -> [n, 1] or [n]. G: generator in eval mode, codes [n, n_z] -> images.
-        weights, beta: see the module docstring. generator: source of all randomness (CPU); None: torch's global one, as
-        in
-            torch.randn.
+        weights, beta: see the module docstring. generator: source of all randomness (CPU); None: torch's global one,
+            as in torch.randn.
         chunk_images: how many images lie in memory at once; the result does not depend on it. device: of D and G, and
-        of the codes.
+            of the codes.
 
     Raises ValueError as `run_chains` does.
     """
@@ -120,8 +118,7 @@ def run_chains(
     seed.
 
     kernel: "isir"; "mala": `mala_steps` Metropolis-adjusted Langevin steps per iteration, no particles; "ex2mcmc": an
-    I-SIR step,
-        then the MALA steps (Samsonov et al. 2022, Algorithm 2).
+    I-SIR step, then the MALA steps (Samsonov et al. 2022, Algorithm 2).
     step_size: h of z' = z + h grad log p(z) + sqrt(2 h) noise. keep: iterations whose particles are kept (0: the
     start).
     chunk_images: chains run in groups that make at most this many images at once (at least one block of 16 chains).
@@ -130,44 +127,68 @@ def run_chains(
     Raises ValueError for an unknown kernel or weights, sizes below 1, iterations to keep that are not run, a network in
     train mode, and a critic value that is not finite.
     """
-    if kernel not in get_args(Kernel):
-        raise ValueError(f"kernel={kernel!r}: allowed are {', '.join(get_args(Kernel))}")
-    if keep and not 0 <= min(keep) <= max(keep) <= n_iterations:
-        raise ValueError(f"keep={list(keep)}: from 0, the start, to n_iterations={n_iterations}")
-    _check(n_chains=n_chains, n_iterations=n_iterations, n_particles=n_particles, n_z=n_z, mala_steps=mala_steps)
-    if not step_size > 0 or not math.isfinite(beta):
-        raise ValueError(f"step_size={step_size} must be positive and beta={beta} finite")
+    plan = _Plan(
+        n_iterations=n_iterations,
+        n_particles=n_particles,
+        n_z=n_z,
+        kernel=kernel,
+        mala_steps=mala_steps,
+        step_size=step_size,
+        keep=frozenset(keep),
+        chunk=max(chunk_images, BLOCK),
+        device=torch.device(device),
+        progress=progress,
+    )
+    plan.check()
+    _check(n_chains=n_chains)
     for name, network in (("G", G), ("D", D)):
         if isinstance(network, nn.Module) and network.training:
             raise ValueError(f"{name} is in train mode; call {name}.eval() first, or weights depend on the batch")
     n_blocks = -(-n_chains // BLOCK)
     seeds = torch.randint(2**62, (n_blocks,), generator=generator).tolist()
-    per_chain = n_particles if kernel != "mala" else 1
-    blocks_at_once = max(1, chunk_images // (BLOCK * per_chain))
+    blocks_at_once = max(1, chunk_images // (BLOCK * plan.images_per_chain))
     target = _Target(D, G, weights, beta)
     groups = [
-        _run_group(
-            target,
-            seeds[first : first + blocks_at_once],
-            n_chains - first * BLOCK,
-            n_iterations,
-            n_particles,
-            n_z,
-            kernel,
-            mala_steps,
-            step_size,
-            {*keep},
-            max(chunk_images, BLOCK),
-            torch.device(device),
-            progress,
-        )
+        _run_group(target, plan, seeds[first : first + blocks_at_once], n_chains - first * BLOCK)
         for first in range(0, n_blocks, blocks_at_once)
     ]
-    z, value = torch.cat([group.z for group in groups]), torch.cat([group.value for group in groups])
-    kept = {i: torch.cat([group.kept[i] for group in groups]) for i in groups[0].kept}
-    sums = {name: torch.cat([group.curves[name] for group in groups], dim=1) for name in groups[0].curves}
-    curves = {name: values.double().mean(dim=1).tolist() for name, values in sums.items()}
-    return Chains(z, value, curves, kept, target.images)
+    return _joined(groups, target.images)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How every chain is run: the arguments of `run_chains`, but for the networks and the number of chains."""
+
+    n_iterations: int
+    n_particles: int
+    n_z: int
+    kernel: Kernel
+    mala_steps: int
+    step_size: float
+    keep: frozenset[int]
+    chunk: int
+    device: torch.device
+    progress: Callable[[int], None]
+
+    @property
+    def images_per_chain(self) -> int:
+        """Fresh images of a chain in memory at once."""
+        return self.n_particles if self.kernel != "mala" else 1
+
+    def check(self) -> None:
+        """Raise ValueError for what cannot be run."""
+        if self.kernel not in get_args(Kernel):
+            raise ValueError(f"kernel={self.kernel!r}: allowed are {', '.join(get_args(Kernel))}")
+        if self.keep and not 0 <= min(self.keep) <= max(self.keep) <= self.n_iterations:
+            raise ValueError(f"keep={sorted(self.keep)}: from 0, the start, to n_iterations={self.n_iterations}")
+        _check(
+            n_iterations=self.n_iterations,
+            n_particles=self.n_particles,
+            n_z=self.n_z,
+            mala_steps=self.mala_steps,
+        )
+        if not self.step_size > 0:
+            raise ValueError(f"step_size={self.step_size} must be positive")
 
 
 @dataclass
@@ -178,12 +199,26 @@ class _Group:
     kept: dict[int, Tensor]
 
 
+def _joined(groups: Sequence[_Group], images: int) -> Chains:
+    """The chains of all groups; curves become means over all of them."""
+    sums = {name: torch.cat([group.curves[name] for group in groups], dim=1) for name in groups[0].curves}
+    return Chains(
+        z=torch.cat([group.z for group in groups]),
+        value=torch.cat([group.value for group in groups]),
+        curves={name: values.double().mean(dim=1).tolist() for name, values in sums.items()},
+        kept={i: torch.cat([group.kept[i] for group in groups]) for i in groups[0].kept},
+        images=images,
+    )
+
+
 class _Target:
     """Critic values of latent codes, and the log weight and log target made of them."""
 
     def __init__(self, D: Network, G: Network, weights: Weights, beta: float) -> None:
-        if weights not in ("importance", "density"):
-            raise ValueError(f"weights={weights!r}: 'importance' or 'density'")
+        if weights not in get_args(Weights):
+            raise ValueError(f"weights={weights!r}: allowed are {', '.join(get_args(Weights))}")
+        if not math.isfinite(beta):
+            raise ValueError(f"beta={beta} must be finite")
         self.D, self.G, self.beta, self.images = D, G, beta, 0
         self.prior_in_weight = 0.5 if weights == "density" else 0.0
 
@@ -217,72 +252,57 @@ class _Target:
         return torch.cat(densities), torch.cat(gradients), torch.cat(values)
 
 
-def _run_group(
-    target: _Target,
-    seeds: Sequence[int],
-    chains_left: int,
-    n_iterations: int,
-    n_particles: int,
-    n_z: int,
-    kernel: Kernel,
-    mala_steps: int,
-    step_size: float,
-    keep: set[int],
-    chunk: int,
-    device: torch.device,
-    progress: Callable[[int], None],
-) -> _Group:
-    random = _Streams(seeds, min(chains_left, BLOCK * len(seeds)), device)
-    z = random.normal(n_z)
+def _run_group(target: _Target, plan: _Plan, seeds: Sequence[int], chains_left: int) -> _Group:
+    random = _Streams(seeds, min(chains_left, BLOCK * len(seeds)), plan.device)
+    z = random.normal(plan.n_z)
     chains = len(z)
     # The kept particle's value is carried along: N_p new images per iteration, not N_p + 1.
-    value = target.values(z, chunk)
-    kept = {0: z} if 0 in keep else {}
+    value = target.values(z, plan.chunk)
+    kept = {0: z} if 0 in plan.keep else {}
     rows: dict[str, list[Tensor]] = {}
-    for iteration in range(1, n_iterations + 1):
+    for iteration in range(1, plan.n_iterations + 1):
         seen: dict[str, Tensor] = {}
-        if kernel != "mala":
-            z, value, seen["ess"], seen["moved"] = _isir_step(target, z, value, n_particles, random, chunk)
-        if kernel != "isir":
-            z, value, seen["accepted"] = _mala_steps(target, z, mala_steps, step_size, random, chunk)
+        if plan.kernel != "mala":
+            z, value, seen["ess"], seen["moved"] = _isir_step(target, plan, z, value=value, random=random)
+        if plan.kernel != "isir":
+            z, value, seen["accepted"] = _mala_steps(target, plan, z, random)
         seen |= {"critic": value, "squared_norm": z.square().sum(-1)}
         for name, values in seen.items():
             rows.setdefault(name, []).append(values.cpu())
-        if iteration in keep:
+        if iteration in plan.keep:
             kept[iteration] = z
-        progress(chains)
+        plan.progress(chains)
     return _Group(z, value, {name: torch.stack(values) for name, values in rows.items()}, kept)
 
 
 def _isir_step(
-    target: _Target, z: Tensor, value: Tensor, n_particles: int, random: "_Streams", chunk: int
+    target: _Target, plan: _Plan, z: Tensor, *, value: Tensor, random: "_Streams"
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One I-SIR iteration: (z [n, n_z], D(G(z)) [n], effective number of particles [n], whether the chain moved
     [n]).
     """
     n, n_z = z.shape
-    fresh = random.normal(n_particles, n_z)
-    fresh_values = target.values(fresh.reshape(-1, n_z), chunk).view(n, n_particles)
+    fresh = random.normal(plan.n_particles, n_z)
+    fresh_values = target.values(fresh.reshape(-1, n_z), plan.chunk).view(n, plan.n_particles)
     particles = torch.cat([z.unsqueeze(1), fresh], dim=1)  # [n, N_p + 1, n_z]
     values = torch.cat([value.unsqueeze(1), fresh_values], dim=1)
     log_w = target.log_weight(particles, values)
     # argmax(log w + Gumbel noise) is a draw from Categorical(w / sum w), with noise that is drawn chain by chain.
-    chosen = (log_w + random.gumbel(n_particles + 1)).argmax(dim=1)
+    chosen = (log_w + random.gumbel(plan.n_particles + 1)).argmax(dim=1)
     rows = torch.arange(n, device=z.device)
     p = log_w.softmax(dim=1)
     return particles[rows, chosen], values[rows, chosen], 1 / p.square().sum(dim=1), (chosen > 0).float()
 
 
-def _mala_steps(
-    target: _Target, z: Tensor, steps: int, h: float, random: "_Streams", chunk: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _mala_steps(target: _Target, plan: _Plan, z: Tensor, random: "_Streams") -> tuple[Tensor, Tensor, Tensor]:
     """Metropolis-adjusted Langevin steps (Roberts and Tweedie 1996): (z, D(G(z)), mean acceptance of each chain)."""
-    density, gradient, value = target.log_density_and_gradient(z, chunk)
+    steps, h = plan.mala_steps, plan.step_size
+    density, gradient, value = target.log_density_and_gradient(z, plan.chunk)
     accepted = torch.zeros_like(density)
     for _ in range(steps):
         noise = random.normal(z.shape[1])
         there = z + h * gradient + math.sqrt(2 * h) * noise
-        density_there, gradient_there, value_there = target.log_density_and_gradient(there, chunk)
+        density_there, gradient_there, value_there = target.log_density_and_gradient(there, plan.chunk)
         back = (z - there - h * gradient_there).square().sum(-1) / (4 * h)
         forth = noise.square().sum(-1) / 2
         take = random.uniform().log() < density_there - density - back + forth

@@ -58,6 +58,7 @@ class GeneratorBlock(nn.Module):
         self.c_sc = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, H, W] -> [N, out_channels, 2H, 2W]."""
         h = self.c1(_double(F.relu(self.b1(x))))
         h = self.c2(F.relu(self.b2(h)))
         return h + _double(self.c_sc(x))
@@ -95,6 +96,7 @@ class Generator(nn.Module):
         self.add_module(self.last_conv, nn.Conv2d(channels[-1], 3, 3, padding=1))
 
     def forward(self, z: Tensor) -> Tensor:
+        """Latent codes [N, nz] -> images [N, 3, image_size, image_size] in (-1, 1)."""
         h = self.l1(z).view(z.shape[0], -1, self.bottom_width, self.bottom_width)
         # With the 8 or 16 channels of a narrow generator's last blocks, channels_last convolutions are 2-10 times
         # faster on a CPU.
@@ -122,6 +124,7 @@ class CriticBlock(nn.Module):
         self.downsample, self.first = downsample, first
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, H, W] -> [N, out_channels, H / 2, W / 2], or H, W without `downsample`."""
         r = x if self.first else F.relu(x)
         s = F.relu(self.c1(r))
         if self.downsample:
@@ -158,13 +161,16 @@ class Critic(nn.Module):
 
     @property
     def blocks(self) -> list[CriticBlock]:
+        """The residual blocks, from the image on."""
         return [self.get_submodule(name) for name in self.block_names]  # type: ignore[misc]
 
     @property
     def linear(self) -> nn.Linear:
+        """The last layer, from the mean features to the value."""
         return self.get_submodule(self.last_linear)  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images [N, 3, image_size, image_size] in [-1, 1] -> values [N, 1]."""
         h = x
         for block in self.blocks:
             h = block(h)

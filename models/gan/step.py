@@ -2,15 +2,14 @@ r"""The two gradient steps of WGAN-GP, exact and with less work than automatic d
 
 `critic_step_gradients` leaves in D's `.grad`s the gradient of
 
-    L = loss_D + gp_scale loss_GP = mean_i D(fake_i) - mean_i D(real_i) + gp_scale mean_i (|g_i| - 1)^2,   g_i = grad_x
-    D(x_i)
+    L = loss_D + gp_scale loss_GP = mean_i D(fake_i) - mean_i D(real_i) + gp_scale mean_i (|g_i| - 1)^2,
+    g_i = grad_x D(x_i),
 
 with x_i on the line between real_i and fake_i. Automatic differentiation gets there by differentiating twice. This
-module
-uses that the critic is piecewise linear in its input: with the ReLU masks of x_i held (their derivative is zero almost
-everywhere), D is a product of linear maps, and so is its gradient. Write layer l as a_l = W_l h_(l-1), h_l = m_l * a_l
-(mask m_l), and c_l for the cotangent dD/da_l that the backward pass from D(x_i) computes on its way down to g_i. For
-v_i held constant,
+module uses that the critic is piecewise linear in its input: with the ReLU masks of x_i held (their derivative is zero
+almost everywhere), D is a product of linear maps, and so is its gradient. Write layer l as a_l = W_l h_(l-1),
+h_l = m_l * a_l (mask m_l), and c_l for the cotangent dD/da_l that the backward pass from D(x_i) computes on its way
+down to g_i. For v_i held constant,
 
     v_i = d L / d g_i = gp_scale (2/N) (|g_i| - 1) g_i / |g_i|,        d L_GP / d W_l = d/dW_l sum_i <v_i, g_i>,
 
@@ -48,7 +47,7 @@ class CriticTerms(NamedTuple):
 
 
 def critic_step_gradients(
-    D: nn.Module, x_real: Tensor, x_fake: Tensor, alpha: Tensor, gp_scale: float, bf16: bool = False
+    D: nn.Module, x_real: Tensor, x_fake: Tensor, alpha: Tensor, *, gp_scale: float, bf16: bool = False
 ) -> CriticTerms:
     """Put the gradient of loss_D + gp_scale loss_GP into the `.grad` of D's parameters (replacing what was there).
 
@@ -65,7 +64,7 @@ def critic_step_gradients(
             f"x_real {list(x_real.shape)} and x_fake {list(x_fake.shape)} must be equal, alpha {list(alpha.shape)} [N]"
         )
     if not isinstance(D, Critic):
-        return _by_double_backward(D, x_real, x_fake, alpha, gp_scale, bf16)
+        return _by_double_backward(D, x_real, x_fake, alpha, gp_scale=gp_scale, bf16=bf16)
     D.zero_grad(set_to_none=True)
     x_between = interpolate(x_fake, x_real, alpha)
     if not bf16:
@@ -103,12 +102,11 @@ def generator_step_gradients(G: nn.Module, D: nn.Module, z: Tensor, bf16: bool =
     return loss.detach()
 
 
-# ------------------------------------------------------------------------------------------------------------ by
-# autograd
+# --------------------------------------------------------------------------------------------------------- by autograd
 
 
 def _by_double_backward(
-    D: nn.Module, x_real: Tensor, x_fake: Tensor, alpha: Tensor, gp_scale: float, bf16: bool
+    D: nn.Module, x_real: Tensor, x_fake: Tensor, alpha: Tensor, *, gp_scale: float, bf16: bool
 ) -> CriticTerms:
     D.zero_grad(set_to_none=True)
     loss = _loss_backward(D, x_real, x_fake, bf16)
@@ -131,8 +129,7 @@ def _loss_backward(D: nn.Module, x_real: Tensor, x_fake: Tensor, bf16: bool) -> 
     return loss.detach()
 
 
-# ---------------------------------------------------------------------------------------------------------------- by
-# hand
+# ------------------------------------------------------------------------------------------------------------ by hand
 
 
 @dataclass
@@ -197,7 +194,7 @@ def _forward(D: Critic, x: Tensor) -> Tape:
         pooled = F.avg_pool2d(r, 2) if block.downsample else r
         h = _conv(s, kernel, block.c2.bias)
         h += pooled if block.c_sc is None else block.c_sc(pooled)
-        tapes.append(BlockTape(block, kernel, r, s, pooled))
+        tapes.append(BlockTape(block, kernel, r=r, s=s, r_pooled=pooled))
     features = h.relu_()
     return Tape(tapes, features, D.linear(features.mean((2, 3))).squeeze(1))
 
@@ -273,7 +270,7 @@ def _add_weight_gradients(D: Critic, tape: Tape, cotangent: Tensor, part: slice)
 def _conv(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     """The convolution a kernel of this module stands for: 4x4 halves the image, 3x3 and 1x1 keep it."""
     stride, padding = _geometry(kernel)
-    return F.conv2d(x, kernel, bias, stride, padding)
+    return F.conv2d(x, kernel, bias, stride=stride, padding=padding)
 
 
 def _geometry(kernel: Tensor) -> tuple[int, int]:
@@ -293,7 +290,17 @@ def _conv_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     stride, padding = _geometry(kernel)
     return torch.ops.aten.convolution_backward(
-        c, x, kernel, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, which
+        c,
+        x,
+        kernel,
+        bias_sizes=None,
+        stride=[stride] * 2,
+        padding=[padding] * 2,
+        dilation=[1, 1],
+        transposed=False,
+        output_padding=[0, 0],
+        groups=1,
+        output_mask=which,
     )
 
 

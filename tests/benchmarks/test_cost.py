@@ -22,7 +22,7 @@ def test_training_steps_cost_as_much_with_numbers() -> None:
     counted = wgan_operations(WganConfig(image_size=32, nz=8, ngf=16, ndf=16), n=2)
     G, D = Generator(32, 8, 16), Critic(32, 16)
     x, z = torch.randn(2, 3, 32, 32), torch.randn(2, 8)
-    critic = operations(lambda: critic_step_gradients(D, x, x.flip(0), torch.rand(2), 10.0))
+    critic = operations(lambda: critic_step_gradients(D, x, x.flip(0), torch.rand(2), gp_scale=10.0))
     with torch.no_grad():
         critic += operations(lambda: G(z))
     assert counted["critic step"] == critic / 2

@@ -266,7 +266,7 @@ def check_trainer(entry_point: str, argv: Sequence[str]) -> None:
         return
     try:
         with redirect_stdout(io.StringIO()):
-            parse_config(config_class, module.PRESETS, argv, entry_point)
+            parse_config(config_class, getattr(module, "PRESETS", {}), argv, entry_point)
     except InputError as error:
         raise Wrong(str(error)) from None
     except SystemExit as end:  # --help, --dry_run
@@ -377,9 +377,7 @@ def check_project(folder: Path, entry_point: str, given: Sequence[str]) -> None:
 def make_targets() -> tuple[set[str], set[str]]:
     """(all targets of the Makefile, those that run an entry point)."""
     text = (ROOT / "Makefile").read_text()
-    match = re.search(r"^ENTRY_POINTS := (.*)$", text, re.M)
-    assert match is not None
-    entry_points = set(match[1].split())
+    entry_points = set(yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"])
     return entry_points | set(re.findall(r"^([a-z][\w-]*):", text, re.M)), entry_points
 
 

@@ -45,7 +45,9 @@ def randomise(module: nn.Module) -> nn.Module:
     return module
 
 
-def assert_same(ours: nn.Module, theirs: nn.Module, our_out: Tensor, their_out: Tensor, inputs: list[Tensor]) -> None:
+def assert_same(
+    ours: nn.Module, theirs: nn.Module, our_out: Tensor, their_out: Tensor, *, inputs: list[Tensor]
+) -> None:
     """Outputs, gradients of the inputs and gradients of every parameter, for one random cotangent."""
     torch.testing.assert_close(our_out, their_out, **TIGHT)
     cotangent = torch.randn_like(our_out)
@@ -67,7 +69,7 @@ def test_multi_head_attention_equals_torch(backend, mask, cross, bias):
     if cross and mask is not None and "causal" in mask:
         pytest.skip("causal is for self-attention")
     theirs = randomise(nn.MultiheadAttention(D, H, bias=bias, batch_first=True))
-    ours = MultiHeadAttentionBlock(D, H, backend, bias)
+    ours = MultiHeadAttentionBlock(D, H, backend, bias=bias)
     ours.load_state_dict(theirs.state_dict(), strict=True)
     x = torch.randn(B, N, D, requires_grad=True)
     y = torch.randn(B, M, D, requires_grad=True) if cross else x
@@ -89,7 +91,7 @@ def test_multi_head_attention_equals_torch(backend, mask, cross, bias):
     expected, expected_weights = theirs(x, y, y, average_attn_weights=False, **torchs)
     torch.testing.assert_close(weights, expected_weights, **TIGHT)
     torch.testing.assert_close(out, expected, **TIGHT)
-    assert_same(ours, theirs, ours(x, y, y, **mine)[0], expected, [x, y] if cross else [x])
+    assert_same(ours, theirs, ours(x, y, y, **mine)[0], expected, inputs=[x, y] if cross else [x])
 
 
 def test_value_differs_from_key():
@@ -109,21 +111,27 @@ def test_weights_go_back_to_torch():
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_encoder_layer_equals_torch(norm_first, activation, masked):
-    theirs = randomise(nn.TransformerEncoderLayer(D, H, 40, 0.0, activation, batch_first=True, norm_first=norm_first))
-    ours = EncoderLayer(D, H, 40, 0.0, activation, norm_first)
+    theirs = randomise(
+        nn.TransformerEncoderLayer(
+            D, H, 40, dropout=0.0, activation=activation, batch_first=True, norm_first=norm_first
+        )
+    )
+    ours = EncoderLayer(D, H, 40, dropout=0.0, activation=activation, norm_first=norm_first)
     ours.load_state_dict(theirs.state_dict(), strict=True)
     x = torch.randn(B, N, D, requires_grad=True)
     mask = torch.ones(N, N, dtype=torch.bool).triu(2) if masked else None
     pad = padding(B, N) if masked else None
     theirs.train()  # in eval the fast path writes zeros into padded tokens
-    assert_same(ours, theirs, ours(x, pad, mask)[0], theirs(x, src_mask=mask, src_key_padding_mask=pad), [x])
+    assert_same(
+        ours, theirs, ours(x, pad, attn_mask=mask)[0], theirs(x, src_mask=mask, src_key_padding_mask=pad), inputs=[x]
+    )
 
 
 @pytest.mark.parametrize("norm_first", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
 def test_decoder_layer_equals_torch(norm_first, causal):
     theirs = randomise(nn.TransformerDecoderLayer(D, H, 40, 0.0, batch_first=True, norm_first=norm_first))
-    ours = DecoderLayer(D, H, 40, 0.0, norm_first=norm_first)
+    ours = DecoderLayer(D, H, 40, dropout=0.0, norm_first=norm_first)
     ours.load_state_dict(theirs.state_dict(), strict=True)
     x, memory = torch.randn(B, M, D, requires_grad=True), torch.randn(B, N, D, requires_grad=True)
     later = torch.ones(M, M, dtype=torch.bool).triu(1)
@@ -136,18 +144,26 @@ def test_decoder_layer_equals_torch(norm_first, causal):
         tgt_key_padding_mask=padding(B, M),
         memory_key_padding_mask=padding(B, N),
     )
-    out, weights = ours(x, memory, padding(B, M), padding(B, N), None, memory_mask, causal)
+    masks = {
+        "key_padding_mask": padding(B, M),
+        "memory_padding_mask": padding(B, N),
+        "memory_mask": memory_mask,
+        "causal": causal,
+    }
+    out, weights = ours(x, memory, **masks)
     assert weights is None
-    assert_same(ours, theirs, out, expected, [x, memory])
-    out, weights = ours(x, memory, padding(B, M), padding(B, N), None, memory_mask, causal, need_weights=True)
+    assert_same(ours, theirs, out, expected, inputs=[x, memory])
+    out, weights = ours(x, memory, **masks, need_weights=True)
     torch.testing.assert_close(out, expected, **TIGHT)
     torch.testing.assert_close(weights.sum(-1), torch.ones(B, H, M))
 
 
 @pytest.mark.parametrize("norm_first", [False, True])
 def test_transformer_equals_torch(norm_first):
-    theirs = randomise(nn.Transformer(D, H, 2, 2, 40, 0.0, batch_first=True, norm_first=norm_first))
-    ours = Transformer(D, H, 2, 2, 40, 0.0, norm_first=norm_first)
+    theirs = randomise(
+        nn.Transformer(D, H, 2, 2, dim_feedforward=40, dropout=0.0, batch_first=True, norm_first=norm_first)
+    )
+    ours = Transformer(D, H, 2, 2, d_ff=40, dropout=0.0, norm_first=norm_first)
     ours.load_state_dict(theirs.state_dict(), strict=True)
     src, tgt = torch.randn(B, N, D, requires_grad=True), torch.randn(B, M, D, requires_grad=True)
     theirs.train()
@@ -159,8 +175,8 @@ def test_transformer_equals_torch(norm_first):
         memory_key_padding_mask=padding(B, N),
         tgt_key_padding_mask=padding(B, M),
     )
-    out = ours(src, tgt, padding(B, N), padding(B, M), tgt_causal=True)
-    assert_same(ours, theirs, out, expected, [src, tgt])
+    out = ours(src, tgt, src_padding_mask=padding(B, N), tgt_padding_mask=padding(B, M), tgt_causal=True)
+    assert_same(ours, theirs, out, expected, inputs=[src, tgt])
     # A target that is decoded causally does not depend on later ones.
     changed = tgt.detach().clone()
     changed[:, -1] += 1
@@ -214,7 +230,7 @@ def test_dropout_of_weights_keeps_the_mean():
 
 
 def test_layer_dropout_only_in_training():
-    layer, x = EncoderLayer(D, H, 40, 0.5), torch.randn(B, N, D)
+    layer, x = EncoderLayer(D, H, 40, dropout=0.5), torch.randn(B, N, D)
     assert not torch.equal(layer(x)[0], layer(x)[0])
     layer.eval()
     assert torch.equal(layer(x)[0], layer(x)[0])

@@ -1,8 +1,10 @@
 """The command line of every entry point: defaults, presets, refusals, and MLproject's agreement with them."""
 
+import importlib
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,23 +17,45 @@ from pydantic.dataclasses import dataclass
 from common.errors import InputError
 from tests.conftest import ROOT
 from tests.running import config_class_of
-from training.config import CONFIG, Floats, ImageSize, OptionalPath, as_params, build_config, option, parse_config
+from training.config import (
+    CONFIG,
+    Floats,
+    ImageSize,
+    OptionalPath,
+    RecordConfig,
+    as_params,
+    build_config,
+    check_unchanged,
+    operational_fields,
+    option,
+    parse_config,
+    preset_config,
+    with_default,
+)
 
 
 @dataclass(frozen=True, config=CONFIG)
-class Toy:
+class Toy(RecordConfig):
     """A toy."""
 
-    preset: Literal["small", "big"] = option("small", "which")
-    image_size: ImageSize = option(32, "pixels")
-    gp_scale: float = option(10.0, "weight", ge=0)
+    preset: Literal["small", "big"] = option("big", "which")
+    image_size: ImageSize = option(128, "pixels")
+    gp_scale: float = option(5.0, "weight", ge=0)
     flip: bool = option(False, "mirror")
-    data_dir: OptionalPath = option(None, "where")
+    data_dir: OptionalPath = option(None, "where", operational=True)
     shift: float = option(0.0, "any number")
     offsets: Floats = option((), "numbers")
 
 
-PRESETS: dict[str, dict[str, Any]] = {"small": {}, "big": {"image_size": 128, "gp_scale": 5.0}}
+PRESETS: dict[str, dict[str, Any]] = {"small": {"image_size": 32, "gp_scale": 10.0}, "big": {}}
+SMALL: dict[str, Any] = {"preset": "small", **PRESETS["small"]}
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Plain:
+    """One parameter."""
+
+    n: int = option(1, "a number")
 
 
 def parse(*argv: str) -> Toy:
@@ -39,20 +63,26 @@ def parse(*argv: str) -> Toy:
 
 
 def test_defaults_then_preset_then_what_was_given() -> None:
-    assert parse() == Toy()
-    assert parse("--preset", "big") == Toy(preset="big", image_size=128, gp_scale=5.0)
-    assert parse("--preset", "big", "--gp_scale", "7") == Toy(preset="big", image_size=128, gp_scale=7.0)
+    assert parse("--preset", "big") == Toy() == preset_config(Toy, PRESETS, "big")
+    assert parse() == Toy(**SMALL) == preset_config(Toy, PRESETS, "small")
+    assert parse("--preset", "big", "--gp_scale", "7") == Toy(gp_scale=7.0)
     assert parse("--flip", "true", "--image_size", "64", "--data_dir", "a b") == Toy(
-        flip=True, image_size=64, data_dir="a b"
+        **SMALL | {"flip": True, "image_size": 64, "data_dir": "a b"}
     )
+
+
+def test_a_config_without_presets() -> None:
+    assert parse_config(Plain, {}, ["--n", "3"], "plain") == Plain(n=3)
+    with pytest.raises(InputError, match="plain has no parameter 'preset'"):
+        parse_config(Plain, {}, ["--preset", "quick"], "plain")
 
 
 def test_values_may_begin_with_a_minus_sign() -> None:
     """Also as `mlflow run -P offsets=-1,0,1` passes them: in a word of their own, which argparse takes for an
     option.
     """
-    assert parse("--offsets", "-1,0,1", "--shift", "-1e-3") == Toy(offsets=(-1, 0, 1), shift=-0.001)
-    assert parse("--offsets=-1,2", "--flip", "true") == Toy(offsets=(-1, 2), flip=True)
+    assert parse("--offsets", "-1,0,1", "--shift", "-1e-3") == Toy(**SMALL | {"offsets": (-1, 0, 1), "shift": -0.001})
+    assert parse("--offsets=-1,2", "--flip", "true") == Toy(**SMALL | {"offsets": (-1, 2), "flip": True})
     assert parse("--data_dir", "-").data_dir == Path("-")
 
 
@@ -99,7 +129,7 @@ def test_dry_run_prints_the_resolved_config(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit) as end:
         parse("--preset", "big", "--dry_run")
     assert end.value.code == 0
-    resolved = as_params(Toy(preset="big", image_size=128, gp_scale=5.0))
+    resolved = as_params(Toy())
     assert json.loads(capsys.readouterr().out) == {**resolved, "offsets": []}
 
 
@@ -107,8 +137,69 @@ def test_help_names_every_field_with_range_and_default(capsys: pytest.CaptureFix
     with pytest.raises(SystemExit):
         parse("--help")
     text = " ".join(capsys.readouterr().out.split())
-    assert "weight (>= 0; default: 10.0; big: 5.0)" in text
-    assert "pixels (32 | 48 | 64 | 128; default: 32; big: 128)" in text
+    assert "weight (>= 0; small: 10.0, big: 5.0)" in text
+    assert "pixels (32 | 48 | 64 | 128; small: 32, big: 128)" in text
+    assert "any number (default: 0.0)" in text
+    assert "which (small | big; default: small)" in text
+
+
+@dataclass(frozen=True, config=CONFIG)
+class OtherToy(Toy):
+    """Another toy."""
+
+    gp_scale: float = with_default(Toy, "gp_scale", 3.0)
+    data_dir: OptionalPath = with_default(Toy, "data_dir", "here")
+    colour: str = option("red", "its colour")
+
+
+def test_help_has_the_own_fields_first_the_preset_before_them_and_shared_ones_at_the_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_config(OtherToy, PRESETS, ["--help"], "toy")
+    parts = re.split(r"^([a-z ]+):$", capsys.readouterr().out, flags=re.MULTILINE)[1:]
+    groups = {
+        title: re.findall(r"^  --(\w+)", text, re.MULTILINE)
+        for title, text in zip(parts[::2], parts[1::2], strict=True)
+    }
+    assert list(groups.items()) == [
+        ("parameters", ["preset", "colour"]),
+        ("a toy", ["image_size", "gp_scale", "flip", "data_dir", "shift", "offsets"]),
+        ("records", ["output_dir", "run_name"]),
+        ("instead of running", ["help", "dry_run"]),
+    ]
+
+
+def test_another_default_keeps_limits_and_use_on_resuming() -> None:
+    assert build_config(OtherToy, {}).gp_scale == 3.0
+    with pytest.raises(InputError, match="gp_scale: -1 is not allowed, input should be greater than or equal to 0"):
+        build_config(OtherToy, {"gp_scale": -1})
+    assert operational_fields(OtherToy) == operational_fields(Toy) == {"data_dir", "output_dir", "run_name"}
+
+
+def test_a_resumed_run_may_differ_in_operational_fields_alone() -> None:
+    before = as_params(Toy())
+    check_unchanged(Toy(data_dir="there", run_name="second"), before, operational_fields(Toy), None, False)
+    with pytest.raises(InputError, match="resume: flip was False, now True; the images are others; give the old"):
+        check_unchanged(Toy(flip=True), before, operational_fields(Toy), "the images are others", False)
+    check_unchanged(Toy(flip=True), before, operational_fields(Toy), "the images are others", True)
+
+
+PLACES = {"data_dir", "cache_dir", "on_bad", "output_dir"}
+RESUMABLE = {"device", "nproc", "max_restarts", "run_name", "resume", "allow_changes", *PLACES}
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "fields"),
+    [
+        ("wgan", {*RESUMABLE, "steps", "log_every", "sample_every", "checkpoint_every", "n_samples"}),
+        ("eeg_transformer", RESUMABLE),
+        ("eeg_simclr", RESUMABLE),
+        ("efficient_attention", RESUMABLE),
+    ],
+)
+def test_no_field_that_changes_a_result_is_operational(entry_point: str, fields: set[str]) -> None:
+    assert operational_fields(config_class_of(importlib.import_module(f"trainers.{entry_point}.run"))) == fields
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -123,8 +214,6 @@ def test_mlproject_agrees_with_the_config(entry_point: str) -> None:
     """Every declared parameter is a field with the same default, whichever preset; every placeholder is declared and
     used.
     """
-    import importlib
-
     module = importlib.import_module(f"trainers.{entry_point}.run")
     config_class = config_class_of(module)
     entry = MLPROJECT["entry_points"][entry_point]
@@ -133,17 +222,38 @@ def test_mlproject_agrees_with_the_config(entry_point: str) -> None:
     assert sorted(placeholders) == sorted(declared)
     words = shlex.split(entry["command"])
     assert words[:3] == ["python", "-m", f"trainers.{entry_point}"]
+    presets = getattr(module, "PRESETS", {})
     for name, details in declared.items():
         assert words[words.index(f"--{name}") + 1] == f"{{{name}}}"
-        for preset in module.PRESETS:
-            given = [] if name == "preset" else ["--preset", preset]
-            config = parse_config(config_class, module.PRESETS, given, entry_point)
+        for preset in presets or [None]:
+            given = ["--preset", preset] if preset and name != "preset" else []
+            config = parse_config(config_class, presets, given, entry_point)
             default = as_params(config)[name]
             if not (name == "preset" and preset != details["default"]):
                 assert str(details["default"]) == str(default)
     # and what mlflow would run parses
     argv = [word.format(**{k: v["default"] for k, v in declared.items()}) for word in words[3:]]
-    parse_config(config_class, module.PRESETS, argv, entry_point)
+    parse_config(config_class, presets, argv, entry_point)
+
+
+@pytest.mark.parametrize("entry_point", MLPROJECT["entry_points"])
+def test_defaults_are_the_exercises_setting_and_the_first_preset_is_quick(entry_point: str) -> None:
+    """A preset that the fields' defaults stand for changes nothing."""
+    module = importlib.import_module(f"trainers.{entry_point}.run")
+    config_class, presets = config_class_of(module), getattr(module, "PRESETS", {})
+    if presets:
+        assert next(iter(presets)) == "quick"
+        assert presets[config_class().preset] == {}
+    for preset, values in presets.items():
+        defaults = as_params(config_class())
+        changed = as_params(preset_config(config_class, presets, preset))
+        assert {name for name in values if changed[name] == defaults[name]} == set()
+
+
+def test_the_makefile_has_mlprojects_entry_points() -> None:
+    shown = subprocess.run(["make", "-pnq", "lint"], cwd=ROOT, capture_output=True, text=True).stdout
+    (line,) = [line for line in shown.splitlines() if line.startswith("ENTRY_POINTS := ")]
+    assert line.split()[2:] == list(MLPROJECT["entry_points"])
 
 
 def test_mlproject_has_no_quoted_placeholder_and_no_scientific_notation() -> None:

@@ -7,8 +7,8 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
 from models.eeg.augment import NAMES, AugmentRanges
-from training.config import CONFIG, Floats, Integers, OptionalStr, Strings, option
-from training.eeg.config import PHYSIONET, EegConfig
+from training.config import CONFIG, Floats, Integers, OptionalStr, Strings, option, with_default
+from training.eeg.config import QUICK, EegConfig
 
 SFREQ = 160.0
 """EEGMMI's sampling rate; recordings of others are refused when they are read."""
@@ -21,73 +21,65 @@ class EegSimclrConfig(EegConfig):
     """
 
     preset: Literal["quick", "physionet", "drawn"] = option(  # type: ignore[assignment]
-        "quick",
+        "physionet",
         "quick: simulated subjects, minutes on two CPU cores; physionet: 96 people of EEGMMI, downloaded; drawn: the "
         "same with the networks and settings of Mohsenvand et al. in full size",
     )
     # Networks
     channels: Literal["all", "motor"] = option(
-        "motor", "channels to classify by: all 64, or the 21 of rows FC, C and CP; pre-training draws from all"
+        "all", "channels to classify by: all 64, or the 21 of rows FC, C and CP; pre-training draws from all"
     )
     encoder: Literal["recurrent", "convolutional"] = option("convolutional", "encoder (A) or (B) of Mohsenvand et al.")
-    width: float = option(0.03, "scale of the drawn encoder's widths; 1: as drawn", gt=0)
-    kernels: Integers = option((16, 8, 4, 8), "of encoder=convolutional: three branches, blocks (drawn: 128,64,16,64)")
+    width: float = option(0.25, "scale of the drawn encoder's widths; 1: as drawn", gt=0)
+    kernels: Integers = option(
+        (64, 32, 16, 32), "kernel lengths of encoder=convolutional: three branches, blocks (drawn: 128,64,16,64)"
+    )
     n_features: int = option(4, "features of a channel (drawn: 4)", ge=1)
-    decimate: int = option(2, "the encoder reads every so many samples; exact while the band stays below", ge=1)
-    head_width: float = option(0.06, "scale of the drawn projector's and classifier's widths; 1: as drawn", gt=0)
+    decimate: int = option(
+        1, "decimation of the encoder's input; loses nothing while h_freq is below half the reduced rate", ge=1
+    )
+    head_width: float = option(0.25, "scale of the drawn projector's and classifier's widths; 1: as drawn", gt=0)
     head_pool: int = option(
         40,
-        "samples whose features are averaged before the classifier's head, half of them again in the next; 1: as drawn",
+        "samples averaged before the classifier's head; neighbouring averages overlap by half; 1: as drawn",
         ge=1,
     )
-    projection_dim: int = option(32, "numbers that a channel is projected to for the contrast (drawn: 32)", ge=2)
+    projection_dim: int = option(32, "dimension of the projection for the contrastive loss (drawn: 32)", ge=2)
     # Pre-training
-    pretrain_epochs: int = option(6, "passes of the pre-training over the training windows", ge=1)
-    pretrain_batch: int = option(128, "channel pairs in a batch of the pre-training, over all processes", ge=2)
+    pretrain_epochs: int = option(100, "passes of the pre-training over the training windows", ge=1)
+    pretrain_batch: int = option(1024, "channel pairs in a batch of the pre-training, over all processes", ge=2)
     channels_per_window: int = option(2, "recombined channels drawn from each window", ge=1)
-    pretrain_lr: float = option(0.003, "AdamW's learning rate in pre-training, after warm-up", gt=0)
+    pretrain_lr: float = option(0.001, "AdamW's learning rate in pre-training, after warm-up", gt=0)
     pretrain_weight_decay: float = option(0.0001, "AdamW's weight decay in pre-training", ge=0)
     tau: float = option(0.05, "temperature of NT-Xent", gt=0)
-    mask_same_trial: bool = option(True, "channels of the same trial are no negatives of each other")
-    unlabelled_runs: OptionalStr = option(None, "runs to pre-train on beside the labelled trials, such as 1-14")
+    mask_same_trial: bool = option(True, "exclude channels of the same trial from each other's negatives")
+    unlabelled_runs: OptionalStr = option("1-14", "runs to pre-train on beside the labelled trials, or none")
     # Augmentations
-    augmentations: Strings = option(NAMES, f"what views are made by: some of {', '.join(NAMES)}")
+    augmentations: Strings = option(NAMES, f"augmentations that make the views: some of {', '.join(NAMES)}")
     n_augmentations: int = option(2, "augmentations drawn for each view of each channel", ge=1)
-    amplitude: Floats = option((0.5, 2.0), "factor, from and to")
-    time_shift: int = option(40, "samples, at most, to either side", ge=0)
-    dc_shift: float = option(0.5, "standard deviations, at most, up or down", ge=0)
-    zero_mask: Integers = option((0, 24), "samples masked, from and to")
+    amplitude: Floats = option((0.5, 2.0), "scale factor, from and to")
+    time_shift: int = option(40, "shift in samples, at most, either way", ge=0)
+    dc_shift: float = option(0.5, "offset in standard deviations, at most, up or down", ge=0)
+    zero_mask: Integers = option((0, 24), "masked samples, from and to")
     noise: Floats = option((0.0, 0.2), "standard deviation of Gaussian noise, from and to")
     band_stop: Floats = option((9.5, 27.5), "centre of the stopped band in Hz, from and to")
     band_width: float = option(5.0, "width of the stopped band in Hz", gt=0)
     # What it is compared over
     label_fractions: Floats = option((0.01, 0.1, 0.5, 1.0), "shares of the labelled trials to train on")
-    tau_sweep: Floats = option((0.05, 0.2, 0.5), "temperatures to pre-train the first fold with, or none")
-    # Other defaults than of all EEG trainers
-    align: Literal["none", "euclidean"] = option(
-        "euclidean",
-        "euclidean: whiten everyone's windows by their own mean covariance, without labels, for all networks",
-    )
-    epochs: int = option(3, "passes over the training windows at most", ge=1)
+    tau_sweep: Floats = option((0.05, 0.1, 0.5), "temperatures to pre-train the first fold with, or none")
+    # Classifiers
     frozen_epochs: int = option(
-        10,
-        "passes that the head on the frozen encoder is given: its features are computed once, so they cost little",
-        ge=1,
+        60, "epochs of the head on the frozen encoder, whose features are computed only once", ge=1
     )
-    patience: int = option(3, "epochs without a better validation accuracy before training stops", ge=1)
-    batch_size: int = option(32, "windows per update, over all processes", ge=1)
-    updates_per_epoch: int = option(
-        25, "updates of an epoch at least: where training windows are few, it passes over them more than once", ge=1
-    )
-    lr: float = option(0.003, "AdamW's learning rate after warm-up", gt=0)
+    updates_per_epoch: int = with_default(EegConfig, "updates_per_epoch", 25)
 
     @model_validator(mode="after")
     def _values_agree(self) -> "EegSimclrConfig":
         for name in ("amplitude", "zero_mask", "noise", "band_stop"):
             if len(getattr(self, name)) != 2:
-                raise ValueError(f"{name}: two numbers, from and to, are needed, such as 0,1")
+                raise ValueError(f"{name}: give two numbers, from and to, such as 0,1")
         if len(self.kernels) != 4 or min(self.kernels) < 1:
-            raise ValueError(f"kernels={self.kernels}: four numbers of at least 1 are needed")
+            raise ValueError(f"kernels={self.kernels}: give four numbers of at least 1")
         unknown = [name for name in self.augmentations if name not in NAMES]
         if unknown or not 1 <= self.n_augmentations <= len(self.augmentations):
             raise ValueError(
@@ -98,17 +90,17 @@ class EegSimclrConfig(EegConfig):
         lower = SFREQ / self.decimate
         if lower / 2 <= self.h_freq:
             raise ValueError(
-                f"decimate={self.decimate}: sampled at {lower:g} Hz, nothing from {lower / 2:g} Hz on is told apart, "
-                f"but h_freq={self.h_freq:g}"
+                f"decimate={self.decimate}: at {lower:g} Hz, frequencies from {lower / 2:g} Hz on are aliased, but "
+                f"h_freq={self.h_freq:g}; give a smaller decimate or h_freq"
             )
         if self.head_pool > self.window:
-            raise ValueError(f"head_pool={self.head_pool}: more samples than a window has, {self.window}")
+            raise ValueError(f"head_pool={self.head_pool} is longer than the window of {self.window} samples")
         least = max(2, self.nproc)
         if self.pretrain_batch // self.channels_per_window < least:
             raise ValueError(
-                f"pretrain_batch={self.pretrain_batch}: of channels_per_window={self.channels_per_window} channels "
-                f"each, {least} windows or more must fit in (two, and one for each of nproc={self.nproc} processes); "
-                f"give at least {least * self.channels_per_window}"
+                f"pretrain_batch={self.pretrain_batch}: it must hold {least} windows or more of "
+                f"channels_per_window={self.channels_per_window} channels each (two, and one for each of "
+                f"nproc={self.nproc} processes); give at least {least * self.channels_per_window}"
             )
         if not all(0 < share <= 1 for share in self.label_fractions):
             raise ValueError(f"label_fractions={self.label_fractions}: shares above 0, up to 1")
@@ -117,29 +109,34 @@ class EegSimclrConfig(EegConfig):
         shortest = -(-self.window // self.decimate)
         if self.encoder == "convolutional" and max(self.kernels) // 2 >= shortest:
             raise ValueError(
-                f"kernels: {max(self.kernels)} samples cannot mirror a window of {shortest} (window / decimate)"
+                f"kernels: {max(self.kernels)} samples are too many for reflection padding of a window of {shortest} "
+                "(window / decimate)"
             )
         return self
 
 
-LARGE = {
-    **PHYSIONET,
-    "channels": "all",
-    "decimate": 1,
-    "pretrain_epochs": 100,
-    "pretrain_batch": 1024,
-    "batch_size": 64,
-    "lr": 0.001,
-    "pretrain_lr": 0.001,
-    "tau_sweep": (0.05, 0.1, 0.5),
-    "frozen_epochs": 60,
-    "unlabelled_runs": "1-14",
-}
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {},
-    "physionet": {**LARGE, "width": 0.25, "kernels": (64, 32, 16, 32), "head_width": 0.25},
+    "quick": {
+        **QUICK,
+        "subjects": "1-9",
+        "epochs": 3,
+        "patience": 3,
+        "batch_size": 32,
+        "frozen_epochs": 10,
+        "lr": 0.003,
+        "channels": "motor",
+        "width": 0.03,
+        "kernels": (16, 8, 4, 8),
+        "decimate": 2,
+        "head_width": 0.06,
+        "pretrain_epochs": 6,
+        "pretrain_batch": 128,
+        "pretrain_lr": 0.003,
+        "unlabelled_runs": None,
+        "tau_sweep": (0.05, 0.2, 0.5),
+    },
+    "physionet": {},
     "drawn": {
-        **LARGE,
         "width": 1.0,
         "kernels": (128, 64, 16, 64),
         "head_width": 1.0,

@@ -30,7 +30,9 @@ def picks(config: EegSimclrConfig) -> list[int] | None:
 def build_encoder(config: EegSimclrConfig) -> ChannelEncoder:
     """The channel encoder with weights drawn from torch's global generator."""
     a, b, c, d = config.kernels
-    return ChannelEncoder(config.encoder, config.width, (a, b, c, d), config.n_features, config.decimate)
+    return ChannelEncoder(
+        config.encoder, config.width, (a, b, c, d), n_features=config.n_features, decimate=config.decimate
+    )
 
 
 def build_projector(config: EegSimclrConfig) -> Projector:
@@ -45,15 +47,17 @@ def build_network(config: EegSimclrConfig, name: str, encoded: bool = False) -> 
     """
     encoder = build_encoder(config)
     if name.endswith("probe"):
-        return LinearProbe(encoder, len(CHANNELS), config.n_features, len(CLASSES), picks(config))
+        return LinearProbe(
+            encoder, len(CHANNELS), n_features=config.n_features, n_classes=len(CLASSES), picks=picks(config)
+        )
     kind = FeatureClassifier if encoded else ChannelClassifier
     return kind(
         encoder,
         len(CHANNELS),
-        config.n_features,
-        len(CLASSES),
-        config.head_width,
-        picks(config),
-        name == "frozen",
-        max(1, config.head_pool // config.decimate),
+        n_features=config.n_features,
+        n_classes=len(CLASSES),
+        head_width=config.head_width,
+        picks=picks(config),
+        frozen=name == "frozen",
+        pool=max(1, config.head_pool // config.decimate),
     )

@@ -93,7 +93,9 @@ class Pretraining:
         [n k].
         """
         channels = recombine(x, self.channels_per_window, generator).flatten(0, 1)
-        pair = views(channels, self.pool.window, self.ranges, generator, self.n_applied, self.augmentations)
+        pair = views(
+            channels, self.pool.window, self.ranges, generator, n_applied=self.n_applied, names=self.augmentations
+        )
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             # Both views at once: batch statistics of one view alone would tell the views apart.
             z = self.network["projector"](self.network["encoder"](torch.cat(pair)))

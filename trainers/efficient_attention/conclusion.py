@@ -21,7 +21,27 @@ def conclusion(
     device: str,
 ) -> str:
     """Which to choose when, in Markdown, from the figures alone."""
-    longest = max(seconds[EXACT])
+    starts = {name: crossover(taken, seconds[EXACT]) if name != EXACT else None for name, taken in seconds.items()}
+    text = [
+        *speed_table(seconds, memory, errors, starts, device),
+        *time_table(seconds, memory),
+        "",
+        "## Which to choose",
+        "",
+        *speed_findings(seconds, starts, n_tokens),
+        *accuracy_findings(results, errors),
+    ]
+    return "\n".join(text) + "\n"
+
+
+def speed_table(
+    seconds: Seconds,
+    memory: Mapping[str, Mapping[int, float]],
+    errors: Mapping[str, float],
+    starts: Mapping[str, float | None],
+    device: str,
+) -> list[str]:
+    """Speed against exact attention over the lengths, from where on a mechanism is faster, and how it grows."""
     lengths = sorted({n for taken in seconds.values() for n in taken})
     text = [
         "",
@@ -35,16 +55,20 @@ def conclusion(
         + " | faster from | time grows like N^ | memory grows like N^ | error when exchanged |",
         "|---|" + "---|" * (len(lengths) + 4),
     ]
-    starts: dict[str, float | None] = {}
     shortest = min(seconds[EXACT])
     for name, taken in seconds.items():
         cells = [f"{seconds[EXACT][n] / taken[n]:.2f}" if n in taken and n in seconds[EXACT] else "" for n in lengths]
-        starts[name] = crossover(taken, seconds[EXACT]) if name != EXACT else None
         begin = "" if name == EXACT else _from_length(starts[name], shortest)
         grows, holds = growth_exponent(taken), growth_exponent(memory.get(name, {}))
         row = [name, *cells, begin, *("" if math.isnan(e) else f"{e:.2f}" for e in (grows, holds))]
         text.append("| " + " | ".join([*row, f"{errors[name]:.3f}" if name in errors else ""]) + " |")
-    text += [
+    return text
+
+
+def time_table(seconds: Seconds, memory: Mapping[str, Mapping[int, float]]) -> list[str]:
+    """Milliseconds over the lengths, throughput and peak memory at the greatest."""
+    lengths = sorted({n for taken in seconds.values() for n in taken})
+    text = [
         "",
         "The same in milliseconds; throughput at the greatest length measured; growth of peak memory in a fresh "
         "process.",
@@ -57,46 +81,52 @@ def conclusion(
         held = memory.get(name, {})
         most = f"{held[max(held)]:.0f} at {max(held):,}" if held else ""
         text.append("| " + " | ".join([name, *cells, f"{max(taken) / taken[max(taken)]:,.0f}", most]) + " |")
-    text += ["", "## Which to choose", ""]
+    return text
+
+
+def speed_findings(seconds: Seconds, starts: Mapping[str, float | None], n_tokens: int) -> list[str]:
+    """At which length which approximation pays."""
+    shortest, longest = min(seconds[EXACT]), max(seconds[EXACT])
     approximate = [name for name in seconds if name not in (EXACT, "softmax", *CONTROLS)]
-    text += [at_tokens(approximate, seconds, n_tokens)] if approximate else []
-    quickest = min((seconds[n][shortest] / seconds[EXACT][shortest], n) for n in approximate) if approximate else None
-    if quickest:
-        text.append(
-            f"- At {shortest:,} tokens the quickest approximation, {quickest[1]}, takes {quickest[0]:.2f} times as "
-            "long as sdpa."
-        )
+    if not approximate:
+        return []
+    text = [at_tokens(approximate, seconds, n_tokens)]
+    factor, quickest = min((seconds[n][shortest] / seconds[EXACT][shortest], n) for n in approximate)
+    text.append(
+        f"- At {shortest:,} tokens the quickest approximation, {quickest}, takes {factor:.2f} times as long as sdpa."
+    )
     paying = sorted((n, name) for name in approximate if (n := starts[name]) is not None)
     if paying:
         begins = ", ".join(f"{name} from {_from_length(n, shortest)}" for n, name in paying)
         text.append(f"- From a length on, cheaper than exact: {begins} tokens.")
-        at_longest = {
-            name: seconds[EXACT][longest] / seconds[name][longest] for _, name in paying if longest in seconds[name]
-        }
-        if at_longest:
-            fastest = max(at_longest, key=lambda name: at_longest[name])
-            text.append(f"- At {longest:,} tokens the fastest is {fastest}, {at_longest[fastest]:.1f} times sdpa.")
+    gains = {name: seconds[EXACT][longest] / seconds[name][longest] for _, name in paying if longest in seconds[name]}
+    if gains:
+        fastest = max(gains, key=lambda name: gains[name])
+        text.append(f"- At {longest:,} tokens the fastest is {fastest}, {gains[fastest]:.1f} times sdpa.")
+    return text
+
+
+def accuracy_findings(results: Mapping[str, Result], errors: Mapping[str, float]) -> list[str]:
+    """What the mechanisms reach on EEG, trained with and put in afterwards."""
     best = max(results, key=lambda name: results[name].interval[0])
     mean = results[EXACT].interval[0]
-    text.append(
-        f"- Trained on EEG: sdpa {mean:.3f} per trial, the highest {best} with {results[best].interval[0]:.3f}."
-    )
+    text = [f"- Trained on EEG: sdpa {mean:.3f} per trial, the highest {best} with {results[best].interval[0]:.3f}."]
     if "none" in results:
         text.append(
             f"- Without any mixing of tokens (none): {results['none'].interval[0]:.3f}. Where that is as good, the "
             "task does not need attention."
         )
     usable = [name for name, error in errors.items() if error < 0.05 and name != "softmax"]
-    text.append(
-        "- Put into the trained network without training again, "
-        + (
-            f"only {', '.join(usable)} {'stay' if len(usable) > 1 else 'stays'} within 5 % of exact attention."
-            if usable
-            else "no mechanism stays within 5 % of exact attention."
-        )
-        + " Train with the mechanism that will be used."
+    stays = (
+        f"only {', '.join(usable)} {'stay' if len(usable) > 1 else 'stays'} within"
+        if usable
+        else "no mechanism stays within"
     )
-    return "\n".join(text) + "\n"
+    text.append(
+        f"- Put into the trained network without training again, {stays} 5 % of exact attention. Train with the "
+        "mechanism that will be used."
+    )
+    return text
 
 
 def at_tokens(approximate: Sequence[str], seconds: Seconds, n_tokens: int) -> str:
@@ -127,7 +157,9 @@ def _from_length(n: float | None, shortest: int) -> str:
     return "never" if n is None else f"{shortest:,} or fewer" if n == shortest else f"{n:,.0f}"
 
 
-def draw(values: Mapping[str, Mapping[int, float]], y_label: str, title: str, share: bool = False) -> Figure:
+def plot_over_length(
+    values: Mapping[str, Mapping[int, float]], y_label: str, title: str, share: bool = False
+) -> Figure:
     """Lines over the length of the sequence, both axes logarithmic (the second from 0 to 1 for a `share`); sdpa in
     black.
     """
@@ -153,7 +185,7 @@ def draw(values: Mapping[str, Mapping[int, float]], y_label: str, title: str, sh
     return figure
 
 
-def labelling_figure(labelled: Sequence[Labelled], dataset: str) -> Figure:
+def plot_labelling(labelled: Sequence[Labelled], dataset: str) -> Figure:
     """Balanced accuracy, time and memory against the number of tokens that the same recording is cut into."""
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     panels: list[tuple[str, Callable[[Labelled], float]]] = [

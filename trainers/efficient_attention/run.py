@@ -31,9 +31,9 @@ from models.attention.spec import build_attention
 from models.eeg.transformer import EegTransformer
 from models.transformer import EncoderLayer
 from tracking.run import AnyRun
-from trainers.eeg_transformer.config import attention_spec, build_network
+from trainers.eeg_transformer.config import attention_spec, build_with_attention
 from trainers.eeg_transformer.registry import register_transformer
-from trainers.efficient_attention.conclusion import conclusion, draw, labelling_figure
+from trainers.efficient_attention.conclusion import conclusion, plot_labelling, plot_over_length
 from trainers.efficient_attention.config import PRESETS, SAME, EfficientAttentionConfig, transformer_config
 from trainers.efficient_attention.scaling import (
     D_MODEL,
@@ -167,9 +167,11 @@ def record_scaling(
             run.log_metrics({f"{name}_megabytes": value}, step=length)
     run.log_metrics({f"{name}_exchange_error": value for name, value in errors.items()}, step=0)
     where = "GPU, device events" if device.type == "cuda" else "CPU time of one thread"
-    run.log_figure(draw(seconds, "seconds", f"Encoder layer, one sequence ({where})"), "figures/seconds.png")
+    run.log_figure(
+        plot_over_length(seconds, "seconds", f"Encoder layer, one sequence ({where})"), "figures/seconds.png"
+    )
     if any(value > 0 for points in memory.values() for value in points.values()):
-        run.log_figure(draw(memory, "megabytes", "Growth of peak memory in one pass"), "figures/memory.png")
+        run.log_figure(plot_over_length(memory, "megabytes", "Growth of peak memory in one pass"), "figures/memory.png")
     rows = [
         {
             "mechanism": name,
@@ -211,9 +213,11 @@ def record_tasks(run: AnyRun, config: EfficientAttentionConfig, data: EegData, d
         "tasks.json",
     )
     if recall:
-        run.log_figure(draw(recall, "share of right answers", "Associative recall", share=True), "figures/recall.png")
+        run.log_figure(
+            plot_over_length(recall, "share of right answers", "Associative recall", share=True), "figures/recall.png"
+        )
     if labelled:
-        run.log_figure(labelling_figure(labelled, config.dataset), "figures/labelling.png")
+        run.log_figure(plot_labelling(labelled, config.dataset), "figures/labelling.png")
     what = "Simulated subjects" if config.dataset == "simulated" else "EEGMMI"
     return tasks_report(recall, labelled, streamed, what, on_gpu=device.type == "cuda")
 
@@ -277,7 +281,7 @@ def fresh_network(config: EfficientAttentionConfig, data: EegData, name: str) ->
     with seeded(config.seed):
         if name == "eegnet":
             return build_eegnet(data, config.window)
-        return build_network(replace(config, attention=EXACT), data.trials.shape[1], name)
+        return build_with_attention(config, data.trials.shape[1], name)
 
 
 def search(

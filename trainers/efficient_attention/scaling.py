@@ -29,17 +29,17 @@ Seconds = dict[str, dict[int, float]]
 
 def build_layer(name: str, length: int) -> EncoderLayer:
     """A pre-norm encoder layer with the mechanism, sized for sequences of `length`."""
-    small = min(64, length)
-    spec = AttentionSpec(
-        name,
-        max_len=length,
-        n_projected=small,
-        n_landmarks=small,
-        window=min(65, length - 1 + length % 2),
-        n_features=64,
-    )
     torch.manual_seed(0)
-    return EncoderLayer(D_MODEL, N_HEADS, D_FF, 0.0, "gelu", True, spec, torch.Generator().manual_seed(0)).eval()
+    return EncoderLayer(
+        D_MODEL,
+        N_HEADS,
+        D_FF,
+        dropout=0.0,
+        activation="gelu",
+        norm_first=True,
+        attention=AttentionSpec.for_length(name, length),
+        generator=torch.Generator().manual_seed(0),
+    ).eval()
 
 
 def fits(name: str, length: int, limit_bytes: float = 2e9) -> bool:

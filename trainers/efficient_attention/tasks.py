@@ -22,8 +22,8 @@ from data.eeg.labelling import STATES, UNLABELLED, Recording
 from data.recall import recall_sequences
 from evaluation.classification import mean_interval
 from models.attention.spec import AttentionSpec
-from models.eeg.align import mean_covariance, whitening
 from models.eeg.sequence_labeller import RecallTransformer, RecordingTransformer
+from models.eeg.whitening import mean_covariance, whitening
 from trainers.efficient_attention.peak_memory import answer_jobs, grown_memory, measure_apart
 from training.eeg.load import SHRINKAGE
 
@@ -31,14 +31,6 @@ N_VALUES = 8
 CYCLE_SECONDS = 8.3  # rest and task of EEGMMI's protocol
 
 Note = Callable[[str], None]
-
-
-def spec_for(name: str, n_tokens: int) -> AttentionSpec:
-    """A mechanism sized for sequences of n_tokens: at most 64 landmarks or projected keys, a window of at most 65."""
-    small = max(1, min(64, n_tokens // 2))
-    return AttentionSpec(
-        name, max_len=n_tokens, n_projected=small, n_landmarks=small, window=min(65, small // 2 * 2 + 1)
-    )
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -68,11 +60,11 @@ def recall_accuracy(name: str, sizes: RecallSizes, seed: int, device: torch.devi
         network = RecallTransformer(
             sizes.n_pairs,
             N_VALUES,
-            sizes.d_model,
-            sizes.n_heads,
-            sizes.n_layers,
-            spec_for(name, 2 * sizes.n_pairs),
-            torch.Generator().manual_seed(seed),
+            d_model=sizes.d_model,
+            n_heads=sizes.n_heads,
+            n_layers=sizes.n_layers,
+            attention=AttentionSpec.for_length(name, 2 * sizes.n_pairs),
+            generator=torch.Generator().manual_seed(seed),
         ).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), sizes.lr, weight_decay=0.01)
 
@@ -124,13 +116,13 @@ class LabelSizes:
             return RecordingTransformer(
                 self.n_chans,
                 len(STATES),
-                self.patch_len,
-                self.d_model,
-                self.n_heads,
-                self.n_layers,
-                self.dropout,
-                spec_for(self.mechanism, self.n_tokens),
-                self.causal,
+                patch_len=self.patch_len,
+                d_model=self.d_model,
+                n_heads=self.n_heads,
+                n_layers=self.n_layers,
+                dropout=self.dropout,
+                attention=AttentionSpec.for_length(self.mechanism, self.n_tokens),
+                causal=self.causal,
                 generator=torch.Generator().manual_seed(seed),
             )
 
@@ -157,7 +149,7 @@ class Labelled:
 
 
 def whitened(recording: Recording) -> Recording:
-    """The recording in microvolts, whitened by its own covariance (He and Wu 2020; no labels): see models/eeg/align.py.
+    """The recording in microvolts, whitened by its own covariance, without labels: see models/eeg/whitening.py.
 
     People and runs differ less then. The whole recording is used, as it is for the band-pass.
     """
@@ -353,85 +345,101 @@ def tasks_report(
     """What the tasks gave, in Markdown, from the figures alone. on_gpu: where labelling was timed; streaming is on a
     CPU always.
     """
-    text: list[str] = []
-    if recall:
-        lengths = sorted(next(iter(recall.values())))
-        text += [
-            "",
-            "## Associative recall",
-            "",
-            "Share of right answers in new sequences, the same number of updates for all; a guess has "
-            f"{1 / N_VALUES:.3f}.",
-            "",
-            "| mechanism | " + " | ".join(f"{n:,} tokens" for n in lengths) + " |",
-            "|---|" + "---|" * len(lengths),
-        ]
-        text += [f"| {name} | " + " | ".join(f"{row[n]:.3f}" for n in lengths) + " |" for name, row in recall.items()]
-        longest = lengths[-1]
-        solved = [name for name, row in recall.items() if row[longest] > 0.95]
-        text += ["", f"- Solved at {longest:,} tokens (above 0.95): {', '.join(solved) or 'by none'}."]
-        if "none" in recall:
-            worst = max(recall["none"].values())
-            state = "at chance, as it must be" if worst < 1.3 / N_VALUES else "ABOVE CHANCE: the task leaks its answers"
-            text.append(f"- Without mixing of tokens: at most {worst:.3f}: {state}.")
-    if labelled:
-        measured = any(math.isfinite(row.megabytes) for row in labelled)
-        text += [
-            "",
-            "## Every sample of a whole recording",
-            "",
-            f"{what}: rest, left or right at each sample, on runs that training did not see. Balanced accuracy: chance "
-            f"is 0.333; intervals 95 %, over subjects. Time{' and memory' if measured else ''}: one recording, "
-            f"{'on the GPU, by the clock' if on_gpu else 'one CPU thread'}."
-            + ("" if measured else " Memory was not measured."),
-            "",
-            "| mechanism | samples a token | tokens | balanced accuracy | accuracy | hand, within tasks | seconds | "
-            "MB |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        for row in labelled:
-            mean, low, high = row.balanced
-            interval = f" ({low:.3f} to {high:.3f})" if math.isfinite(low) else ""
-            megabytes = f"{row.megabytes:.0f}" if math.isfinite(row.megabytes) else ""
-            text.append(
-                f"| {row.mechanism} | {row.patch_len} | {row.n_tokens:,} | {mean:.3f}{interval} | {row.accuracy:.3f} "
-                f"| {row.left_right:.3f} | {row.seconds:.3f} | {megabytes} |"
-            )
-        best = max(labelled, key=lambda row: row.balanced[0])
-        text += [
-            "",
-            f"- The highest is {best.mechanism} with {best.patch_len} samples a token ({best.n_tokens:,} tokens): "
-            f"{best.balanced[0]:.3f}.",
-        ]
-        for name in dict.fromkeys(row.mechanism for row in labelled):
-            rows = sorted((row for row in labelled if row.mechanism == name), key=lambda row: row.n_tokens)
-            if len(rows) > 1:
-                steps = ", ".join(f"{row.n_tokens:,} tokens {row.balanced[0]:.3f}" for row in rows)
-                text.append(f"- {name}, the same recordings in shorter and shorter slices: {steps}.")
-        alone = {row.n_tokens: row.balanced[0] for row in labelled if row.mechanism == "none"}
-        for n_tokens, base in sorted(alone.items()):
-            gains = [
-                f"{row.mechanism} {row.balanced[0] - base:+.3f}"
-                for row in labelled
-                if row.n_tokens == n_tokens and row.mechanism != "none"
-            ]
-            if gains:
-                text.append(
-                    f"- What its context adds to what a slice shows (none), at {n_tokens:,} tokens: {', '.join(gains)}."
-                )
-    if streamed:
-        text += [
-            "",
-            "## A recording that does not end",
-            "",
-            f"- Causal linear attention labelled {streamed.seconds:,.0f} s of signal in pieces of {streamed.piece} "
-            f"sample(s), as they came in: {streamed.n_tokens:,} tokens, {streamed.state_numbers:,} numbers remembered, "
-            "whatever the length.",
-            f"- {streamed.milliseconds_first:.2f} ms of one CPU thread a piece in the first minute, "
-            f"{streamed.milliseconds_last:.2f} ms in the last.",
-            f"- Largest difference of a logit from the recording labelled at once: {streamed.difference:.1e}.",
-        ]
+    text = recall_lines(recall) if recall else []
+    text += [*labelling_table(labelled, what, on_gpu), *labelling_findings(labelled)] if labelled else []
+    text += streaming_lines(streamed) if streamed else []
     return "\n".join(text) + "\n" if text else ""
+
+
+def recall_lines(recall: Mapping[str, Mapping[int, float]]) -> list[str]:
+    """Associative recall: a table over lengths, who solved the longest, and the control without mixing."""
+    lengths = sorted(next(iter(recall.values())))
+    text = [
+        "",
+        "## Associative recall",
+        "",
+        f"Share of right answers in new sequences, the same number of updates for all; a guess has {1 / N_VALUES:.3f}.",
+        "",
+        "| mechanism | " + " | ".join(f"{n:,} tokens" for n in lengths) + " |",
+        "|---|" + "---|" * len(lengths),
+    ]
+    text += [f"| {name} | " + " | ".join(f"{row[n]:.3f}" for n in lengths) + " |" for name, row in recall.items()]
+    longest = lengths[-1]
+    solved = [name for name, row in recall.items() if row[longest] > 0.95]
+    text += ["", f"- Solved at {longest:,} tokens (above 0.95): {', '.join(solved) or 'by none'}."]
+    if "none" in recall:
+        worst = max(recall["none"].values())
+        state = "at chance, as it must be" if worst < 1.3 / N_VALUES else "ABOVE CHANCE: the task leaks its answers"
+        text.append(f"- Without mixing of tokens: at most {worst:.3f}: {state}.")
+    return text
+
+
+def labelling_table(labelled: Sequence[Labelled], what: str, on_gpu: bool) -> list[str]:
+    """Labelling of whole recordings: a row for each mechanism and length of slice."""
+    measured = any(math.isfinite(row.megabytes) for row in labelled)
+    text = [
+        "",
+        "## Every sample of a whole recording",
+        "",
+        f"{what}: rest, left or right at each sample, on runs that training did not see. Balanced accuracy: chance "
+        f"is 0.333; intervals 95 %, over subjects. Time{' and memory' if measured else ''}: one recording, "
+        f"{'on the GPU, by the clock' if on_gpu else 'one CPU thread'}."
+        + ("" if measured else " Memory was not measured."),
+        "",
+        "| mechanism | samples a token | tokens | balanced accuracy | accuracy | hand, within tasks | seconds | MB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in labelled:
+        mean, low, high = row.balanced
+        interval = f" ({low:.3f} to {high:.3f})" if math.isfinite(low) else ""
+        megabytes = f"{row.megabytes:.0f}" if math.isfinite(row.megabytes) else ""
+        text.append(
+            f"| {row.mechanism} | {row.patch_len} | {row.n_tokens:,} | {mean:.3f}{interval} | {row.accuracy:.3f} "
+            f"| {row.left_right:.3f} | {row.seconds:.3f} | {megabytes} |"
+        )
+    return text
+
+
+def labelling_findings(labelled: Sequence[Labelled]) -> list[str]:
+    """What the table of labelling shows: the best, what shorter slices change, and what context adds."""
+    best = max(labelled, key=lambda row: row.balanced[0])
+    text = [
+        "",
+        f"- The highest is {best.mechanism} with {best.patch_len} samples a token ({best.n_tokens:,} tokens): "
+        f"{best.balanced[0]:.3f}.",
+    ]
+    for name in dict.fromkeys(row.mechanism for row in labelled):
+        rows = sorted((row for row in labelled if row.mechanism == name), key=lambda row: row.n_tokens)
+        if len(rows) > 1:
+            steps = ", ".join(f"{row.n_tokens:,} tokens {row.balanced[0]:.3f}" for row in rows)
+            text.append(f"- {name}, the same recordings in shorter and shorter slices: {steps}.")
+    alone = {row.n_tokens: row.balanced[0] for row in labelled if row.mechanism == "none"}
+    for n_tokens, base in sorted(alone.items()):
+        gains = [
+            f"{row.mechanism} {row.balanced[0] - base:+.3f}"
+            for row in labelled
+            if row.n_tokens == n_tokens and row.mechanism != "none"
+        ]
+        if gains:
+            text.append(
+                f"- What its context adds to what a slice shows (none), at {n_tokens:,} tokens: {', '.join(gains)}."
+            )
+    return text
+
+
+def streaming_lines(streamed: Streamed) -> list[str]:
+    """A recording labelled as it came in: time and memory of a piece, and the difference from labelling at once."""
+    return [
+        "",
+        "## A recording that does not end",
+        "",
+        f"- Causal linear attention labelled {streamed.seconds:,.0f} s of signal in pieces of {streamed.piece} "
+        f"sample(s), as they came in: {streamed.n_tokens:,} tokens, {streamed.state_numbers:,} numbers remembered, "
+        "whatever the length.",
+        f"- {streamed.milliseconds_first:.2f} ms of one CPU thread a piece in the first minute, "
+        f"{streamed.milliseconds_last:.2f} ms in the last.",
+        f"- Largest difference of a logit from the recording labelled at once: {streamed.difference:.1e}.",
+    ]
 
 
 @torch.inference_mode()

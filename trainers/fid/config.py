@@ -4,22 +4,17 @@ from typing import Any
 
 from pydantic.dataclasses import dataclass
 
-from training.config import CONFIG, option
-from training.generators.config import MeasureConfig
+from training.config import CONFIG, MachineConfig, option
+from training.generators.config import QUICK, MeasureConfig
 
 
 @dataclass(frozen=True, config=CONFIG)
-class FidConfig(MeasureConfig):
+class FidConfig(MeasureConfig, MachineConfig):
     """Measure a generator: Fréchet and kernel distance, precision, recall, and the Fréchet distance for infinitely many
     images.
     """
 
-    n_sizes: int = option(8, "numbers of images at which the Fréchet distance is computed, to extrapolate it", ge=2)
-    nproc: int = option(1, "processes on this machine, one GPU each (torchrun starts them)", ge=1)
-    max_restarts: int = option(0, "times that torchrun starts the processes again when one of them is lost", ge=0)
+    n_sizes: int = option(8, "sample sizes at which the Fréchet distance is computed, to extrapolate it", ge=2)
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {},
-    "celeba": {"features": "inception", "n_images": 50_000, "n_reference": 50_000, "split": "all", "dataset": "celeba"},
-}
+PRESETS: dict[str, dict[str, Any]] = {"quick": QUICK, "celeba": {}}

@@ -7,7 +7,7 @@ from pydantic.dataclasses import dataclass
 
 from evaluation.frechet import MIN_IMAGES
 from training.config import CONFIG, Floats, Integers, OptionalStr, Strings, option
-from training.generators.config import MeasureConfig
+from training.generators.config import QUICK, MeasureConfig
 
 SAMPLERS = ("importance", "density", "ex2mcmc", "mala")
 """I-SIR with either weight; I-SIR and MALA in turn, and MALA alone, both for the target of `weights`."""
@@ -22,16 +22,16 @@ class IsirFidConfig(MeasureConfig):
     critic_uri: OptionalStr = option(None, "critic; not given: the one that the generator's run registered")
     samplers: Strings = option(SAMPLERS, "samplers to compare with plain sampling, separated by commas")
     weights_of_mala: Literal["importance", "density"] = option(
-        "importance", "whose target ex2mcmc and mala sample: importance, q exp(beta D); density, q^2 exp(beta D)"
+        "importance", "target of ex2mcmc and mala: importance, q exp(beta D); density, q^2 exp(beta D)"
     )
-    beta: float = option(1.0, "scale of the critic in the weights; a WGAN critic's own scale means nothing")
+    beta: float = option(1.0, "scale of the critic in the weights; a WGAN critic has no scale of its own")
     n_iterations: int = option(10, "N_i: iterations of a chain", ge=1)
     n_particles: int = option(10, "N_p: fresh particles per iteration", ge=1)
     mala_steps: int = option(3, "MALA steps per iteration of ex2mcmc and mala", ge=1)
     step_size: float = option(0.02, "step h of MALA: z + h grad log p + sqrt(2 h) noise", gt=0)
-    bootstrap: int = option(200, "bootstrap draws for the intervals of the differences", ge=20)
+    bootstrap: int = option(100, "bootstrap draws for the intervals of the differences", ge=20)
     n_sweep: int = option(
-        500, "chains of each point of the sweeps; more than the features have dimensions", ge=MIN_IMAGES
+        10_000, "chains at each point of the sweeps; more than the features have dimensions", ge=MIN_IMAGES
     )
     sweep_particles: Integers = option((1, 3, 30), "N_p of the sweep over particles, at n_iterations, or none")
     sweep_beta: Floats = option((0.1, 0.3, 3.0), "beta of the sweep over the critic's scale, or none")
@@ -48,14 +48,13 @@ class IsirFidConfig(MeasureConfig):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"n_images": 1000, "n_iterations": 5, "n_sweep": 300, "sweep_beta": (0.3, 3.0)},
-    "celeba": {
-        "features": "inception",
-        "n_images": 50_000,
-        "n_reference": 50_000,
-        "split": "all",
-        "dataset": "celeba",
-        "n_sweep": 10_000,
-        "bootstrap": 100,
+    "quick": {
+        **QUICK,
+        "n_images": 1000,
+        "n_iterations": 5,
+        "n_sweep": 300,
+        "sweep_beta": (0.3, 3.0),
+        "bootstrap": 200,
     },
+    "celeba": {},
 }

@@ -1,18 +1,16 @@
 """The parameters of `report`."""
 
 from pathlib import Path
-from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 
-from training.config import CONFIG, OptionalPath, OptionalStr, option
+from training.config import CONFIG, OptionalPath, OptionalStr, RecordConfig, option
 
 
 @dataclass(frozen=True, config=CONFIG)
-class ReportConfig:
+class ReportConfig(RecordConfig):
     """Gather the runs of an experiment into one self-contained HTML page and a Markdown file."""
 
-    preset: Literal["quick"] = option("quick", "there is one")
     experiment: OptionalStr = option(
         None, "the experiment to report on; not given: that of `mlflow run`, else wgan-eeg and Default together"
     )
@@ -25,8 +23,3 @@ class ReportConfig:
     markdown: Path = option(
         Path("report.md"), "where to write the Markdown; its figures go to report_figures/ beside it"
     )
-    output_dir: Path = option(Path("runs"), "folder of what is not yet delivered to the tracking server")
-    run_name: OptionalStr = option(None, "name of the run in MLflow")
-
-
-PRESETS: dict[str, dict[str, Any]] = {"quick": {}}

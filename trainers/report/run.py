@@ -14,7 +14,7 @@ from common.files import atomic_file
 from common.progress import Progress
 from tracking.reading import Reader, RecordedRun
 from tracking.run import start_run
-from trainers.report.config import PRESETS, ReportConfig
+from trainers.report.config import ReportConfig
 from trainers.report.contents import gather
 from trainers.report.page import html_page, markdown_page
 from training.config import as_params, parse_config
@@ -105,4 +105,4 @@ def run_report(config: ReportConfig) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return run_report(parse_config(ReportConfig, PRESETS, sys.argv[1:] if argv is None else argv, "report"))
+    return run_report(parse_config(ReportConfig, {}, sys.argv[1:] if argv is None else argv, "report"))

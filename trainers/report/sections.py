@@ -96,7 +96,7 @@ GENERAL = Section("", pictures=(Pictures("Confusion matrices", r"figures/.*confu
 SECTIONS: dict[str, Section] = {
     "theory": Section(
         "Theory: distances between parallel segments",
-        params=("preset", "theta_star", "gp_scale", "seed"),
+        params=("theta_star", "gp_scale", "seed"),
         metrics=(r"error_.*",),
         panels=(Panel("theta by gradient descent under each distance", r"theta_(?P<line>.+)"),),
         pictures=(FIGURES,),

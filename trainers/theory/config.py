@@ -1,21 +1,17 @@
 """The parameters of `theory`."""
 
-from pathlib import Path
-from typing import Any, Literal
-
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
-from training.config import CONFIG, Floats, OptionalStr, option
+from training.config import CONFIG, Floats, RecordConfig, Seed, option
 
 
 @dataclass(frozen=True, config=CONFIG)
-class TheoryConfig:
+class TheoryConfig(RecordConfig):
     """Answer the exercise's theoretical part: KL, JS and Wasserstein distance of two parallel segments, and check the
     answers.
     """
 
-    preset: Literal["quick"] = option("quick", "quick: a minute on one CPU core")
     theta_star: float = option(0.0, "height of the target segment")
     offsets: Floats = option(
         (-1.0, -0.5, -0.1, 0.0, 0.1, 0.5, 1.0), "theta - theta_star at which distances are computed"
@@ -38,10 +34,7 @@ class TheoryConfig:
     n_chains: int = option(4000, "chains of I-SIR", ge=2)
     n_iterations: int = option(30, "N_i: iterations of a chain", ge=1)
     n_particles: int = option(10, "N_p: fresh particles per iteration", ge=1)
-    # Records
-    seed: int = option(0, "seed of samples and networks", ge=0, le=2**31 - 1)
-    output_dir: Path = option(Path("runs"), "folder of what is not yet delivered to the tracking server")
-    run_name: OptionalStr = option(None, "name of the run in MLflow")
+    seed: Seed = option(0, "seed of samples and networks")
 
     @model_validator(mode="after")
     def _fields_agree(self) -> "TheoryConfig":
@@ -54,6 +47,3 @@ class TheoryConfig:
         if max(map(abs, self.offsets)) > 10 or abs(self.start) > 10 or self.start == 0:
             raise ValueError(f"offsets up to 10 either way, and start up to 10 but not 0: {self.offsets}, {self.start}")
         return self
-
-
-PRESETS: dict[str, dict[str, Any]] = {"quick": {}}

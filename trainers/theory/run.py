@@ -10,7 +10,7 @@ from itertools import product
 
 from common.progress import Progress
 from tracking.run import start_run
-from trainers.theory.config import PRESETS, TheoryConfig
+from trainers.theory.config import TheoryConfig
 from trainers.theory.correction import corrections
 from trainers.theory.descent import descend, distance_slopes
 from trainers.theory.figures import plot_corrections, plot_descents, plot_distances, plot_gradients
@@ -62,4 +62,4 @@ def run_theory(config: TheoryConfig) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return run_theory(parse_config(TheoryConfig, PRESETS, sys.argv[1:] if argv is None else argv, "theory"))
+    return run_theory(parse_config(TheoryConfig, {}, sys.argv[1:] if argv is None else argv, "theory"))

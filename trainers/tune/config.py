@@ -18,51 +18,48 @@ from pydantic.dataclasses import dataclass
 from common.errors import InputError
 from trainers.tune.space import parse_space, split_settings
 from trainers.tune.targets import TARGETS, Target
-from training.config import CONFIG, OptionalPath, OptionalStr, Strings, option
+from training.config import CONFIG, DeviceConfig, OptionalPath, OptionalStr, RecordConfig, Strings, option
 
 
 @dataclass(frozen=True, config=CONFIG)
-class TuneConfig:
+class TuneConfig(DeviceConfig, RecordConfig):
     """Search the parameters of a trainer (Optuna), repeat the best few over seeds, train and register the winner."""
 
     preset: Literal["quick", "celeba", "physionet"] = option(
-        "quick", "the trainer's preset; quick: short trainings too, a study of minutes on two CPU cores"
+        "celeba", "the trainer's preset; quick: short trainings too, a study of minutes on two CPU cores"
     )
     # What
     target: str = option("wgan", f"the trainer: {', '.join(TARGETS)}")
     space: OptionalStr = option(
-        None, "what to search instead of what the trainer declares: gp_scale=log:0.1..100, n_dis=1|2|3, n_layers=1..4"
+        None, "search space, instead of the trainer's own: gp_scale=log:0.1..100, n_dis=1|2|3, n_layers=1..4"
     )
     fixed: OptionalStr = option(
-        None, "other parameters of the trainer, in all runs of the study: steps=200, batch_size=32"
+        None, "other parameters of the trainer, for all runs of the study: steps=200, batch_size=32"
     )
-    final: OptionalStr = option(None, "parameters of the winner's last training alone, as steps=10000")
+    final: OptionalStr = option(None, "parameters of the winner's last training only, as steps=10000")
     objective: Strings = option(
         (),
-        "kernel_distance or frechet_distance (wgan), log_loss, accuracy, latency_ms (EEG); two of them: a Pareto front",
+        "kernel_distance or frechet_distance (wgan), log_loss, accuracy, latency_ms (EEG); for a Pareto front, two",
     )
     features: OptionalStr = option(
         None, "feature network of wgan's distances: digits, inception, models:/..., or a file"
     )
     data_dir: OptionalPath = option(None, "data of the trainer")
     # How much
-    n_trials: int = option(50, "trials, over all workers", ge=1)
-    n_best: int = option(3, "best configurations that are repeated", ge=1)
-    n_seeds: int = option(3, "seeds of each repetition", ge=1)
+    n_trials: int = option(50, "trials, of all workers together", ge=1)
+    n_best: int = option(3, "best configurations to repeat", ge=1)
+    n_seeds: int = option(3, "repetitions of each, with other seeds", ge=1)
     pruner: Literal["median", "hyperband", "none"] = option(
-        "median", "who gives trials up early: below the median of the others, successive halving, nobody"
+        "median", "which trials stop early: those worse than the median, those that successive halving drops, none"
     )
     # How
-    study: OptionalStr = option(None, "name of the study; one that is there is gone on with; not given: target-preset")
+    study: OptionalStr = option(None, "name of the study; a study of this name is continued; not given: target-preset")
     storage: OptionalStr = option(
         None, "database URL ($NAME stands for an environment variable), or a journal file; not given: one in output_dir"
     )
-    n_workers: int = option(1, "worker processes on this machine", ge=0)
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: GPUs if there are any, dealt to the workers in turn")
-    seed: int = option(0, "seed of the search; trials and repetitions derive theirs from it", ge=0, le=10**9)
+    n_workers: int = option(1, "worker processes on this machine; GPUs are assigned to them in turn", ge=0)
+    seed: int = option(0, "seed of the search; seeds of trials and repetitions derive from it", ge=0, le=10**9)
     cache_dir: Path = option(Path("cache"), "folder of decoded data, shared by runs")
-    output_dir: Path = option(Path("runs"), "folder of journal, logs, checkpoints and undelivered records")
-    run_name: OptionalStr = option(None, "name of the study's run in MLflow")
 
     @model_validator(mode="after")
     def _target_known(self) -> "TuneConfig":

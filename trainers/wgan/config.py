@@ -13,39 +13,45 @@ from models.gan.networks import Critic, Generator
 from training.config import (
     CONFIG,
     ImageSize,
+    MachineConfig,
     OptionalPath,
-    OptionalStr,
+    RecordConfig,
+    ResumableConfig,
+    Seed,
     option,
 )
 
 
 @dataclass(frozen=True, config=CONFIG)
-class WganConfig:
+class WganConfig(MachineConfig, RecordConfig, ResumableConfig):
     """Train a WGAN-GP (Gulrajani et al. 2017) with torch-mimicry's architecture and register generator and critic."""
 
     preset: Literal["quick", "celeba"] = option(
-        "quick", "quick: embedded digits in minutes on two CPU cores; celeba: the exercise's"
+        "celeba", "quick: embedded digits, minutes on two CPU cores; celeba: the exercise's setting"
     )
     # Images
-    dataset: Literal["digits", "celeba", "folder"] = option("digits", "where the images come from")
-    data_dir: OptionalPath = option(None, "folder or zip of the images; celeba downloads when it is not given")
+    dataset: Literal["digits", "celeba", "folder"] = option("celeba", "where the images come from")
+    data_dir: OptionalPath = option(
+        None, "folder or zip of the images; not given: celeba is downloaded", operational=True
+    )
     split: Literal["train", "valid", "test", "all"] = option("train", "partition to train on")
     validation_share: float = option(
-        0.0, "share of these images that is not trained on but kept for choices, as tune does", ge=0, lt=1
+        0.0, "share of the images held out from training, for tune to choose by", ge=0, lt=1
     )
-    image_size: ImageSize = option(32, "pixels per side")
-    flip: bool = option(False, "mirror images at random")
-    on_bad: Literal["stop", "skip"] = option("stop", "what to do with an image that cannot be read")
-    cache_dir: Path = option(Path("cache"), "folder of the decoded images, shared by runs")
+    image_size: ImageSize = option(64, "pixels per side")
+    flip: bool = option(True, "mirror images at random")
+    on_bad: Literal["stop", "skip"] = option("stop", "what to do with an image that cannot be read", operational=True)
+    cache_dir: Path = option(Path("cache"), "folder of the decoded images, shared by runs", operational=True)
     # Networks
     nets: Literal["own", "mimicry"] = option(
-        "own", "own: the fast equal of torch-mimicry's networks; mimicry: the package's own modules"
+        "own", "own: our faster equivalent of torch-mimicry's networks; mimicry: the package's own modules"
     )
     nz: int = option(128, "size of the latent code", ge=1)
-    ngf: int = option(64, "width of the generator", ge=16)
-    ndf: int = option(64, "width of the critic", ge=16)
+    ngf: int = option(1024, "width of the generator", ge=16)
+    ndf: int = option(1024, "width of the critic", ge=16)
     # Training
-    steps: int = option(100_000, "generator updates", ge=1)
+    # A longer training is the same one continued, unless the learning rates fall to the last step (check_resumable).
+    steps: int = option(100_000, "generator updates", operational=True, ge=1)
     batch_size: int = option(64, "images per update, over all processes", ge=2)
     n_dis: int = option(2, "critic updates per generator update", ge=1)
     gp_scale: float = option(10.0, "weight of the gradient penalty", ge=0)
@@ -56,24 +62,14 @@ class WganConfig:
     lr_decay: Literal["none", "linear"] = option("none", "linear: both learning rates fall to zero at the last step")
     ema_decay: float = option(0.999, "decay of the generator's moving average", ge=0, lt=1)
     precision: Literal["fp32", "bf16"] = option("fp32", "bf16: mixed precision, the penalty stays in fp32")
-    seed: int = option(0, "seed of the weights, the order of images and the latent codes", ge=0, le=2**31 - 1)
-    # Machine
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: a GPU if there is one")
-    nproc: int = option(1, "processes on this machine, one GPU each (torchrun starts them)", ge=1)
-    max_restarts: int = option(0, "times that torchrun starts the processes again when one of them is lost", ge=0)
+    seed: Seed = option(0, "seed of the weights, the order of images and the latent codes")
     # Records
     log_every: int = option(
-        10, "steps between points of the curves; a point is the mean of the steps since the last", ge=1
+        100, "steps between points of the curves, each the mean since the last point", operational=True, ge=1
     )
-    sample_every: int = option(100, "steps between sample grids", ge=1)
-    checkpoint_every: int = option(250, "steps between checkpoints", ge=1)
-    n_samples: int = option(64, "images in a sample grid", ge=1, le=1024)
-    output_dir: Path = option(
-        Path("runs"), "folder of checkpoints and of what is not yet delivered to the tracking server"
-    )
-    run_name: OptionalStr = option(None, "name of the run in MLflow")
-    resume: OptionalStr = option(None, "go on with this run: its id, or latest")
-    allow_changes: bool = option(False, "let a resumed run have other hyper-parameters than before")
+    sample_every: int = option(1000, "steps between sample grids", operational=True, ge=1)
+    checkpoint_every: int = option(1000, "steps between checkpoints", operational=True, ge=1)
+    n_samples: int = option(64, "images in a sample grid", operational=True, ge=1, le=1024)
 
     @model_validator(mode="after")
     def _fields_agree(self) -> "WganConfig":
@@ -91,10 +87,13 @@ class WganConfig:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Found by trying on the digits: with 2e-4 they are blobs after as many steps. 5e-4 and 8e-4 (critic) are as good in
-    # most runs, but the critic lost its hold in one of five (docs/wgan.md); with 5e-4 and 4e-4 it lags. Batches of 64
+    # Learning rates tried on the digits: 2e-4 leaves blobs after as many steps. 5e-4 and 8e-4 (critic) are as good in
+    # most runs, but the critic diverged in one of five (docs/wgan.md); with 5e-4 and 4e-4 it lags behind. Batches of 64
     # allow too few steps in three minutes.
     "quick": {
+        "dataset": "digits",
+        "image_size": 32,
+        "flip": False,
         "nz": 64,
         "ngf": 32,
         "ndf": 32,
@@ -104,37 +103,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr_critic": 0.0004,
         "lr_decay": "linear",
         "ema_decay": 0.99,
+        "log_every": 10,
+        "sample_every": 100,
+        "checkpoint_every": 250,
     },
-    "celeba": {
-        "dataset": "celeba",
-        "image_size": 64,
-        "flip": True,
-        "ngf": 1024,
-        "ndf": 1024,
-        "log_every": 100,
-        "sample_every": 1000,
-        "checkpoint_every": 1000,
-    },
-}
-
-
-# Fields that may differ when a run is resumed: they change where and how it computes or reports, not what it computes.
-OPERATIONAL = {
-    "data_dir",
-    "cache_dir",
-    "on_bad",
-    "steps",
-    "device",
-    "nproc",
-    "max_restarts",
-    "log_every",
-    "sample_every",
-    "checkpoint_every",
-    "n_samples",
-    "output_dir",
-    "run_name",
-    "resume",
-    "allow_changes",
+    "celeba": {},
 }
 
 

@@ -113,7 +113,7 @@ def training_steps(
             alpha = _shared_random(training, len(x_real), processes, torch.rand)
             with torch.no_grad(), _autocast(training.bf16, processes.device):
                 x_fake = G(z).float()
-            terms = critic_step_gradients(D, x_real, x_fake, alpha, gp_scale, bf16=training.bf16)
+            terms = critic_step_gradients(D, x_real, x_fake, alpha, gp_scale=gp_scale, bf16=training.bf16)
             average_gradients(D)
             norm = nn.utils.get_total_norm([p.grad for p in D.parameters() if p.grad is not None])
             training.optimizer_D.step()

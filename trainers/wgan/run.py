@@ -16,10 +16,10 @@ from common.progress import Progress
 from data.images.load import ImageBatches, ImageSet, divide, load_images
 from evaluation.figures import image_grid
 from models.sync_norm import synchronise_batch_norms
-from trainers.wgan.config import OPERATIONAL, PRESETS, WganConfig, build_networks
+from trainers.wgan.config import PRESETS, WganConfig, build_networks
 from trainers.wgan.loop import METRICS, Training, sample_images, training_steps
 from trainers.wgan.records import describe, evaluate, log_figures, lost_critic, print_summary, register_networks
-from training.config import launch_processes, parse_config
+from training.config import launch_processes, operational_fields, parse_config
 from training.session import Session, Stopped
 from training.step_log import StepLog
 from training.trial import StudyTrial
@@ -60,7 +60,7 @@ def check_resumable(config: WganConfig, session: Session, images: ImageSet) -> N
             f"resume: {done} steps are done already, more than steps={config.steps}; give steps of at least {done}"
         )
     # With lr_decay the rates hang on the last step.
-    operational = OPERATIONAL - {"steps"} if config.lr_decay == "linear" else OPERATIONAL
+    operational = operational_fields(WganConfig) - ({"steps"} if config.lr_decay == "linear" else set())
     session.check_unchanged(images.fingerprint, f"{images.source} holds other images", operational)
 
 

@@ -7,75 +7,81 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
 from models.eeg.augment import NAMES
-from training.config import CONFIG, OptionalInteger, OptionalPath, OptionalStr, Strings, option
+from training.config import (
+    CONFIG,
+    MachineConfig,
+    OptionalInteger,
+    OptionalPath,
+    RecordConfig,
+    ResumableConfig,
+    Seed,
+    Strings,
+    option,
+)
 
 
 @dataclass(frozen=True, config=CONFIG)
-class EegConfig:
-    """Parameters of every EEG trainer."""
+class EegConfig(MachineConfig, RecordConfig, ResumableConfig):
+    """Data, evaluation and training of every EEG trainer."""
 
     preset: Literal["quick", "physionet"] = option(
-        "quick", "quick: simulated subjects, minutes on two CPU cores; physionet: 96 people of EEGMMI, downloaded"
+        "physionet", "quick: simulated subjects, minutes on two CPU cores; physionet: 96 people of EEGMMI, downloaded"
     )
     # Data
-    dataset: Literal["simulated", "physionet"] = option("simulated", "simulated recordings, or PhysioNet's EEGMMI")
-    data_dir: OptionalPath = option(None, "folder of EEGMMI; not given: MNE's own, filled by download")
-    subjects: str = option("1-9", "subjects, as 1,3,7-20")
+    dataset: Literal["simulated", "physionet"] = option("physionet", "simulated recordings, or PhysioNet's EEGMMI")
+    data_dir: OptionalPath = option(
+        None, "folder of EEGMMI; not given: MNE's own, downloaded as needed", operational=True
+    )
+    subjects: str = option("1-99", "subjects, as 1,3,7-20")
     runs: str = option("4,8,12", "runs with left and right fists: 4,8,12 imagined, 3,7,11 executed")
-    exclude: str = option("known", "subjects to leave out: known (faulty recordings), none, or 88,92")
-    on_bad: Literal["stop", "skip"] = option("stop", "what to do with a damaged recording")
-    checksums: bool = option(True, "recordings of EEGMMI must have PhysioNet's bytes; false: your own in its layout")
-    cache_dir: Path = option(Path("cache"), "folder of trials, shared by runs")
+    exclude: str = option("known", "subjects to leave out: known (those with faulty recordings), none, or 88,92")
+    on_bad: Literal["stop", "skip"] = option("stop", "what to do with a damaged recording", operational=True)
+    checksums: bool = option(True, "check EEGMMI's files against PhysioNet's; false: your own data in its layout")
+    cache_dir: Path = option(Path("cache"), "folder of trials, shared by runs", operational=True)
     l_freq: float = option(7.0, "lower edge of the band, Hz", gt=0)
     h_freq: float = option(30.0, "upper edge of the band, Hz", gt=0)
     tmin: float = option(-1.0, "start of a trial, seconds from the cue")
     tmax: float = option(4.0, "end of a trial, seconds from the cue")
     windows: Literal["views", "torcheeg"] = option(
-        "views", "views of the trials, or torcheeg's MNEDataset (slow, equal)"
+        "views", "views: slices of the trials; torcheeg: its MNEDataset (same windows, slower)"
     )
     window: int = option(160, "samples of a window", ge=2)
     overlap: int = option(80, "samples that neighbouring windows share", ge=0)
     align: Literal["none", "euclidean"] = option(
-        "none", "euclidean: whiten everyone's windows by their own mean covariance, without labels, for all networks"
+        "euclidean", "euclidean: whiten each person's windows by their mean covariance (no labels), for all networks"
     )
     # Evaluation
     split: Literal["cross_subject", "within_subject"] = option(
         "cross_subject", "test on other people, or on other runs"
     )
-    n_folds: int = option(3, "groups of subjects held out in turn; 0: one subject at a time", ge=0)
-    run_folds: int = option(0, "train and test on the first so many of the folds alone, as tune does; 0: all", ge=0)
-    fold_seed: OptionalInteger = option(None, "seed of the folds alone; not given: that of all else, seed")
+    n_folds: int = option(5, "groups of subjects held out in turn; 0: one subject at a time", ge=0)
+    run_folds: int = option(0, "use only this many folds, the first ones, as tune does; 0: all", ge=0)
+    fold_seed: OptionalInteger = option(None, "seed of the folds; not given: seed")
     validation_share: float = option(
-        0.2, "share of the training subjects (or trials) that early stopping looks at", gt=0, lt=1
+        0.2, "share of the training subjects (or trials) held out for early stopping", gt=0, lt=1
     )
-    baselines: bool = option(True, "CSP + LDA, tangent space + logistic regression and EEGNet on the same folds")
-    leakage_check: bool = option(True, "train once more on labels shuffled by trial: it must end at chance")
+    baselines: bool = option(
+        True, "also train CSP + LDA, tangent space + logistic regression and EEGNet on the same folds"
+    )
+    leakage_check: bool = option(True, "train once more on labels shuffled by trial: accuracy must be at chance")
     # Training
-    epochs: int = option(12, "passes over the training windows at most", ge=1)
-    patience: int = option(4, "epochs without a better validation accuracy before training stops", ge=1)
+    epochs: int = option(60, "passes over the training windows at most", ge=1)
+    patience: int = option(10, "epochs without a better validation accuracy before training stops", ge=1)
     batch_size: int = option(64, "windows per update, over all processes", ge=1)
     updates_per_epoch: int = option(
-        1, "updates of an epoch at least: where training windows are few, it passes over them more than once", ge=1
+        40, "updates per epoch at least; with few training windows, an epoch passes over them several times", ge=1
     )
     lr: float = option(0.001, "AdamW's learning rate after warm-up", gt=0)
     weight_decay: float = option(0.01, "AdamW's weight decay", ge=0)
-    warmup: float = option(0.1, "share of the updates in which the rate rises; after it, a cosine to zero", ge=0, lt=1)
-    label_smoothing: float = option(0.1, "share of the target spread over the classes", ge=0, lt=1)
+    warmup: float = option(
+        0.1, "share of the updates with rising learning rate; cosine decay to zero follows", ge=0, lt=1
+    )
+    label_smoothing: float = option(0.1, "share of the target probability spread over the classes", ge=0, lt=1)
     augment: Strings = option(
-        (), f"augmentations of training windows, one drawn for each window: none, or some of {', '.join(NAMES)}"
+        (), f"augmentations of training windows, one drawn per window: none, or some of {', '.join(NAMES)}"
     )
     precision: Literal["fp32", "bf16"] = option("fp32", "bf16: mixed precision of the networks; losses stay in fp32")
-    seed: int = option(0, "seed of folds, weights, order and dropout", ge=0, le=2**31 - 1)
-    # Machine and records
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: a GPU if there is one")
-    nproc: int = option(1, "processes on this machine, one GPU each (torchrun starts them)", ge=1)
-    max_restarts: int = option(0, "times that torchrun starts the processes again when one of them is lost", ge=0)
-    output_dir: Path = option(
-        Path("runs"), "folder of checkpoints and of what is not yet delivered to the tracking server"
-    )
-    run_name: OptionalStr = option(None, "name of the run in MLflow")
-    resume: OptionalStr = option(None, "go on with this run: its id, or latest")
-    allow_changes: bool = option(False, "let a resumed run have other hyper-parameters than before")
+    seed: Seed = option(0, "seed of folds, weights, order and dropout")
 
     @model_validator(mode="after")
     def _values_allowed(self) -> "EegConfig":
@@ -90,19 +96,5 @@ class EegConfig:
         return self
 
 
-PHYSIONET = {"dataset": "physionet", "subjects": "1-99", "n_folds": 5, "epochs": 60, "patience": 10}
-"""What every EEG trainer's preset "physionet" changes."""
-
-# Fields that may differ when a run is resumed: they change where it computes or reports, not what it computes.
-OPERATIONAL = {
-    "data_dir",
-    "cache_dir",
-    "on_bad",
-    "device",
-    "nproc",
-    "max_restarts",
-    "output_dir",
-    "run_name",
-    "resume",
-    "allow_changes",
-}
+QUICK = {"dataset": "simulated", "n_folds": 3}
+"""What the preset quick of every EEG trainer changes."""

@@ -228,7 +228,8 @@ def augmented(x: Tensor, config: EegConfig, generator: torch.Generator) -> Tenso
         return x
     margin = min(AugmentRanges.time_shift, x.shape[-1] - 1)
     ranges = AugmentRanges(time_shift=margin)
-    return normalise(augment(pad_by_reflection(x, margin), x.shape[-1], ranges, generator, 1, config.augment))
+    padded = pad_by_reflection(x, margin)
+    return normalise(augment(padded, x.shape[-1], ranges, generator, n_applied=1, names=config.augment))
 
 
 def autocast(config: EegConfig, device: torch.device) -> torch.autocast:

@@ -10,18 +10,19 @@ from data.eeg.load import EegData, Preprocessing, load_eeg
 from data.eeg.recording import fir_kernel
 from data.eeg.splits import Fold, make_folds
 from data.eeg.windows import EegWindows, Windows
-from models.eeg.align import mean_covariance, whitening
-from training.eeg.config import OPERATIONAL, EegConfig
+from models.eeg.whitening import mean_covariance, whitening
+from training.config import operational_fields
+from training.eeg.config import EegConfig
 from training.session import Session
 
 SHRINKAGE = 0.05
-"""Of the covariances that align=euclidean whitens by, see models/eeg/align.py."""
+"""Of the covariances that align=euclidean whitens by, see models/eeg/whitening.py."""
 
 
 def load_for(session: Session, config: EegConfig) -> tuple[EegData, Windows, list[Fold]]:
     """The trials, their windows on the session's device, and the folds. InputError where a resumed run had others."""
     data, windows, folds = load_data(config, quiet=not session.is_first)
-    session.check_unchanged(data.fingerprint, "the recordings are others", OPERATIONAL)
+    session.check_unchanged(data.fingerprint, "the recordings are others", operational_fields(type(config)))
     if isinstance(windows, EegWindows | AlignedWindows):
         windows.to(session.device)
     return data, windows, folds

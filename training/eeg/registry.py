@@ -43,7 +43,14 @@ def register_classifier(
     """
     kernel = torch.from_numpy(fir_kernel(data.sfreq, config.l_freq, config.h_freq))
     reference = group_covariances(data, config.split)[0].mean(0) if config.align == "euclidean" else None
-    served = EpochClassifier(network, kernel, config.window, config.window - config.overlap, reference, SHRINKAGE)
+    served = EpochClassifier(
+        network,
+        kernel,
+        window=config.window,
+        step=config.window - config.overlap,
+        reference=reference,
+        shrinkage=SHRINKAGE,
+    )
     facts = facts_of(config, data)
     # What a request needs to know: which channels in which order, how many samples from when at which rate, what is
     # answered.

@@ -5,18 +5,16 @@ from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
-from evaluation.frechet import (
-    MIN_IMAGES,
-)
-from training.config import CONFIG, OptionalPath, OptionalStr, option
+from evaluation.frechet import MIN_IMAGES
+from training.config import CONFIG, DeviceConfig, OptionalPath, OptionalStr, RecordConfig, Seed, option
 
 
 @dataclass(frozen=True, config=CONFIG)
-class MeasureConfig:
-    """Parameters of every entry point that measures a generator."""
+class MeasureConfig(DeviceConfig, RecordConfig):
+    """Generator, reference images and features."""
 
     preset: Literal["quick", "celeba"] = option(
-        "quick",
+        "celeba",
         "quick: features of a small digit classifier, minutes on two CPU cores; celeba: Inception, 50,000 images",
     )
     model_uri: OptionalStr = option(
@@ -26,24 +24,24 @@ class MeasureConfig:
     )
     # Reference
     dataset: Literal["model", "digits", "celeba", "folder"] = option(
-        "model", "reference images; model: what it was trained on"
+        "celeba", "reference images; model: those the generator was trained on"
     )
     data_dir: OptionalPath = option(None, "folder or zip of the reference images; not given: where the model's were")
-    split: Literal["train", "valid", "test", "all"] = option("train", "partition of the reference images")
+    split: Literal["train", "valid", "test", "all"] = option("all", "partition of the reference images")
     on_bad: Literal["stop", "skip"] = option("stop", "what to do with an image that cannot be read")
     cache_dir: Path = option(Path("cache"), "folder of decoded images and of reference features, shared by runs")
     n_reference: int = option(50_000, "reference images at most, drawn at random from the split", ge=MIN_IMAGES)
     # Features
     features: str = option(
-        "digits", "inception, digits, a models:/ address, or a TorchScript or .pt2 file that takes images in [-1, 1]"
+        "inception", "inception, digits, a models:/ address, or a TorchScript or .pt2 file that takes images in [-1, 1]"
     )
     weights: OptionalPath = option(None, "file of Inception's weights; not given: torch-hub's cache, else downloaded")
-    force: bool = option(False, "measure in spite of too few images, other preprocessing or other Inception weights")
-    n_images: int = option(5000, "generated images", ge=MIN_IMAGES)
-    n_neighbours: int = option(10_000, "images on each side that precision and recall are computed from", ge=8)
+    force: bool = option(False, "measure despite too few images, other preprocessing or other Inception weights")
+    n_images: int = option(50_000, "generated images", ge=MIN_IMAGES)
+    n_neighbours: int = option(10_000, "images of each side used for precision and recall", ge=8)
     batch_size: int = option(100, "images in memory at once", ge=1)
-    seed: int = option(0, "seed of latent codes, reference draw, blocks and bootstrap", ge=0, le=2**31 - 1)
-    # Machine and records
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: a GPU if there is one")
-    output_dir: Path = option(Path("runs"), "folder of what is not yet delivered to the tracking server")
-    run_name: OptionalStr = option(None, "name of the run in MLflow")
+    seed: Seed = option(0, "seed of latent codes, reference draw, blocks and bootstrap")
+
+
+QUICK = {"dataset": "model", "split": "train", "features": "digits", "n_images": 5000}
+"""What the preset quick of every entry point that measures a generator changes."""

@@ -10,7 +10,7 @@ from common.errors import InputError
 from common.files import hash_of
 from data.images.load import ImageSet, load_images
 from evaluation.features import Extractor, network_extractor
-from models.gan.digit_features import DigitClassifier, DigitFeatures
+from models.gan.digit_classifier import DigitClassifier, DigitFeatures
 from tracking.registry.models import load_weights, log_model, newest_model
 from tracking.run import AnyRun
 

@@ -77,5 +77,5 @@ def test_local_window_is_softmax_in_a_band(length, window, causal):
     expected = AttentionBlock("softmax")(q, k, v, attn_mask=outside)
     torch.testing.assert_close(LocalWindow(window)(q, k, v, causal=causal), expected, rtol=1e-10, atol=1e-12)
     mask = torch.arange(length)[None] >= torch.tensor([[length], [max(1, length - 2)]])
-    expected = AttentionBlock("softmax")(q, k, v, mask, outside)
+    expected = AttentionBlock("softmax")(q, k, v, mask, attn_mask=outside)
     torch.testing.assert_close(LocalWindow(window)(q, k, v, mask, causal=causal), expected, rtol=1e-10, atol=1e-12)

@@ -28,12 +28,12 @@ def test_linear_sums_do_not_overflow_float16():
     torch.testing.assert_close(LinearAttention(EluFeatures())(q, k, v), v)
 
 
-def quadratic(name: str, mechanism: LinearAttention, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+def quadratic(mechanism: LinearAttention, q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
     """The same attention through its N x N table of scores, from the papers' formulas."""
     n = q.shape[2]
-    if name == "linear":
+    if mechanism.name == "linear":
         scores = (torch.nn.functional.elu(q) + 1) @ (torch.nn.functional.elu(k) + 1).transpose(-2, -1)
-    elif name == "cosformer":
+    elif mechanism.name == "cosformer":
         i = torch.arange(n)
         scale = mechanism.features.length_scale or n
         scores = q.relu() @ k.relu().transpose(-2, -1) * torch.cos(math.pi / 2 * (i[:, None] - i[None]) / scale)
@@ -51,7 +51,7 @@ def quadratic(name: str, mechanism: LinearAttention, q: Tensor, k: Tensor, v: Te
 @pytest.mark.parametrize("length", [1, 24, 128, 300])
 def test_linear_equals_its_quadratic_form(name, causal, length):
     mechanism, (q, k, v) = build(name), qkv(length)
-    expected = quadratic(name, mechanism, q, k, v, causal)
+    expected = quadratic(mechanism, q, k, v, causal=causal)
     torch.testing.assert_close(mechanism(q, k, v, causal=causal), expected, rtol=1e-8, atol=1e-10)
 
 
@@ -66,7 +66,7 @@ def test_streaming_does_not_depend_on_the_cuts(name, cuts):
         outs.append(out)
         start += n
     assert state.length == 300
-    expected = quadratic(name, mechanism, q, k, v, causal=True)
+    expected = quadratic(mechanism, q, k, v, causal=True)
     torch.testing.assert_close(torch.cat(outs, 2), expected, rtol=1e-8, atol=1e-10)
     # The state does not grow with the recording.
     assert state.kv.shape == (B, H, mechanism.features.n_features(DH), DH)

@@ -26,7 +26,7 @@ def test_padding_equals_truncation_in_a_block(name, grad):
 @pytest.mark.parametrize("name", MECHANISMS)
 @pytest.mark.parametrize("norm_first", [False, True])
 def test_in_an_encoder_layer_every_parameter_learns(name, norm_first):
-    layer = EncoderLayer(H * DH, H, 16, 0.0, norm_first=norm_first, attention=spec_of(name))
+    layer = EncoderLayer(H * DH, H, 16, dropout=0.0, norm_first=norm_first, attention=spec_of(name))
     out, _ = layer(torch.randn(B, N, H * DH))
     (out * torch.randn_like(out)).sum().backward()
     for parameter_name, p in layer.named_parameters():
@@ -42,7 +42,7 @@ def test_a_block_computes_its_mechanism(name, bias, masked):
     merge.
     """
     n = 300 if name in LINEAR else N  # linear attention cuts at 128 tokens and more
-    block = MultiHeadAttentionBlock(H * DH, H, spec_of(name), bias).eval()
+    block = MultiHeadAttentionBlock(H * DH, H, spec_of(name), bias=bias).eval()
     if bias:
         torch.nn.init.normal_(block.in_proj_bias)
     x = torch.randn(B, n, H * DH)
@@ -84,7 +84,7 @@ def test_the_written_gradient_of_linear_attention(batch, n, masked, bias):
     """Output and all gradients against autograd's through map, mechanism and map; the last of several samples is
     padding alone.
     """
-    block = MultiHeadAttentionBlock(H * DH, H, "linear", bias)
+    block = MultiHeadAttentionBlock(H * DH, H, "linear", bias=bias)
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     x, weight = torch.randn(batch, n, H * DH, requires_grad=True), torch.randn(H * DH, batch, n).permute(1, 2, 0)

@@ -89,7 +89,9 @@ def test_inputs_stay_as_they_are_under_a_mask(name):
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_padded_rows_in_training_and_in_eval(name):
     """Without dropout nothing differs, padded rows included: a mean over tokens is the same in both."""
-    layer = EncoderLayer(H * DH, H, 16, 0.0, attention=spec_of(name), generator=torch.Generator().manual_seed(1))
+    layer = EncoderLayer(
+        H * DH, H, 16, dropout=0.0, attention=spec_of(name), generator=torch.Generator().manual_seed(1)
+    )
     x, mask = torch.randn(B, N, H * DH), torch.arange(N)[None] >= torch.tensor([[N], [N - 7]])
     training = layer.train()(x, mask)[0]
     with torch.no_grad():
@@ -270,10 +272,10 @@ def test_attn_mask_only_where_there_are_scores(name):
     q, k, v = qkv()
     mask = torch.zeros(N, N, dtype=torch.bool)
     if name in ("sdpa", "softmax"):
-        torch.testing.assert_close(build(name)(q, k, v, None, mask), build(name)(q, k, v))
+        torch.testing.assert_close(build(name)(q, k, v, attn_mask=mask), build(name)(q, k, v))
     else:
         with pytest.raises(ValueError, match="attn_mask cannot apply"):
-            build(name)(q, k, v, None, mask)
+            build(name)(q, k, v, attn_mask=mask)
         with pytest.raises(ValueError, match="attn_mask cannot apply"):
             block_of(name)(torch.randn(B, N, H * DH), attn_mask=mask)
 
@@ -317,7 +319,7 @@ def test_bad_sizes_name_the_numbers():
     with pytest.raises(ValueError, match=r"24 tokens, but length_scale=23"):
         LinearAttention(CosineFeatures(23))(*qkv())
     with pytest.raises(ValueError, match=r"shape \[5, 24\], the scores are \[2, 3, 24, 24\]"):
-        AttentionBlock()(*qkv(), None, torch.zeros(5, 24, dtype=torch.bool))
+        AttentionBlock()(*qkv(), attn_mask=torch.zeros(5, 24, dtype=torch.bool))
     with pytest.raises(ValueError, match="'performer': allowed are sdpa, softmax"):
         build_attention("performer", 8)
     with pytest.raises(ValueError, match=r"linear attention has no weights to drop: dropout=0.1"):

@@ -108,7 +108,7 @@ def test_ranges_and_margins_are_checked() -> None:
     with pytest.raises(ValueError, match=r"time_shift=40 samples, but there are 10"):
         augment(signals()[:, 30:-30], LENGTH, RANGES, torch.Generator())
     with pytest.raises(ValueError, match="n_applied=7"):
-        augment(signals(), LENGTH, RANGES, torch.Generator(), 7)
+        augment(signals(), LENGTH, RANGES, torch.Generator(), n_applied=7)
 
 
 def test_recombination_draws_originals_and_unordered_differences() -> None:
@@ -134,18 +134,24 @@ def test_a_whole_window_draws_once_for_all_its_channels() -> None:
     """
     x = signals(50)[:, None].repeat(1, 3, 1) * torch.tensor([1.0, 2.0, 0.5])[:, None]
     y = augment(
-        x, LENGTH, RANGES, torch.Generator().manual_seed(0), 2, ("amplitude", "time_shift", "zero_mask", "band_stop")
+        x,
+        LENGTH,
+        RANGES,
+        torch.Generator().manual_seed(0),
+        names=("amplitude", "time_shift", "zero_mask", "band_stop"),
     )
     assert y.shape == (50, 3, LENGTH)
     assert torch.allclose(y[:, 1], 2 * y[:, 0], atol=1e-4)
     assert torch.allclose(y[:, 2], 0.5 * y[:, 0], atol=1e-4)
-    noisy = augment(x, LENGTH, RANGES, torch.Generator().manual_seed(0), 1, ("noise",)) - x[..., MARGIN:-MARGIN]
+    generator = torch.Generator().manual_seed(0)
+    noisy = augment(x, LENGTH, RANGES, generator, n_applied=1, names=("noise",)) - x[..., MARGIN:-MARGIN]
     assert not torch.allclose(noisy[:, 1], noisy[:, 0], atol=1e-3)  # each channel has its own
 
 
 def test_only_the_named_augmentations_are_drawn() -> None:
     x = signals()
-    shifted = augment(x, LENGTH, RANGES, torch.Generator().manual_seed(0), 1, ("dc_shift",)) - middle(x)
+    generator = torch.Generator().manual_seed(0)
+    shifted = augment(x, LENGTH, RANGES, generator, n_applied=1, names=("dc_shift",)) - middle(x)
     assert torch.allclose(shifted, shifted[:, :1].expand_as(shifted), atol=1e-5)
     with pytest.raises(ValueError, match=r"louder.*amplitude"):
-        augment(x, LENGTH, RANGES, torch.Generator(), 1, ("louder",))
+        augment(x, LENGTH, RANGES, torch.Generator(), n_applied=1, names=("louder",))

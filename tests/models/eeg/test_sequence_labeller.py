@@ -15,7 +15,18 @@ def network(attention: str = "linear", causal: bool = True, patch_len: int = 7) 
     torch.manual_seed(0)
     spec = AttentionSpec(attention, max_len=N_TIMES, n_projected=4, n_landmarks=4, window=9, length_scale=N_TIMES)
     made = RecordingTransformer(
-        N_CHANS, 3, patch_len, 8, 2, 2, 0.1, spec, causal, 4, 9, torch.Generator().manual_seed(0)
+        N_CHANS,
+        3,
+        patch_len=patch_len,
+        d_model=8,
+        n_heads=2,
+        n_layers=2,
+        dropout=0.1,
+        attention=spec,
+        causal=causal,
+        n_filters=4,
+        filter_len=9,
+        generator=torch.Generator().manual_seed(0),
     )
     return made.eval().double()
 
@@ -69,7 +80,7 @@ def test_what_cannot_stream_says_so() -> None:
 @pytest.mark.parametrize("norm_first", [False, True])
 def test_a_layer_streams(norm_first: bool) -> None:
     torch.manual_seed(0)
-    layer = EncoderLayer(12, 3, 16, 0.0, norm_first=norm_first, attention="linear").double().eval()
+    layer = EncoderLayer(12, 3, 16, dropout=0.0, norm_first=norm_first, attention="linear").double().eval()
     x = torch.randn(2, 150, 12, dtype=torch.float64)
     expected, _ = layer(x, causal=True)
     first, state = layer.stream(x[:, :40], None)
@@ -81,6 +92,6 @@ def test_a_layer_streams(norm_first: bool) -> None:
 
 def test_recall_transformer() -> None:
     torch.manual_seed(0)
-    made = RecallTransformer(6, 4, 8, 2, 1, "sdpa")
+    made = RecallTransformer(6, 4, d_model=8, n_heads=2, n_layers=1, attention="sdpa")
     told = recall_sequences(3, 6, 4, torch.Generator().manual_seed(0))
     assert made(told.keys, told.values).shape == (3, 12, 4)

@@ -111,7 +111,7 @@ def test_the_head_is_given_overlapping_means_of_the_features() -> None:
 
 @pytest.mark.parametrize("kind", ["recurrent", "convolutional"])
 def test_channel_encoder_reads_every_second_sample(kind: str) -> None:
-    net = ChannelEncoder(kind, 0.03, (8, 4, 2, 4), 3, 2).eval()
+    net = ChannelEncoder(kind, 0.03, (8, 4, 2, 4), n_features=3, decimate=2).eval()
     x = torch.randn(4, 160)
     y = x.clone()
     y[:, 1::2] = torch.randn(4, 80)
@@ -123,14 +123,14 @@ def test_channel_encoder_reads_every_second_sample(kind: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("transformer",), "encoder='transformer'"),
-        (("recurrent", 0.0), "width=0.0"),
-        (("recurrent", 1.0, (8, 4, 2, 4), 4, 0), "decimate=0"),
+        ({"kind": "transformer"}, "encoder='transformer'"),
+        ({"width": 0.0}, "width=0.0"),
+        ({"decimate": 0}, "decimate=0"),
     ],
 )
-def test_channel_encoders_that_cannot_be_are_refused(arguments: tuple[Any, ...], words: str) -> None:
+def test_channel_encoders_that_cannot_be_are_refused(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        ChannelEncoder(*arguments)
+        ChannelEncoder(**arguments)
 
 
 def test_only_the_chosen_channels_are_looked_at() -> None:

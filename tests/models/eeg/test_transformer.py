@@ -105,7 +105,7 @@ def test_served_classifier_filters_windows_and_averages() -> None:
     """Against the same steps written with SciPy and NumPy."""
     kernel = scipy.signal.firwin(31, [7, 30], pass_zero=False, fs=160)
     net = network()
-    served = EpochClassifier(net, torch.from_numpy(kernel), 160, 80).eval()
+    served = EpochClassifier(net, torch.from_numpy(kernel), window=160, step=80).eval()
     x = np.random.default_rng(0).normal(0, 1e-5, (2, 4, 400))
     padded = np.pad(x, ((0, 0), (0, 0), (15, 15)), mode="reflect")
     filtered = scipy.signal.fftconvolve(padded, kernel[None, None], mode="valid", axes=2)
@@ -119,7 +119,7 @@ def test_served_classifier_filters_windows_and_averages() -> None:
     with torch.no_grad():
         assert torch.allclose(served(torch.from_numpy(x).double()), probabilities)  # as MNE gives them
     with pytest.raises(ValueError, match="odd number of taps"):
-        EpochClassifier(net, torch.zeros(30), 160, 80)
+        EpochClassifier(net, torch.zeros(30), window=160, step=80)
 
 
 def test_served_classifier_aligns_the_epochs_of_a_call() -> None:
@@ -130,7 +130,7 @@ def test_served_classifier_aligns_the_epochs_of_a_call() -> None:
     kernel[1] = 1  # no filter
     net = network()
     reference = torch.eye(4, dtype=torch.float64) * 30
-    served = EpochClassifier(net, kernel, 160, 80, reference, 0.1).eval()
+    served = EpochClassifier(net, kernel, window=160, step=80, reference=reference, shrinkage=0.1).eval()
     x = np.random.default_rng(0).normal(0, 1e-5, (7, 4, 160))
     micro = 1e6 * x
     covariance = (7 * np.mean([t @ t.T / 160 for t in micro], axis=0) + 5 * reference.numpy()) / 12

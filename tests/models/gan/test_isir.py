@@ -84,10 +84,10 @@ def networks() -> tuple[Critic, Generator]:
 @pytest.mark.parametrize("weights", ["importance", "density"])
 def test_equal_to_the_pseudo_code_for_equal_randomness(weights: Any) -> None:
     D, G = networks()
-    z = I_SIR(4, 20, 5, 6, D, G, weights=weights, generator=torch.Generator().manual_seed(3))
+    z = I_SIR(N_i=4, N_s=20, N_p=5, n_z=6, D=D, G=G, weights=weights, generator=torch.Generator().manual_seed(3))
     assert z.shape == (20, 6)
     with torch.no_grad():
-        expected = pseudo_code(4, 20, 5, 6, D, G, seed=3, weights=weights)
+        expected = pseudo_code(N_i=4, N_s=20, N_p=5, n_z=6, D=D, G=G, seed=3, weights=weights)
     assert torch.equal(z, expected)
 
 
@@ -204,18 +204,18 @@ def test_wrong_settings_are_refused(change: dict[str, Any], words: str) -> None:
 def test_without_a_generator_the_global_stream_is_drawn_from() -> None:
     D, G = networks()
     torch.manual_seed(0)
-    first, second = (I_SIR(2, 8, 3, 6, D, G) for _ in range(2))
+    first, second = (I_SIR(N_i=2, N_s=8, N_p=3, n_z=6, D=D, G=G) for _ in range(2))
     assert not torch.equal(first, second)  # batches of one evaluation must not be copies
     torch.manual_seed(0)
-    assert torch.equal(I_SIR(2, 8, 3, 6, D, G), first)
+    assert torch.equal(I_SIR(N_i=2, N_s=8, N_p=3, n_z=6, D=D, G=G), first)
 
 
 def test_a_generator_in_train_mode_is_refused() -> None:
     D, G = networks()
     with pytest.raises(ValueError, match="G is in train mode"):
-        I_SIR(1, 4, 1, 6, D, G.train())
+        I_SIR(N_i=1, N_s=4, N_p=1, n_z=6, D=D, G=G.train())
 
 
 def test_a_broken_critic_is_reported() -> None:
     with pytest.raises(ValueError, match="NaN or infinite"):
-        I_SIR(1, 4, 1, 2, lambda x: torch.full((len(x),), math.nan), identity)
+        I_SIR(N_i=1, N_s=4, N_p=1, n_z=2, D=lambda x: torch.full((len(x),), math.nan), G=identity)

@@ -18,14 +18,16 @@ def draw(n: int, size: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     return x_real, x_fake, torch.rand(n, dtype=torch.float64, generator=generator)
 
 
-def plain(D: nn.Module, x_real: Tensor, x_fake: Tensor, alpha: Tensor, gp_scale: float) -> tuple[Tensor, list[Tensor]]:
+def plain(
+    D: nn.Module, x_real: Tensor, x_fake: Tensor, alpha: Tensor, *, gp_scale: float
+) -> tuple[Tensor, list[Tensor]]:
     loss = loss_D(D(x_fake), D(x_real)) + gp_scale * loss_GP(x_fake, x_real, D, alpha=alpha)
     return loss.detach(), list(torch.autograd.grad(loss, list(D.parameters())))
 
 
-def assert_equal_to_plain(D: nn.Module, x_real: Tensor, x_fake: Tensor, alpha: Tensor, gp_scale: float) -> None:
-    loss, expected = plain(D, x_real, x_fake, alpha, gp_scale)
-    terms = critic_step_gradients(D, x_real, x_fake, alpha, gp_scale)
+def assert_equal_to_plain(D: nn.Module, x_real: Tensor, x_fake: Tensor, alpha: Tensor, *, gp_scale: float) -> None:
+    loss, expected = plain(D, x_real, x_fake, alpha, gp_scale=gp_scale)
+    terms = critic_step_gradients(D, x_real, x_fake, alpha, gp_scale=gp_scale)
     torch.testing.assert_close(terms.loss, loss, atol=1e-10, rtol=1e-10)
     penalty = loss_GP(x_fake, x_real, D, alpha=alpha).detach()
     torch.testing.assert_close(terms.penalty, penalty, atol=1e-10, rtol=1e-10)
@@ -48,20 +50,20 @@ def assert_equal_to_plain(D: nn.Module, x_real: Tensor, x_fake: Tensor, alpha: T
 def test_critic_step_is_the_plain_definition(size: int, width: int, n: int, seed: int, gp_scale: float) -> None:
     torch.manual_seed(seed)
     D = Critic(size, width << max(CRITIC_PLANS[size][1])).double()
-    assert_equal_to_plain(D, *draw(n, size, seed), gp_scale)
+    assert_equal_to_plain(D, *draw(n, size, seed), gp_scale=gp_scale)
 
 
 def test_critic_step_where_the_gradient_norm_is_one_or_zero() -> None:
     torch.manual_seed(0)
     D = Critic(32, 4).double()
     x_real, x_fake, alpha = draw(3, 32, 0)
-    norm = critic_step_gradients(D, x_real, x_fake, alpha, 10.0).gradient_norm
+    norm = critic_step_gradients(D, x_real, x_fake, alpha, gp_scale=10.0).gradient_norm
     with torch.no_grad():
         D.linear.weight /= norm  # norms about 1, where |g| - 1 cancels
-    assert_equal_to_plain(D, x_real, x_fake, alpha, 10.0)
+    assert_equal_to_plain(D, x_real, x_fake, alpha, gp_scale=10.0)
     with torch.no_grad():
         D.linear.weight.zero_()  # no gradient at all
-    assert_equal_to_plain(D, x_real, x_fake, alpha, 10.0)
+    assert_equal_to_plain(D, x_real, x_fake, alpha, gp_scale=10.0)
     assert all(p.grad.isfinite().all() for p in D.parameters() if p.grad is not None)
 
 
@@ -70,12 +72,12 @@ def test_critic_step_replaces_old_gradients_and_leaves_its_inputs_alone() -> Non
     D = Critic(32, 4).double()
     x_real, x_fake, alpha = draw(2, 32, 1)
     before = x_real.clone(), x_fake.clone()
-    first = critic_step_gradients(D, x_real, x_fake, alpha, 10.0)
-    again = critic_step_gradients(D, x_real, x_fake, alpha, 10.0)
+    first = critic_step_gradients(D, x_real, x_fake, alpha, gp_scale=10.0)
+    again = critic_step_gradients(D, x_real, x_fake, alpha, gp_scale=10.0)
     assert torch.equal(torch.stack(first), torch.stack(again))
     assert torch.equal(before[0], x_real)
     assert torch.equal(before[1], x_fake)
-    assert_equal_to_plain(D, x_real, x_fake, alpha, 10.0)
+    assert_equal_to_plain(D, x_real, x_fake, alpha, gp_scale=10.0)
 
 
 def test_other_critics_are_differentiated_twice() -> None:
@@ -88,17 +90,17 @@ def test_other_critics_are_differentiated_twice() -> None:
             return self.layers(x)
 
     torch.manual_seed(0)
-    assert_equal_to_plain(Smooth().double(), *draw(3, 4, 2), 10.0)
+    assert_equal_to_plain(Smooth().double(), *draw(3, 4, 2), gp_scale=10.0)
     _, D = mimicry.build_networks(32, ngf=4, ndf=4)
-    assert_equal_to_plain(D.double(), *draw(2, 32, 2), 10.0)
+    assert_equal_to_plain(D.double(), *draw(2, 32, 2), gp_scale=10.0)
 
 
 def test_bf16_keeps_the_penalty_exact() -> None:
     torch.manual_seed(0)
     D = Critic(32, 16)
     x_real, x_fake, alpha = (x.float() for x in draw(8, 32, 3))
-    exact = critic_step_gradients(D, x_real, x_fake, alpha, 10.0)
-    mixed = critic_step_gradients(D, x_real, x_fake, alpha, 10.0, bf16=True)
+    exact = critic_step_gradients(D, x_real, x_fake, alpha, gp_scale=10.0)
+    mixed = critic_step_gradients(D, x_real, x_fake, alpha, gp_scale=10.0, bf16=True)
     torch.testing.assert_close(mixed.penalty, exact.penalty, atol=0, rtol=1e-6)
     torch.testing.assert_close(mixed.wasserstein, exact.wasserstein, atol=0.02, rtol=0.05)
     assert mixed.wasserstein != exact.wasserstein  # it did compute in bfloat16
@@ -132,5 +134,6 @@ def test_generator_step_of_another_critic() -> None:
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
+    x = torch.zeros(2, 3, 32, 32)
     with pytest.raises(ValueError, match="alpha"):
-        critic_step_gradients(Critic(32, 4), torch.zeros(2, 3, 32, 32), torch.zeros(2, 3, 32, 32), torch.zeros(3), 10.0)
+        critic_step_gradients(Critic(32, 4), x, x, torch.zeros(3), gp_scale=10.0)

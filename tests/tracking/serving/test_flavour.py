@@ -25,7 +25,7 @@ from data.eeg.recording import fir_kernel
 from evaluation.images import to_uint8
 from models.eeg.simclr import ChannelEncoder
 from models.eeg.transformer import EegTransformer, EpochClassifier
-from models.gan.digit_features import DigitClassifier
+from models.gan.digit_classifier import DigitClassifier
 from models.gan.isir import I_SIR
 from models.gan.networks import Critic, Generator
 from tests.conftest import ROOT
@@ -57,7 +57,7 @@ class Registry:
                 step=80,
                 reference=100 * torch.eye(N_CHANS),
             ).eval(),
-            "eeg-simclr-encoder": ChannelEncoder(width=0.04, kernels=(16, 8, 4, 8), n_features=4, decimate=2).eval(),
+            "eeg-simclr-encoder": ChannelEncoder("convolutional", 0.04, (16, 8, 4, 8), n_features=4, decimate=2).eval(),
             "digits-features": DigitClassifier().eval(),
         }
         draws = torch.Generator().manual_seed(1)

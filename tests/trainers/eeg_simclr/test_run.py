@@ -364,7 +364,7 @@ def test_the_probe_computes_what_scikit_learn_fitted() -> None:
         (["--label_fractions", "0,1"], "label_fractions"),
         (["--tau_sweep", "0.1,-1"], "tau_sweep"),
         (["--tau", "0"], "tau: '0'"),
-        (["--kernels", "200,8,8,8"], "kernels: 200 samples cannot mirror a window of 80"),
+        (["--kernels", "200,8,8,8"], "kernels: 200 samples are too many for reflection padding of a window of 80"),
         (["--kernels", "8,8"], "four numbers"),
         (["--pretrain_batch", "4", "--channels_per_window", "4"], "2 windows or more.*at least 8"),
         (["--pretrain_batch", "8", "--nproc", "8", "--batch_size", "64"], "8 windows or more.*at least 16"),

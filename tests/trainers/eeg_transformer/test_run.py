@@ -28,8 +28,8 @@ from tracking.registry.evaluations import evaluations_in
 from tracking.registry.models import ModelInfo
 from trainers.eeg_transformer.config import PRESETS, EegTransformerConfig, build_network
 from trainers.eeg_transformer.run import run_eeg_transformer
-from training.config import parse_config
-from training.eeg.config import EegConfig
+from training.config import build_config, parse_config, preset_config
+from training.eeg.config import QUICK, EegConfig
 from training.eeg.fit import Fit, predict
 from training.eeg.load import load_data
 from training.eeg.records import results_text
@@ -167,9 +167,14 @@ def test_bad_parameters_stop_before_any_data(argv: list[str], words: str) -> Non
         parse_config(EegTransformerConfig, PRESETS, argv, "eeg_transformer")
 
 
+def quick(**changes: Any) -> EegTransformerConfig:
+    """The preset quick with changes."""
+    return preset_config(EegTransformerConfig, PRESETS, "quick", **changes)
+
+
 def test_data_that_does_not_do_is_refused(tmp_path: Path) -> None:
     def load(**changes: Any) -> None:
-        load_data(EegConfig(cache_dir=tmp_path, **changes), quiet=True)
+        load_data(EegConfig(cache_dir=tmp_path, **{**QUICK, **changes}), quiet=True)
 
     with pytest.raises(InputError, match="at least 3 subjects"):
         load(subjects="1-2", runs="4")
@@ -207,8 +212,10 @@ def test_aligned_windows_are_white_for_every_subject_or_run(tmp_path: Path, spli
     """The strongest direction of the mean covariance stands out far less than without alignment; 5 % shrinkage leaves
     some.
     """
-    config = EegConfig(
-        cache_dir=tmp_path, subjects="1-3", runs="4,8", align="euclidean", split=split, window=801, overlap=0
+    given = {**QUICK, "cache_dir": tmp_path, "subjects": "1-3", "runs": "4,8", "split": split}
+    config, plain = (
+        build_config(EegConfig, {**given, "window": 801, "overlap": 0, "align": align})
+        for align in ("euclidean", "none")
     )
     _, windows, _ = load_data(config, quiet=True)
     groups = windows.subject if split == "cross_subject" else windows.subject * 1000 + windows.run
@@ -216,7 +223,6 @@ def test_aligned_windows_are_white_for_every_subject_or_run(tmp_path: Path, spli
     for group in np.unique(groups):
         x = windows.gather(np.flatnonzero(groups == group)).double()
         values = torch.linalg.eigvalsh(torch.einsum("nct,ndt->cd", x, x))
-        plain = EegConfig(cache_dir=tmp_path, subjects="1-3", runs="4,8", split=split, window=801, overlap=0)
         y = load_data(plain, quiet=True)[1].gather(np.flatnonzero(groups == group)).double()
         before = torch.linalg.eigvalsh(torch.einsum("nct,ndt->cd", y, y))
         assert 3 * values[-1] / values.mean() < before[-1] / before.mean()
@@ -229,7 +235,7 @@ def test_an_epoch_has_the_updates_asked_for_and_visits_all_windows_alike(tmp_pat
         0
     ]  # one subject to train on: 15 trials of 9 windows, 4 batches of 32
     for asked, given, times in ((1, 4, 1), (4, 4, 1), (5, 8, 2), (40, 42, 10)):
-        config = EegTransformerConfig(d_model=8, n_heads=2, updates_per_epoch=asked)
+        config = quick(d_model=8, n_heads=2, updates_per_epoch=asked)
         fit = Fit(config, build_network(config, 64), windows, fold, ALONE, windows.label)
         assert len(fit.batches) == given
         assert set(np.unique(fit.batches.order(0), return_counts=True)[1]) == {times}
@@ -239,7 +245,7 @@ def test_augmented_and_mixed_precision_fits_resume_to_the_same_weights(tmp_path:
     data = load_eeg("simulated", tmp_path, subjects="1-3", runs="4", quiet=True)
     windows = data.windows()
     fold = make_folds(windows, "cross_subject", 3)[0]
-    config = EegTransformerConfig(
+    config = quick(
         epochs=2,
         d_model=8,
         n_heads=2,
@@ -263,7 +269,7 @@ def test_augmented_and_mixed_precision_fits_resume_to_the_same_weights(tmp_path:
     resumed = fit(1, copy.deepcopy(first.state_dict()))
     assert resumed.curve == whole.curve
     assert all(torch.equal(a, b) for a, b in zip(whole.network.parameters(), resumed.network.parameters(), strict=True))
-    plain = EegTransformerConfig(epochs=2, d_model=8, n_heads=2, d_ff=8, n_layers=1)
+    plain = quick(epochs=2, d_model=8, n_heads=2, d_ff=8, n_layers=1)
     torch.manual_seed(0)
     other = Fit(plain, build_network(plain, 64), windows, fold, ALONE, windows.label)
     assert other.run_epoch() != first.curve[0]
@@ -289,7 +295,7 @@ def test_the_weights_kept_are_those_of_the_best_validation_accuracy(
 
     answers = [sure(0.0, 0.49), sure(0.8, 1e-5), sure(0.8, 1e-3), sure(0.8, 1e-4)]
     monkeypatch.setattr("training.eeg.fit.predict", lambda *_: answers.pop(0))
-    config = EegTransformerConfig(d_model=8, n_heads=2, d_ff=8, epochs=12, patience=1, updates_per_epoch=1)
+    config = quick(d_model=8, n_heads=2, d_ff=8, epochs=12, patience=1, updates_per_epoch=1)
     fit = Fit(config, build_network(config, 64), windows, fold, ALONE, windows.label)
     best = []
     while not fit.finished:
@@ -309,7 +315,7 @@ def test_a_fit_learns_a_separable_task(tmp_path: Path) -> None:
     trials[data.label == 0, 1] *= 30
     windows = data.windows().__class__(trials, data.label, data.subject, data.run)
     fold = make_folds(windows, "cross_subject", 3)[0]
-    config = EegTransformerConfig(epochs=6, dropout=0.0)
+    config = quick(epochs=6, dropout=0.0)
     torch.manual_seed(0)
     network = build_network(config, 64)
     fit = Fit(config, network, windows, fold, ALONE, windows.label)
@@ -353,13 +359,13 @@ def test_the_report_says_who_won(tmp_path: Path) -> None:
     data = load_eeg("simulated", tmp_path, subjects="1-3", runs="4", quiet=True)
     good, bad = result({1: 0.9, 2: 0.85, 3: 0.95}), result({1: 0.6, 2: 0.5, 3: 0.55})
     text = results_text(
-        EegConfig(), data, "transformer", {"transformer": bad, "csp_lda": good}, Leakage(0.5, 60, 0.3, 0.7)
+        EegConfig(**QUICK), data, "transformer", {"transformer": bad, "csp_lda": good}, Leakage(0.5, 60, 0.3, 0.7)
     )
     assert "**transformer did not win**: the highest mean over subjects is csp_lda's, 0.900" in text
     assert "csp_lda is better" in text
     assert "at chance, as it must be" in text
     text = results_text(
-        EegConfig(), data, "transformer", {"transformer": good, "csp_lda": bad}, Leakage(0.9, 60, 0.3, 0.7)
+        EegConfig(**QUICK), data, "transformer", {"transformer": good, "csp_lda": bad}, Leakage(0.9, 60, 0.3, 0.7)
     )
     assert "did not win" not in text
     assert "transformer is better" in text
@@ -402,7 +408,7 @@ def in_this_process(
     }
 
     def start(resume: str | None = None, study_trial: StudyTrial | None = None) -> int:
-        return run_eeg_transformer(EegTransformerConfig(**{**tiny, **changes, "resume": resume}), study_trial)
+        return run_eeg_transformer(quick(**{**tiny, **changes, "resume": resume}), study_trial)
 
     return start, aliases
 
@@ -411,9 +417,7 @@ def test_a_signal_after_the_training_ends_the_run_and_resuming_trains_nothing_ag
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start, _ = in_this_process(folder, monkeypatch, leakage_check=False)
-    monkeypatch.setattr(
-        "trainers.eeg_transformer.run.build_eegnet", lambda data, window: build_network(EegTransformerConfig(), 64)
-    )
+    monkeypatch.setattr("trainers.eeg_transformer.run.build_eegnet", lambda data, window: build_network(quick(), 64))
     before = signal.signal(
         signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
     )  # as common.errors.run_main does
@@ -474,7 +478,7 @@ def test_a_resumed_fit_has_the_weight_decay_of_its_own_config(tmp_path: Path) ->
     fold = make_folds(windows, "cross_subject", 3)[0]
 
     def fit(weight_decay: float) -> Fit:
-        config = EegTransformerConfig(epochs=2, d_model=8, n_heads=2, d_ff=8, weight_decay=weight_decay)
+        config = quick(epochs=2, d_model=8, n_heads=2, d_ff=8, weight_decay=weight_decay)
         return Fit(config, build_network(config, 64), windows, fold, ALONE, windows.label)
 
     before, after = fit(0.3), fit(0.05)
@@ -491,7 +495,7 @@ def test_a_resumed_fit_has_the_weight_decay_of_its_own_config(tmp_path: Path) ->
 def stored_encoder(folder: Path, **changes: Any) -> tuple[Path, ChannelEncoder]:
     """A channel encoder as `log_model` stores it, pre-trained on simulated subjects 7 to 9."""
     torch.manual_seed(1)
-    encoder = ChannelEncoder("convolutional", 0.02, (8, 4, 2, 4), 4, 2)
+    encoder = ChannelEncoder("convolutional", 0.02, (8, 4, 2, 4), n_features=4, decimate=2)
     config = {
         "class": "eeg-channel-encoder",
         "kind": "convolutional",
@@ -511,11 +515,11 @@ def stored_encoder(folder: Path, **changes: Any) -> tuple[Path, ChannelEncoder]:
 @pytest.mark.parametrize("pool", ["decoder", "cls", "mean"])
 def test_a_transformer_begins_with_a_registered_encoder(tmp_path: Path, pool: str) -> None:
     uri, encoder = stored_encoder(tmp_path)
-    config = EegTransformerConfig(encoder_uri=str(uri), subjects="1-3", d_model=8, n_heads=2, d_ff=8, pool=pool)  # type: ignore[arg-type]
+    config = quick(encoder_uri=str(uri), subjects="1-3", d_model=8, n_heads=2, d_ff=8, pool=pool)
     net = build_network(config, 64).train()
     for name, value in encoder.state_dict().items():
         assert torch.equal(net.state_dict()[f"embed.encoder.{name}"], value), name
-    plain = build_network(EegTransformerConfig(subjects="1-3", d_model=8, n_heads=2, d_ff=8, pool=pool), 64)  # type: ignore[arg-type]
+    plain = build_network(quick(subjects="1-3", d_model=8, n_heads=2, d_ff=8, pool=pool), 64)
     x = torch.randn(2, 64, 160)
     assert net.embed(x).shape == plain.embed(x).shape
     net(x).sum().backward()
@@ -536,4 +540,4 @@ def test_encoders_that_do_not_do_are_refused(
 ) -> None:
     uri, _ = stored_encoder(tmp_path, **changes)
     with pytest.raises(InputError, match=words):
-        run_eeg_transformer(EegTransformerConfig(**{"encoder_uri": str(uri), "subjects": "1-3", **parameters}))
+        run_eeg_transformer(quick(**{"encoder_uri": str(uri), "subjects": "1-3", **parameters}))

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from common.errors import InputError
 from data.eeg.load import load_eeg
 from tests.running import client, run_trainer, runs
 from tests.trainers.eeg_transformer.test_run import TINY, result
-from trainers.efficient_attention.conclusion import at_tokens, conclusion, labelling_figure
+from trainers.efficient_attention.conclusion import at_tokens, conclusion, plot_labelling
 from trainers.efficient_attention.config import PRESETS, EfficientAttentionConfig
 from trainers.efficient_attention.run import check_recordings, run_efficient_attention
 from trainers.efficient_attention.scaling import (
@@ -23,7 +24,7 @@ from trainers.efficient_attention.scaling import (
     measure_times,
 )
 from trainers.efficient_attention.tasks import Labelled
-from training.config import parse_config
+from training.config import parse_config, preset_config
 
 CPU = torch.device("cpu")
 
@@ -120,14 +121,19 @@ def test_at_the_models_length_the_nearest_measured_one_speaks_for_itself() -> No
     )
 
 
+def quick(**changes: Any) -> EfficientAttentionConfig:
+    """The preset quick with changes."""
+    return preset_config(EfficientAttentionConfig, PRESETS, "quick", **changes)
+
+
 def test_parts_longer_than_the_recordings_are_refused_before_training(folder: Path) -> None:
     data = load_eeg("simulated", folder / "cache", subjects="1-3", runs="4,8", quiet=True)
     # The shortest has 20,000 samples or so; training leaves out up to 8.3 s of it.
     shortest = round(min(report.seconds for report in data.recordings) * data.sfreq)
-    check_recordings(EfficientAttentionConfig(), data)
-    check_recordings(EfficientAttentionConfig(label_patches=(), stream_piece=10**5), data)
+    check_recordings(quick(), data)
+    check_recordings(quick(label_patches=(), stream_piece=10**5), data)
     most = shortest - round(8.3 * 160) + 1
-    check_recordings(EfficientAttentionConfig(label_patches=(most,), stream_patch=most, stream_piece=1), data)
+    check_recordings(quick(label_patches=(most,), stream_patch=most, stream_piece=1), data)
     for changes, words in (
         ({"label_patches": (most + 1, 40)}, f"label_patches: {most + 1} samples.*at most {most}"),
         ({"stream_patch": most + 1}, f"stream_patch: {most + 1} samples.*at most {most}"),
@@ -136,12 +142,12 @@ def test_parts_longer_than_the_recordings_are_refused_before_training(folder: Pa
         ({"stream_seconds": 1, "stream_patch": 161}, "stream_patch: 161 samples.*stream_seconds=1; give at most 160"),
     ):
         with pytest.raises(InputError, match=words):
-            check_recordings(EfficientAttentionConfig(**changes), data)  # type: ignore[arg-type]
+            check_recordings(quick(**changes), data)
 
 
 def test_the_command_refuses_them_with_status_2_and_no_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.session.start_run", lambda *_, **__: pytest.fail("a run was started"))
-    config = EfficientAttentionConfig(
+    config = quick(
         subjects="1-3",
         runs="4,8",
         n_folds=3,
@@ -156,15 +162,15 @@ def test_the_command_refuses_them_with_status_2_and_no_run(folder: Path, monkeyp
 
 def test_memory_that_was_not_measured_is_not_drawn() -> None:
     row = Labelled("sdpa", 160, 125, 0.7, (0.6, 0.5, 0.7), 0.55, 1.0, 0.01)
-    assert len(labelling_figure([row], "simulated").axes) == 2
-    assert len(labelling_figure([row, replace(row, megabytes=5.0)], "simulated").axes) == 3
+    assert len(plot_labelling([row], "simulated").axes) == 2
+    assert len(plot_labelling([row, replace(row, megabytes=5.0)], "simulated").axes) == 3
 
 
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
         (["--mechanisms", "linear,quick"], "mechanisms: quick; allowed are"),
-        (["--attention", "linear"], "attention='linear': the exact one"),
+        (["--attention", "linear"], "efficient_attention has no parameter 'attention'"),
         (["--lengths", "1"], "lengths=\\(1,\\)"),
         (["--lengths", "5,x"], "lengths"),
         (["--lengths", "39,5"], "lengths=\\(39, 5\\): each once, ascending"),

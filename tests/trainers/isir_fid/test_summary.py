@@ -9,7 +9,7 @@ from models.gan.isir import Chains
 from trainers.isir_fid.config import PRESETS, IsirFidConfig
 from trainers.isir_fid.samplers import Difference, SamplerResult
 from trainers.isir_fid.summary import summarise, verdict
-from training.config import parse_config
+from training.config import parse_config, preset_config
 
 
 def sampled(fd: float, squared_norm: float = 6.0, ess: float = 5.0) -> SamplerResult:
@@ -22,7 +22,7 @@ def sampled(fd: float, squared_norm: float = 6.0, ess: float = 5.0) -> SamplerRe
 
 def write(differences: dict[str, tuple[float, float, float]], **samplers: SamplerResult) -> str:
     return summarise(
-        config=IsirFidConfig(),
+        config=preset_config(IsirFidConfig, PRESETS, "quick"),
         score="fd_digits",
         kernel_score="kd_digits",
         reference="digits, split train",

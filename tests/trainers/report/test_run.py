@@ -24,7 +24,7 @@ from tests.conftest import ROOT
 from tests.running import client, environment, runs
 from tests.tracking.servers import Server, free_port
 from tracking.reading import Reader
-from trainers.report.config import PRESETS, ReportConfig
+from trainers.report.config import ReportConfig
 from trainers.report.figures import small_picture
 from trainers.report.run import run_report
 from trainers.report.tables import benchmark_table, benchmark_tables
@@ -86,7 +86,7 @@ def store(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 def report(*argv: str) -> tuple[str, str]:
     """(page, Markdown) of `python -m trainers.report argv` in this folder."""
-    assert run_report(parse_config(ReportConfig, PRESETS, argv, "report")) == 0
+    assert run_report(parse_config(ReportConfig, {}, argv, "report")) == 0
     return Path("report.html").read_text(), Path("report.md").read_text()
 
 

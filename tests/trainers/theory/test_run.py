@@ -16,7 +16,7 @@ from torch import nn
 from common.errors import InputError
 from evaluation.distances import smoothed_kl_slope
 from tests.running import client, command, environment, run_trainer, runs
-from trainers.theory.config import PRESETS, TheoryConfig
+from trainers.theory.config import TheoryConfig
 from trainers.theory.correction import Correction, corrections
 from trainers.theory.descent import descend, distance_slopes, verdict
 from trainers.theory.networks import GENERATOR_LOSSES, DiscriminatorOrCritic, Kind, generate, penalised_slope
@@ -187,7 +187,7 @@ def test_errors_of_kl_are_relative_where_it_is_large() -> None:
 )
 def test_bad_parameters_are_refused(argv: list[str], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        parse_config(TheoryConfig, PRESETS, argv, "theory")
+        parse_config(TheoryConfig, {}, argv, "theory")
 
 
 def test_sigterm_ends_the_run_as_killed(folder: Path) -> None:

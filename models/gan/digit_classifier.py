@@ -29,6 +29,7 @@ class DigitClassifier(nn.Module):
         return torch.tanh(self.hidden(x.flatten(1)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images [n, 3, H, W] in [-1, 1] -> logits [n, 10]."""
         return self.out(self.features(x))
 
 
@@ -40,4 +41,5 @@ class DigitFeatures(nn.Module):
         self.classifier = classifier
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images [n, 3, H, W] in [-1, 1] -> features [n, 64]."""
         return self.classifier.features(x)

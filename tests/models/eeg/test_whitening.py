@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from models.eeg.align import mean_covariance, whitening
+from models.eeg.whitening import mean_covariance, whitening
 
 
 def trials(n: int = 20, n_chans: int = 6, seed: int = 0) -> torch.Tensor:

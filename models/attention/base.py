@@ -1,0 +1,97 @@
+"""The call that all mechanisms share, and what it refuses.
+
+    mechanism(q, k, v, key_padding_mask=None, *, attn_mask=None, causal=False) -> out
+
+q [B, h, N_q, d_head], k and v [B, h, N_k, d_head], out [B, h, N_q, d_head].
+key_padding_mask: bool [B, N_k], True where a key is padding and must be ignored (the sense of
+torch.nn.MultiheadAttention; the opposite of torch's scaled_dot_product_attention). Where every key of a sample is
+padding, its output is 0, never NaN.
+attn_mask: bool [N_q, N_k] or broadcastable to [B, h, N_q, N_k], True where a query must not see a key; or float, added
+to the scores. Only exact attention takes it: the others have no table of N_q x N_k scores to apply it to.
+causal: query i sees the keys 0..i.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Masks(NamedTuple):
+    """Which keys the queries of a call may see: see the top of this file."""
+
+    key_padding: Tensor | None = None
+    attn: Tensor | None = None
+    causal: bool = False
+
+
+NO_MASKS = Masks()
+
+
+class Attention(nn.Module):
+    """A mechanism: checks a call, then answers it by `attend`, which is all that a subclass writes.
+
+    name: as in `AttentionSpec`, for messages. takes_causal, takes_cross, takes_attn_mask: whether causal=True, keys
+    that are not as many as queries, and attn_mask have a meaning for it.
+    """
+
+    name: str
+    takes_causal: bool
+    takes_cross: bool
+    takes_attn_mask: bool
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        key_padding_mask: Tensor | None = None,
+        *,
+        attn_mask: Tensor | None = None,
+        causal: bool = False,
+    ) -> Tensor:
+        """q [B, h, N_q, d_head], k and v [B, h, N_k, d_head] -> [B, h, N_q, d_head]. ValueError as `check` says."""
+        masks = Masks(key_padding_mask, attn_mask, causal)
+        self.check(q, k, masks)
+        return self.attend(q, k, v, masks)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, masks: Masks) -> Tensor:
+        """What `forward` returns, for a call that has been checked."""
+        raise NotImplementedError
+
+    def check(self, q: Tensor, k: Tensor, masks: Masks) -> None:
+        """Raise ValueError, naming the sizes, for a call that this mechanism cannot answer."""
+        n_q, n_k = q.shape[-2], k.shape[-2]
+        if masks.key_padding is not None:
+            _check_key_padding(masks.key_padding, k.shape[0], n_k)
+        if masks.attn is not None and not self.takes_attn_mask:
+            raise ValueError(
+                f"{self.name} attention forms no {n_q} x {n_k} scores, so attn_mask cannot apply; use sdpa or softmax"
+            )
+        if masks.causal and not self.takes_causal:
+            raise ValueError(
+                f"{self.name} attention mixes all {n_k} positions before any query reads them: causal=True cannot hold"
+            )
+        if (masks.causal or not self.takes_cross) and n_q != n_k:
+            what = "causal attention" if masks.causal else f"{self.name} attention"
+            raise ValueError(f"{what} needs as many queries as keys, got {n_q} and {n_k}")
+        if masks.attn is not None:
+            _check_attn_mask(masks.attn, [q.shape[0], q.shape[1], n_q, n_k])
+
+
+def _check_key_padding(mask: Tensor, batch: int, n_keys: int) -> None:
+    if mask.shape != (batch, n_keys):
+        raise ValueError(f"key_padding_mask has shape {list(mask.shape)}, the keys need [{batch}, {n_keys}]")
+    if mask.dtype != torch.bool:
+        raise ValueError(f"key_padding_mask is {mask.dtype}; it must be bool, True for padding")
+
+
+def _check_attn_mask(mask: Tensor, scores: list[int]) -> None:
+    """scores: their shape [B, h, N_q, N_k], to which the mask must broadcast."""
+    if mask.dtype != torch.bool and not mask.is_floating_point():
+        raise ValueError(f"attn_mask is {mask.dtype}; it must be bool, True for unseen, or float, added to the scores")
+    fits = mask.dim() <= 4 and all(
+        size in (1, full) for size, full in zip(mask.shape[::-1], scores[::-1], strict=False)
+    )
+    if not fits:
+        raise ValueError(f"attn_mask has shape {list(mask.shape)}, the scores are {scores}")
