@@ -102,6 +102,12 @@ class OddTangent(nn.Module):
         log = log_covariance(covariance, shrinkage)
         return (math.sqrt(2) * (self.even @ log @ self.odd.T)).flatten(-2).float()
 
+    def matrix(self, vectors: Tensor) -> Tensor:
+        """The symmetric matrices [..., n_chans, n_chans], odd under the mirror, of vectors [..., n_even * n_odd]."""
+        block = vectors.to(self.even.dtype).unflatten(-1, (len(self.even), len(self.odd))) / math.sqrt(2)
+        half = self.even.T @ block @ self.odd
+        return half + half.transpose(-2, -1)
+
 
 def band_pass(x: Tensor, band: tuple[float, float], sfreq: float) -> Tensor:
     """The Fourier components of x [..., n_times] inside [low, high) Hz."""

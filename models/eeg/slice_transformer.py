@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from models.attention.spec import AttentionSpec
-from models.eeg.align import whitening
 from models.eeg.lateral import OddTangent, Slice, bands_of, slice_covariances
+from models.eeg.whitening import whitening
 from models.transformer import Encoder, EncoderLayer
 
 N_CONTEXT = 2
@@ -63,7 +63,15 @@ class SliceWeighing(nn.Module):
         self.embed = nn.Linear(1 + N_CONTEXT, d_model)
         self.position = nn.Parameter(0.2 * torch.randn(n_slices, d_model))
         layers = [
-            EncoderLayer(d_model, n_heads, 2 * d_model, dropout, "gelu", norm_first=True, attention=attention)
+            EncoderLayer(
+                d_model,
+                n_heads,
+                dim_feedforward=2 * d_model,
+                dropout=dropout,
+                activation="gelu",
+                norm_first=True,
+                attention=attention,
+            )
             for _ in range(n_layers)
         ]
         self.encoder = Encoder(layers, nn.LayerNorm(d_model))
@@ -115,11 +123,9 @@ class LateralTransformer(nn.Module):
     def context_of(self, evidence: Tensor, n_usual: float) -> Tensor:
         """Context [n_slices, 2] of a person with these evidences [n_trials, n_slices].
 
-        The usual one counts as n_usual trials; under two trials, it is the answer.
+        The usual one counts as n_usual trials.
         """
-        n = len(evidence)
-        if n < 2:
-            return self.usual_context
+        n = evidence.shape[0]
         return (n_usual * self.usual_context + n * slice_context(evidence)) / (n_usual + n)
 
     def forward(self, vectors: Tensor, context: Tensor) -> Tensor:
@@ -191,4 +197,4 @@ class LateralEpochClassifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         vectors = self.vectors(x)
         context = self.network.context_of(self.network.evidence(vectors), self.n_usual)
-        return self.network(vectors, context.expand(len(x), -1, -1)).exp()
+        return self.network(vectors, context.expand(x.shape[0], -1, -1)).exp()

@@ -6,6 +6,7 @@ number of updates. Nothing in it sees a person to be tested, or the order of tri
 """
 
 import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data.eeg.recording import CHANNELS
 from models.attention.spec import AttentionSpec
 from models.eeg.lateral import Slice
 from models.eeg.slice_transformer import LateralTransformer, SliceWeighing, slice_context
@@ -33,6 +35,13 @@ SLICES = (
     Slice(1, 4, *LOW, shrinkage=0.1),
 )
 """Chosen on 46 of the people 1-69 (docs/eeg_transformer.md)."""
+ALL = "all_64"
+ELECTRODES = {
+    ALL: CHANNELS,
+    "central_posterior": tuple(c for c in CHANNELS if re.fullmatch(r"(FC|C|CP)[1-6z]|(P|PO|O|I)[0-9z]+", c)),
+    "motor_21": tuple(c for c in CHANNELS if re.fullmatch(r"(FC|C|CP)[1-6z]", c)),
+}
+"""Sets of electrodes that the network is fitted to: all; without frontal and temporal ones; over the motor cortex."""
 N_COMPONENTS = 96
 RIDGE = 7.0
 N_GROUPS = 5
@@ -180,5 +189,6 @@ def predict_causal(network: LateralTransformer, vectors: Tensor, group: np.ndarr
     for g in np.unique(group):
         rows = np.flatnonzero(group == g)
         for k, row in enumerate(rows):
-            context[row] = network.context_of(evidence[torch.from_numpy(rows[:k])], REFERENCE_TRIALS)
+            before = evidence[torch.from_numpy(rows[:k])]
+            context[row] = network.context_of(before, REFERENCE_TRIALS) if k else network.usual_context
     return network(vectors, context).double()

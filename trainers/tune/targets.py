@@ -155,7 +155,7 @@ TARGETS = {
         ("accuracy",),
         "epochs",
         EEG_TRIAL,
-        EEG_ALWAYS,
+        {**EEG_ALWAYS, "network": "windows"},
         {},
         {"baselines": False},
     ),

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from data.eeg.load import EegData
 from data.eeg.splits import Fold
 from data.eeg.windows import Windows
-from models.eeg.align import whitening
 from models.eeg.eegnet import EegNet
 from models.eeg.lateral import OddTangent, Slice, mirror_of
+from models.eeg.whitening import whitening
 from training.eeg.config import EegConfig
 from training.eeg.fit import warm_cosine
 from training.eeg.results import Result, evaluate, trial_predictions

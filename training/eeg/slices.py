@@ -14,11 +14,11 @@ from torch import Tensor
 
 from common.errors import InputError
 from data.eeg.load import EegData
-from models.eeg.align import whitening
 from models.eeg.lateral import OddTangent, Slice, bands_of, mirror_of, slice_covariances
+from models.eeg.whitening import whitening
 
 ALIGN_SHRINKAGE = 0.05
-"""Of the covariances that a person's trials are whitened by, see models/eeg/align.py."""
+"""Of the covariances that a person's trials are whitened by, see models/eeg/whitening.py."""
 REFERENCE_TRIALS = 5
 """How many trials the training people's mean counts for where only a person's earlier trials are known."""
 
@@ -42,8 +42,15 @@ class TrialCovariances:
         bands = bands_of(self.slices)
         return torch.tensor([bands.index(s.band) for s in self.slices])
 
+    def rows(self, chosen: np.ndarray) -> "TrialCovariances":
+        """Of these trials alone."""
+        index = torch.from_numpy(chosen)
+        return replace(self, parts=self.parts[index], whole=self.whole[index])
+
     def pick(self, ch_names: Sequence[str]) -> "TrialCovariances":
         """Of these channels alone, in their order."""
+        if tuple(ch_names) == self.ch_names:
+            return self
         index = torch.tensor([self.ch_names.index(name) for name in ch_names])
         parts, whole = (c[..., index[:, None], index] for c in (self.parts, self.whole))
         return replace(self, ch_names=tuple(ch_names), parts=parts, whole=whole)

@@ -6,7 +6,7 @@ import scipy.linalg
 import torch
 
 from data.eeg.recording import CHANNELS
-from models.eeg.lateral import OddTangent, Slice, band_pass, mirror_basis, mirror_of, slice_covariances
+from models.eeg.lateral import OddTangent, Slice, band_pass, log_covariance, mirror_basis, mirror_of, slice_covariances
 
 
 def some_covariances(n: int, n_chans: int, seed: int = 0) -> torch.Tensor:
@@ -60,6 +60,13 @@ def test_it_is_the_odd_half_of_the_matrix_logarithm() -> None:
         rows.append(((log - log[p][:, p]) / 2).ravel())
     theirs = np.stack(rows)
     assert np.allclose(ours @ ours.T, theirs @ theirs.T, atol=1e-5)
+
+
+def test_vectors_become_the_matrix_they_come_from() -> None:
+    mirror, c = mirror_of(CHANNELS), some_covariances(2, 64)
+    tangent = OddTangent(mirror)
+    log = log_covariance(c, 0.2)
+    assert torch.allclose(tangent.matrix(tangent(c)), (log - log[:, mirror][:, :, mirror]) / 2, atol=1e-5)
 
 
 def test_a_band_holds_its_own_frequencies_alone() -> None:
