@@ -66,7 +66,7 @@ class SliceWeighing(nn.Module):
             EncoderLayer(
                 d_model,
                 n_heads,
-                dim_feedforward=2 * d_model,
+                d_ff=2 * d_model,
                 dropout=dropout,
                 activation="gelu",
                 norm_first=True,
