@@ -3,6 +3,8 @@ else.
 """
 
 import ast
+import graphlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,15 +39,27 @@ PURE = {
 PURE_EXCEPT = {"mimicry.py": {"importlib", "sys", "pathlib", "types", "os"}}
 
 
-def imported_packages(path: Path) -> set[str]:
-    names = set()
+# no trainer imports another, but for this one: it trains the other's network with other attention mechanisms
+MAY_IMPORT_TRAINER = {"efficient_attention": {"eeg_transformer"}}
+
+
+def imported_names(path: Path) -> Iterator[str]:
+    """Dotted names of what a file imports, inside functions too: `a.b` and `a.b.c` for `from a.b import c`."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
-            names.add(str(node.module).split(".")[0])
-    return names
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imported_packages(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imported_names(path)}
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def files(package: str) -> list[Path]:
@@ -60,6 +74,23 @@ def test_imports_point_one_way(package: str) -> None:
     for path in files(package):
         wrong = imported_packages(path) & others - MAY_IMPORT[package]
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent.name for path in (ROOT / "trainers").glob("*/__init__.py")))
+def test_a_trainer_imports_no_other(folder: str) -> None:
+    allowed = {folder, *MAY_IMPORT_TRAINER.get(folder, ())}
+    for path in files(f"trainers/{folder}"):
+        parts = [name.split(".") for name in imported_names(path)]
+        wrong = {part[1] for part in parts if part[0] == "trainers" and len(part) > 1} - allowed
+        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    modules = {module_name(path): path for package in MAY_IMPORT for path in files(package)}
+    imports = {name: {other for other in imported_names(path) if other in modules} for name, path in modules.items()}
+    for name, others in imports.items():  # `from a import b` imports the module a.b; the package a alone is no circle
+        others -= {name, *(other for other in others if modules[other].name == "__init__.py")}
+    graphlib.TopologicalSorter(imports).prepare()  # CycleError names the circle
 
 
 def test_models_is_pure_torch() -> None:

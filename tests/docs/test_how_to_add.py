@@ -5,8 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 from tests.running import environment, runs
+
+pytestmark = pytest.mark.timeout(900)  # of a busy machine
 
 CODE = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "how_to_add.md").read_text(), flags=re.DOTALL)
 
@@ -18,7 +22,7 @@ def test_an_array_of_trials_becomes_windows_and_folds(tmp_path: Path) -> None:
         env=environment(tmp_path),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "torch.Size([16, 22, 125]) torch.Size([16])\n"
@@ -30,7 +34,7 @@ def test_the_entry_point_runs_records_and_refuses(tmp_path: Path) -> None:
     environ = environment(tmp_path)
     refused, done = (
         subprocess.run(
-            [sys.executable, str(script), *argv], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120
+            [sys.executable, str(script), *argv], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=400
         )
         for argv in (["--n_images", "1"], ["--n_images", "50"])
     )

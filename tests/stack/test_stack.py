@@ -131,6 +131,6 @@ def test_two_workers_share_a_study(stack: Stack, tmp_path: Path) -> None:
         assert client.get_run(trial.user_attrs["run_id"]).data.metrics["validation_kernel_distance"] == trial.value
     assert client.get_model_version_by_alias("wgan-generator", "tuned").run_id == winner
     objects = stack.store.keys()
-    for artifact in ("report.md", "trials.csv", "figures/history.png"):
+    for artifact in ("summary.md", "trials.csv", "figures/history.png"):
         assert any(parent.info.run_id in key and key.endswith(artifact) for key in objects), artifact
     assert PASSWORD not in done.stdout + str(parent.data.to_dictionary())

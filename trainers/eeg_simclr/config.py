@@ -147,19 +147,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-# What `tune` searches unless told otherwise, in the language of its parameter `space`.
-SPACE = {
-    "tau": "log:0.02..1.0",
-    "n_augmentations": "1|2|3|4",
-    "amplitude": "0.8,1.25|0.5,2|0.25,4",
-    "time_shift": "10|20|40",
-    "dc_shift": "0.1..1.0",
-    "zero_mask": "0,12|0,24|0,60",
-    "noise": "0,0.1|0,0.2|0,0.5",
-    "band_width": "2.0..10.0",
-}
-
-
 def frozen_fit(config: EegSimclrConfig) -> EegSimclrConfig:
     """How the head on a frozen encoder is trained: for `frozen_epochs`, all of them, since the first ones may find
     nothing.

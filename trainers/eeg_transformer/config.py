@@ -123,17 +123,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-# What `tune` searches unless told otherwise, in the language of its parameter `space`.
-SPACE = {
-    "attention": "sdpa|linear|linformer|local|none",
-    "d_model": "32|64|128",
-    "n_heads": "1|2|4|8",
-    "n_layers": "1..4",
-    "patch_len": "16|20|40|80",
-    "patch_stride": "8|10|20",
-}
-
-
 def attention_spec(config: TransformerConfig, name: str) -> AttentionSpec:
     """A mechanism sized for the windows of `config`."""
     n_tokens = (config.window - config.patch_len) // config.patch_stride + 1 + (config.pool == "cls")

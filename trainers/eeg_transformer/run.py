@@ -19,7 +19,7 @@ from torch import Tensor
 
 from common.progress import Progress
 from data.eeg.load import EegData
-from data.eeg.splits import Fold, shuffled_labels
+from data.eeg.splits import shuffled_labels
 from data.eeg.windows import Windows
 from models.attention.spec import AttentionSpec
 from models.eeg.lateral import mirror_of
@@ -192,18 +192,6 @@ def train_all(
     return fits
 
 
-def search_lateral(
-    session: Session, config: EegTransformerConfig, trials: Trials, windows: Windows, fold: Fold
-) -> None:
-    """A study's trial: a fit on the first fold's training people, judged on its validation people."""
-    train, validation = np.unique(windows.trial[fold.train]), np.unique(windows.trial[fold.validation])
-    fit = fit_and_test(config, trials, train, validation, attention=config.attention)
-    y = torch.from_numpy(trials.label[validation])
-    loss = float(torch.nn.functional.nll_loss(fit["log_p"], y))
-    accuracy = float((fit["log_p"].argmax(1) == y).double().mean())
-    session.trial.report(session.run, {"log_loss": loss, "accuracy": accuracy}, config.n_updates)
-
-
 def results_of(
     fits: dict[str, list[dict[str, Any]]], data: EegData, parts: list[Parts]
 ) -> tuple[dict[str, Result], dict[str, Result]]:
@@ -235,9 +223,6 @@ def run_lateral(config: EegTransformerConfig, trial: StudyTrial | None = None) -
         run, began = session.run, time.monotonic()
         log_recordings(session, config, data, windows, folds)
         trials = load_trials(config, data, windows)
-        if session.trial.searching:
-            search_lateral(session, config, trials, windows, folds[0])
-            return 0
         fits = train_all(session, config, data, trials, parts)
         session.end_training()
         run.log_checkpoint()

@@ -111,17 +111,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-# What `tune` searches unless told otherwise, in the language of its parameter `space`: one mechanism at a time.
-SPACE = {
-    "mechanisms": "sdpa|linear|cosformer|favor|linformer|nystrom|local|fourier",
-    "d_model": "32|64|128",
-    "n_heads": "1|2|4|8",
-    "n_layers": "1..4",
-    "patch_len": "8|16|32",
-    "patch_stride": "2|4|8",
-}
-
-
 def transformer_config(config: TransformerConfig, mechanism: str) -> EegTransformerConfig:
     """The config with which `eeg_transformer` trains the network that is trained here with `mechanism`."""
     shared = {field.name: getattr(config, field.name) for field in fields(TransformerConfig)}

@@ -1,21 +1,18 @@
-"""What stands in the report: gathers it from the store into plain data, from which trainers/report/page.py makes the
-pages.
-"""
+"""What the report holds: gathered from the store into plain data, which trainers/report/page.py makes pages of."""
 
+import importlib
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from tracking.reading import Reader, RecordedRun, resolved_params
-from trainers.report.figures import Points, chart, small_picture
-from trainers.report.sections import GENERAL, SECTIONS, Panel, Pictures, Scores, Section
+from trainers.report.figures import Points, plot_lines, small_picture
 from trainers.report.tables import Table, benchmark_tables, csv_table, number, settings_table, sweep_tables
+from training.section import CONFUSION_MATRICES, FIGURES, Panel, Scores, Section
 
 OVERLAID = 4
 """Runs whose lines share a chart."""
@@ -26,7 +23,15 @@ STEPS_SHOWN = 4
 MOST_COLUMNS = 14
 """Metrics in the table of runs at most; all of them are on the run's page."""
 
-Columns = dict[str, Any]
+GENERAL = Section(title="", place=0, pictures=(CONFUSION_MATRICES, FIGURES))
+"""Runs of entry points without a section: all that they recorded, in the order of names."""
+
+
+def load_sections() -> dict[str, Section]:
+    """{entry point: what its folder exports for the report}, in the order of showing."""
+    names = sorted(path.parent.name for path in Path(__file__).parents[1].glob("*/section.py"))
+    found = {name: importlib.import_module(f"trainers.{name}.section").SECTION for name in names}
+    return dict(sorted(found.items(), key=lambda item: item[1].place))
 
 
 @dataclass(frozen=True)
@@ -191,7 +196,7 @@ def general_panels(run: RecordedRun) -> list[Panel]:
     return [Panel(name, re.escape(name)) for name in names[:12]]
 
 
-def draw_panels(
+def plot_panels(
     reader: Reader, entry_point: str, panels: Sequence[Panel], runs: Sequence[RecordedRun]
 ) -> tuple[list[Chart], list[Chart]]:
     """(charts of the first run alone, charts that lay the runs over each other: those of panels with one line a
@@ -206,48 +211,55 @@ def draw_panels(
         if len(lines) == 1 and len(runs) > 1:
             drawn = [(run, found) for run in runs if (found := lines_of(reader, run, panel))]
             labels = {f"{run.name} ({run.run_id[:6]})": next(iter(found.values())) for run, found in drawn}
-            figure = chart(panel.title, panel.x, labels, panel.logarithmic)
+            figure = plot_lines(panel.title, panel.x, labels, panel.logarithmic)
             shared.append(Chart(name, panel.title, figure, [run for run, _ in drawn]))
         else:
-            own.append(Chart(name, panel.title, chart(panel.title, panel.x, lines, panel.logarithmic), runs[:1]))
+            own.append(Chart(name, panel.title, plot_lines(panel.title, panel.x, lines, panel.logarithmic), runs[:1]))
     return own, shared
 
 
 def pictures_of(
-    reader: Reader, section: Section, entry_point: str, run: RecordedRun, paths: Sequence[str]
+    reader: Reader, section: Section, entry_point: str, run: RecordedRun, *, paths: Sequence[str]
 ) -> tuple[list[tuple[str, list[Picture]]], list[str]]:
-    """(the run's pictures by heading, notes on what could not be had); each file is shown once."""
-    left = [p for p in paths if p.endswith((".png", ".jpg", ".jpeg", ".webp")) and p not in section.drawn_anew]
+    """(the run's pictures by heading, notes on what cannot be shown); each file is shown once."""
     shown: list[tuple[str, list[Picture]]] = []
     notes: list[str] = []
-    for group in section.pictures:
-        chosen = [path for path in left if re.fullmatch(group.paths, path) and not path.startswith("images/")]
-        left = [path for path in left if path not in chosen]
-        found: list[Picture] = []
-        for path in sorted(chosen, key=lambda path: (_caption_place(group, path), path)):
-            stem = Path(path).stem
-            caption = dict(group.captions).get(stem, stem.replace("_", " "))
-            _add_picture(reader, found, notes, f"{entry_point}_{stem}", caption, run, path)
-        if found:
-            shown.append((group.title, found))
-    stepped = _stepped_images(section, left)
-    for key, by_step in stepped.items():
-        steps = sorted(by_step)
-        chosen_steps = [
-            steps[round(i * (len(steps) - 1) / max(1, min(STEPS_SHOWN, len(steps)) - 1))]
-            for i in range(min(STEPS_SHOWN, len(steps)))
+    for heading, entries in picture_groups(section, paths):
+        found = [
+            load_picture(reader, run, path, name=f"{entry_point}_{name}", caption=caption)
+            for path, name, caption in entries
         ]
-        found = []
-        for step in chosen_steps:
-            _add_picture(reader, found, notes, f"{entry_point}_{key}_{step}", f"step {step}", run, by_step[step])
-        if found:
-            shown.append((f"{key.replace('_', ' ').capitalize()} against step", found))
+        notes += [note for note in found if isinstance(note, str)]
+        if pictures := [picture for picture in found if isinstance(picture, Picture)]:
+            shown.append((heading, pictures))
     return shown, notes
 
 
-def _caption_place(group: Pictures, path: str) -> int:
-    names = [name for name, _ in group.captions]
-    return names.index(Path(path).stem) if Path(path).stem in names else len(names)
+def picture_groups(section: Section, paths: Sequence[str]) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """[(heading, [(path, name, caption)])] of the image files among `paths`: the section's groups, then what was logged
+    against steps.
+    """
+    left = [p for p in paths if p.endswith((".png", ".jpg", ".jpeg", ".webp")) and p not in section.drawn_anew]
+    groups = []
+    for group in section.pictures:
+        chosen = [path for path in left if re.fullmatch(group.paths, path) and not path.startswith("images/")]
+        left = [path for path in left if path not in chosen]
+        captions = dict(group.captions)
+        order = {name: i for i, name in enumerate(captions)}
+        chosen = sorted(chosen, key=lambda path: (order.get(Path(path).stem, len(order)), path))
+        named = [(path, Path(path).stem) for path in chosen]
+        groups.append((group.title, [(p, name, captions.get(name, name.replace("_", " "))) for p, name in named]))
+    for name, by_step in _stepped_images(section, left).items():
+        steps = _spread(sorted(by_step), STEPS_SHOWN)
+        heading = f"{name.replace('_', ' ').capitalize()} against step"
+        groups.append((heading, [(by_step[step], f"{name}_{step}", f"step {step}") for step in steps]))
+    return groups
+
+
+def _spread(values: Sequence[int], most: int) -> list[int]:
+    """At most `most` of the values, evenly spread, with the first and the last."""
+    n = min(most, len(values))
+    return [values[round(i * (len(values) - 1) / max(1, n - 1))] for i in range(n)]
 
 
 def _stepped_images(section: Section, paths: Iterable[str]) -> dict[str, dict[int, str]]:
@@ -259,18 +271,15 @@ def _stepped_images(section: Section, paths: Iterable[str]) -> dict[str, dict[in
     return found
 
 
-def _add_picture(
-    reader: Reader, found: list[Picture], notes: list[str], name: str, caption: str, run: RecordedRun, path: str
-) -> None:
+def load_picture(reader: Reader, run: RecordedRun, path: str, *, name: str, caption: str) -> Picture | str:
+    """The picture at `path` of the run's artifacts, or a note on why it cannot be shown."""
     data = reader.read(run.run_id, path)
-    picture = small_picture(data) if data is not None else None
+    if data is None:
+        return f"{path} can't be shown: it is not in the artifact store any more"
+    picture = small_picture(data)
     if picture is None:
-        notes.append(
-            f"{path} can't be shown: "
-            + ("it is not in the artifact store any more" if data is None else "it is no picture")
-        )
-    else:
-        found.append(Picture(re.sub(r"[^A-Za-z0-9_]", "_", name), caption, picture, run))
+        return f"{path} can't be shown: it is no picture"
+    return Picture(re.sub(r"[^A-Za-z0-9_]", "_", name), caption, picture, run)
 
 
 def detail_of(reader: Reader, section: Section, entry_point: str, run: RecordedRun) -> Detail:
@@ -299,28 +308,29 @@ def detail_of(reader: Reader, section: Section, entry_point: str, run: RecordedR
             detail.tables.append(table)
     if run.children:
         detail.notes.append(f"{run.children} runs belong to this one; the tracking UI shows them under it.")
-    detail.pictures, notes = pictures_of(reader, section, entry_point, run, paths)
+    detail.pictures, notes = pictures_of(reader, section, entry_point, run, paths=paths)
     detail.notes += notes
     return detail
 
 
 def chapter_of(
     reader: Reader,
+    section: Section,
     entry_point: str,
     runs: Sequence[RecordedRun],
+    *,
     most: int,
     n_details: int,
 ) -> Chapter:
     """One entry point's runs, newest first: a table of `most` of them, the newest finished in full."""
-    section = SECTIONS.get(entry_point, GENERAL)
     finished = [run for run in runs if run.status == "FINISHED"] or list(runs)
     title = section.title or (entry_point if entry_point else "Runs without an entry point")
     chapter = Chapter(entry_point, title, table_of_runs(section, runs[:most]), max(0, len(runs) - most))
     panels = section.panels or general_panels(finished[0])
-    own, chapter.charts = draw_panels(reader, entry_point or "other", panels, finished[:OVERLAID])
+    own, chapter.charts = plot_panels(reader, entry_point or "other", panels, finished[:OVERLAID])
     for i, run in enumerate(finished[:n_details]):
         detail = detail_of(reader, section, f"{entry_point or 'other'}{i + 1 if i else ''}", run)
-        detail.charts = own if i == 0 else draw_panels(reader, f"{entry_point or 'other'}{i + 1}", panels, [run])[0]
+        detail.charts = own if i == 0 else plot_panels(reader, f"{entry_point or 'other'}{i + 1}", panels, [run])[0]
         chapter.details.append(detail)
     return chapter
 
@@ -350,12 +360,15 @@ def gather(
     by_entry_point: dict[str, list[RecordedRun]] = {}
     for run in ours:
         by_entry_point.setdefault(run.entry_point, []).append(run)
-    order = [*SECTIONS, *sorted(name for name in by_entry_point if name not in SECTIONS)]
+    sections = load_sections()
+    order = [*sections, *sorted(name for name in by_entry_point if name not in sections)]
     chapters = []
     for name in order:
         if name in by_entry_point:
             chosen = by_entry_point[name]
-            chapters.append(chapter_of(reader, name, chosen, most, len(chosen) if named else n_details))
+            shown = len(chosen) if named else n_details
+            section = sections.get(name, GENERAL)
+            chapters.append(chapter_of(reader, section, name, chosen, most=most, n_details=shown))
             advance(name or "other")
     finished = {run.entry_point for run in ours if run.status == "FINISHED"}
     base = reader.uri if reader.uri.startswith("http") else local_address
@@ -365,7 +378,7 @@ def gather(
         made=when(time.time()),
         n_runs=len(ours),
         chapters=chapters,
-        missing=[] if named else [name for name in SECTIONS if name not in finished and find_spec(f"trainers.{name}")],
+        missing=[] if named else [name for name in sections if name not in finished],
         benchmarks=benchmark_tables(benchmarks) if benchmarks else [],
         addresses={run.run_id: f"{base.rstrip('/')}/{run.page}" for run in ours},
     )

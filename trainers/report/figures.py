@@ -38,7 +38,7 @@ def thinned(points: Points, most: int = POINTS) -> list[tuple[int, float]]:
     return [points[i] for i in sorted(kept)]
 
 
-def chart(title: str, x_label: str, lines: Mapping[str, Points], logarithmic: bool = False) -> Figure:
+def plot_lines(title: str, x_label: str, lines: Mapping[str, Points], logarithmic: bool = False) -> Figure:
     """Lines over steps. NaN and infinity are gaps; of a logarithmic chart, what is not above zero too."""
     figure = Figure(figsize=(5.2, 3.5), layout="constrained")
     axis = figure.subplots()

@@ -1,8 +1,8 @@
 """Gather the runs of an experiment into one page: `mlflow run . -e report`, or `python -m trainers.report --help`.
 
 Config -> the runs -> for each entry point its table, curves, pictures, comments -> an HTML page and Markdown ->
-artifacts of this run, and files in the current folder. trainers/report/sections.py says what is shown of which entry
-point, report_contents.py gathers it, report_page.py writes it; docs/report.md explains.
+artifacts of this run, and files in the current folder. trainers/NAME/section.py says what is shown of an entry point,
+contents.py gathers it, page.py writes it; docs/report.md explains.
 """
 
 import sys

@@ -2,8 +2,8 @@
 
 Here are the parameters and what follows from them alone. trainers/tune/launcher.py starts workers and closes the study:
 search -> repetitions over seeds -> the winner's last training, test and registry -> report. trainers/tune/worker.py
-runs the trials. trainers/tune/targets.py says what is searched and judged for each trainer, trainers/tune/storage.py
-where it is kept. docs/tune.md explains.
+runs the trials. trainers/NAME/tuning.py says what is searched and judged of each trainer,
+trainers/tune/storage.py where the study is kept. docs/tune.md explains.
 """
 
 import json
@@ -17,8 +17,9 @@ from pydantic.dataclasses import dataclass
 
 from common.errors import InputError
 from trainers.tune.space import parse_space, split_settings
-from trainers.tune.targets import TARGETS, Target
+from trainers.tune.targets import TARGETS
 from training.config import CONFIG, DeviceConfig, OptionalPath, OptionalStr, RecordConfig, Strings, option
+from training.tuning import Target
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -77,7 +78,7 @@ class TuneConfig(DeviceConfig, RecordConfig):
     def space_of(self, target: Target) -> Mapping[str, str]:
         """The search space: the trainer's own, or the one given."""
         if self.space is None:
-            return target.space(self.preset)
+            return target.space_of(self.preset)
         return split_settings("" if self.space == "{}" else self.space, "space")
 
     def fixed_values(self) -> dict[str, str]:
@@ -89,7 +90,7 @@ class TuneConfig(DeviceConfig, RecordConfig):
 
     def objectives(self, target: Target) -> tuple[str, ...]:
         """Names of what is searched for; InputError for those the target has not."""
-        names = self.objective or target.default
+        names = self.objective or target.default_objectives
         unknown = [name for name in names if name not in target.objectives]
         if unknown or len(set(names)) < len(names) or len(names) > 2:
             raise InputError(
@@ -103,8 +104,8 @@ class TuneConfig(DeviceConfig, RecordConfig):
         here: dict[str, Any] = {"device": self.device, "cache_dir": self.cache_dir, "output_dir": self.output_dir}
         if self.data_dir is not None:
             here["data_dir"] = self.data_dir
-        if target.name != "wgan":
-            here["fold_seed"] = self.seed
+        if target.split_seed is not None:
+            here[target.split_seed] = self.seed
         return here
 
     def n_trials_of(self, study: optuna.Study) -> int:
@@ -113,15 +114,15 @@ class TuneConfig(DeviceConfig, RecordConfig):
 
     def build_pruner(self, target: Target) -> optuna.pruners.BasePruner:
         """The pruner of the search."""
-        from trainers.tune.worker import reports_every
-
-        horizon = getattr(target.build(self.preset, {**self.fixed_values(), **self.places(target)}), target.horizon)
-        every = reports_every(horizon)
+        config = target.build(self.preset, {**self.fixed_values(), **self.places(target)})
+        horizon = target.length(config)
         if self.pruner == "median":
             # The first quarter tells little; three finished trials are the least a median should be of.
             return optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=horizon // 4)
         if self.pruner == "hyperband":
-            return optuna.pruners.HyperbandPruner(min_resource=every, max_resource=horizon, reduction_factor=3)
+            return optuna.pruners.HyperbandPruner(
+                min_resource=target.report_every(config), max_resource=horizon, reduction_factor=3
+            )
         return optuna.pruners.NopPruner()
 
     def spec(self, target: Target) -> dict[str, Any]:
@@ -142,8 +143,6 @@ class TuneConfig(DeviceConfig, RecordConfig):
 
     def check(self, target: Target) -> None:
         """InputError for anything that would fail in the middle of the study."""
-        from trainers.tune.targets import check_measurable
-
         space = parse_space(self.space_of(target))
         fixed = self.fixed_values()
         both = sorted(set(space) & set(fixed))
@@ -156,12 +155,14 @@ class TuneConfig(DeviceConfig, RecordConfig):
         if own:
             raise InputError(f"space, fixed: {', '.join(own)} is set by tune itself; give it as a parameter of tune")
         self.objectives(target)
-        base = target.build(self.preset, {**target.searching, **fixed, **self.places(target)})
+        base = target.build(self.preset, {**target.every_trial, **fixed, **self.places(target)})
         target.build(self.preset, {**fixed, **self.final_values(target), **self.places(target)})
         for name in space:
             if not hasattr(base, name):
                 raise InputError(f"space: {target.name} has no parameter {name}")
-        check_measurable(target, base)
+        target.check(base)
+        if base.nproc != 1:
+            raise InputError(f"fixed: nproc={base.nproc}; a trial is one process, give n_workers instead")
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -65,7 +65,7 @@ def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
     return {name: trial._suggest(name, distribution) for name, distribution in space.items()}
 
 
-def inside(space: Space, values: Mapping[str, Any]) -> dict[str, Any] | None:
+def values_within(space: Space, values: Mapping[str, Any]) -> dict[str, Any] | None:
     """The values of the space's parameters if all of them lie in it, else None."""
     found = {}
     for name, distribution in space.items():

@@ -1,12 +1,12 @@
-"""Where studies live, whose trials died, and which process leads: an Optuna storage with the few facts kept beside its
-trials.
+"""Where studies are kept, which trials lost their process, and which process leads.
 
-A study's trials are counted by one rule in every process: `used`. What a killed process left behind is found by
+A study's trials are counted by one rule in every process: `used`. Trials whose process was killed are found by
 `fail_dead` (by process id on this machine; across machines by the heartbeat of Optuna's database storages) and queued
 again by `requeue`.
 """
 
 import contextlib
+import copy
 import datetime
 import os
 import re
@@ -21,7 +21,7 @@ from typing import Any
 import optuna
 import psutil
 from filelock import FileLock
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, TrialState
@@ -31,11 +31,11 @@ from common.errors import InputError
 HEARTBEAT, GRACE = 20, 90
 """Seconds between the heartbeats of a trial in a database, and of silence after which it counts as dead."""
 
-NAMELESS = 180.0
-"""Seconds after which a running trial that nobody has put his name to counts as dead."""
+NO_OWNER = 180.0
+"""Seconds after which a running trial counts as dead if no process has entered itself as its owner."""
 
 MAX_RETRIES = 3
-"""How often a trial is done again whose process was killed; one that was stopped in good order is always."""
+"""How often a trial is repeated whose process was killed. One that was stopped in good order is always repeated."""
 
 LEASE = 90.0
 """Seconds after which a silent leader on another machine is replaced. Clocks must agree better than that."""
@@ -95,8 +95,8 @@ def open_storage(storage: str | None, journal: Path) -> BaseStorage:
         raise
     except Exception as error:
         raise InputError(
-            f"storage: {shown(storage)} cannot be used: {_gist(error)}; give a database that Optuna can use, as "
-            "postgresql://user@host/database, or nothing for a journal file on this machine"
+            f"storage: {without_password(storage)} cannot be used: {_gist(error)}; give a database that "
+            "Optuna can use, as postgresql://user@host/database, or nothing for a journal file on this machine"
         ) from None
 
 
@@ -121,7 +121,7 @@ def _with_patience(make: Any) -> BaseStorage:
         return make()
 
 
-def shown(storage: str) -> str:
+def without_password(storage: str) -> str:
     """The URL without its password."""
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", storage)
 
@@ -136,11 +136,11 @@ def _gist(error: Exception) -> str:
 
 
 def open_study(
-    storage: BaseStorage, name: str, directions: Sequence[Any], spec: dict[str, Any], where: str = "it"
+    storage: BaseStorage, name: str, directions: Sequence[Any], spec: dict[str, Any], *, where: str = "it"
 ) -> optuna.Study:
     """The study `name` in the storage (called `where` in messages), made where there is none.
 
-    InputError where there is one that searches something else, or the storage cannot be read.
+    InputError where it exists and searches something else, or the storage cannot be read.
     """
     try:
         study = optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
@@ -155,13 +155,13 @@ def open_study(
         return study
     if known is None:
         raise InputError(
-            f"study: the storage has a study {name} that tune has not made; give another name, as study={name}-2"
+            f"study: the storage has a study {name} that tune did not make; give another name, as study={name}-2"
         )
     changed = [f"{key} was {known.get(key)!r}, now {spec[key]!r}" for key in spec if known.get(key) != spec[key]]
     if changed:
         raise InputError(
-            f"study: {name} is there already and searches something else: {'; '.join(changed)}; give the old values to "
-            f"go on with it, or another name, as study={name}-2"
+            f"study: {name} exists already and searches something else: {'; '.join(changed)}; give the old values to "
+            f"continue it, or another name, as study={name}-2"
         )
     return study
 
@@ -198,7 +198,7 @@ def is_dead(owner: Owner) -> bool:
 
 
 def retry_history(trial: FrozenTrial) -> list[int]:
-    """Numbers of the trials that this one does again, as Optuna's own retrying keeps them."""
+    """Numbers of the trials that this one repeats, as Optuna's retrying keeps them."""
     return list(trial.system_attrs.get("retry_history", []))
 
 
@@ -208,7 +208,7 @@ def retried(trials: Sequence[FrozenTrial]) -> set[int]:
 
 
 def is_lost(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
-    """Whether the trial ended because its process was stopped or killed, and is to be done again."""
+    """Whether the trial ended because its process was stopped or killed, and is to be repeated."""
     if trial.state != TrialState.FAIL or "failure" in trial.user_attrs or "surplus" in trial.user_attrs:
         return False
     by_number = {t.number: t for t in trials}
@@ -258,28 +258,21 @@ def fail_dead(study: optuna.Study) -> None:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         owner = trial.user_attrs.get("owner")
         age = (now - trial.datetime_start).total_seconds() if trial.datetime_start else 0.0
-        if is_dead(owner) if owner else age > NAMELESS:
+        if is_dead(owner) if owner else age > NO_OWNER:
             with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # another process was faster
                 study._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
 
 
 def requeue(study: optuna.Study) -> list[FrozenTrial]:
-    """Queue every lost trial again, with its values, seed and run; returns those queued."""
+    """Queue every lost trial again, with its values, seed and run; returns the lost ones."""
     trials = study.get_trials(deepcopy=False)
     again = retried(trials)
     lost = [t for t in trials if t.number not in again and is_lost(t, trials)]
-    for trial in lost:
-        history = [*retry_history(trial), trial.number]
-        study.add_trial(
-            optuna.create_trial(
-                state=TrialState.WAITING,
-                params=trial.params,
-                distributions=trial.distributions,
-                user_attrs={key: value for key, value in trial.user_attrs.items() if key not in ("owner", "stopped")},
-                system_attrs={**trial.system_attrs, "failed_trial": history[0], "retry_history": history},
-                intermediate_values=trial.intermediate_values,
-            )
-        )
+    queue_again = RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
+    for trial in copy.deepcopy(lost):  # it changes the history of the trial that it is given
+        for attribute in ("owner", "stopped"):  # they were true of the lost process alone
+            trial.user_attrs.pop(attribute, None)
+        queue_again(study, trial)
     return lost
 
 
@@ -288,9 +281,7 @@ def requeue(study: optuna.Study) -> list[FrozenTrial]:
 
 
 class Lease:
-    """Among the processes that serve a study, the one that looks after it: repeats lost trials, closes it, owns its
-    run.
-    """
+    """The lead of a study: one of its launchers queues lost trials again, owns the study's run and closes it."""
 
     def __init__(self, study: optuna.Study) -> None:
         self._study, self._id, self._held, self._renewed = study, uuid.uuid4().hex, False, 0.0

@@ -30,12 +30,14 @@ from tracking.checkpoint import StopRequest
 from tracking.children import end_killed
 from tracking.resuming import run_folder
 from tracking.run import AnyRun
+from tracking.silent_run import SilentRun
 from trainers.tune.config import TuneConfig
 from trainers.tune.space import parse_space, suggest
 from trainers.tune.storage import is_decided, open_storage, repeats_queued, this_host, this_process, under_way, used
-from trainers.tune.targets import NOWHERE, TARGETS, Measure, Target, measure_of
+from trainers.tune.targets import load_target
 from training.config import build_config
 from training.trial import Pruned, StudyTrial
+from training.tuning import Measure, Target
 
 IDLE_SECONDS = 0.5
 
@@ -44,8 +46,8 @@ class Failed(Exception):
     """The trainer failed on this trial; the worker goes on with another."""
 
 
-class Surplus(Exception):
-    """Another worker was faster to take the last trial that was wanted."""
+class NotWanted(Exception):
+    """This trial is one too many: another worker took the last one that was wanted."""
 
 
 class Stopped(Exception):
@@ -57,12 +59,18 @@ def steps_of(trial: optuna.Trial) -> set[int]:
     return set(trial.study._storage.get_trial(trial._trial_id).intermediate_values)
 
 
-class InStudy(StudyTrial):
-    """A run inside a study: a child of the study's run, whose figures go to the pruner."""
+class ChildRun(StudyTrial):
+    """A run inside a study: a child of the study's run, whose figures go to the pruner.
+
+    trial: None for the winner's last training. tags: of the run. measure: of a network on validation data; every: steps
+    between two of them. launcher: id of the process without which a trial stops. on_begin: is given the run's id.
+    test: measure on test data, taken once at the end.
+    """
 
     def __init__(
         self,
         trial: optuna.Trial | None,
+        *,
         objectives: tuple[str, ...],
         parent: str,
         experiment: str,
@@ -120,13 +128,8 @@ class InStudy(StudyTrial):
             run.log_metrics({f"test_{name}": value for name, value in values.items()}, 0)
 
 
-# -------------------------------------------------------------------------------------------------------------------- a
-# trial
-
-
-def reports_every(horizon: int) -> int:
-    """Steps between two measurements: eight in a training."""
-    return max(1, horizon // 8)
+# ----------------------------------------------------------------------------------------------------------------
+# a trial
 
 
 class TrialRunner:
@@ -152,58 +155,82 @@ class TrialRunner:
         queued = trial.study._storage.get_trial(trial._trial_id).system_attrs
         if "fixed_params" not in queued and "retry_history" not in queued:
             trial.set_user_attr("surplus", True)
-            raise Surplus
+            raise NotWanted
         number = trial.suggest_int("candidate", 0, 10**9)
         seed = trial.suggest_int("seed", 0, 2**31 - 1)
         candidate = next(t for t in self.facts["study"].get_trials(deepcopy=False) if t.number == number)
         return self.train(trial, candidate.params, seed, f"repeat of {number}, seed {seed}")
 
     def claim(self, trial: optuna.Trial, budget: int) -> None:
-        """Raise Surplus where enough trials before this one are done or under way."""
+        """Raise NotWanted where enough trials before this one are done or under way."""
         trials = trial.study.get_trials(deepcopy=False)
         before = {t.number for t in [*used(trials), *under_way(trials)] if t.number < trial.number}
         if len(before) >= budget:
             trial.set_user_attr("surplus", True)
-            raise Surplus
+            raise NotWanted
 
     def train(self, trial: optuna.Trial, values: Mapping[str, Any], seed: int, name: str) -> float | tuple[float, ...]:
         """Run the trainer on one configuration; its objectives on validation data."""
         trial.set_user_attr("owner", this_process())
         trial.set_user_attr("seed", seed)
-        before = trial.user_attrs.get("run_id")
-        if before and trial.user_attrs.get("run_host") != this_host():
-            end_killed(before)  # its checkpoint is on another machine: begin anew
-            before = None
+        config = self.trainer_config(trial, values, seed, name)
+        if self._measure is None:
+            self._measure = self.target.validation(config, self.objectives, SilentRun(), self.config.features)
+        child = ChildRun(
+            trial,
+            objectives=self.objectives,
+            parent=self.facts["run_id"],
+            experiment=self.facts["experiment"],
+            tags={"study": self.config.study_name(), "trial": trial.number, "part": name.split()[0]},
+            measure=self._measure,
+            every=self.target.report_every(config),
+            launcher=self.launcher,
+        )
+        status = self.run_trainer(trial, config, child)
+        if status >= 128:
+            trial.set_user_attr("stopped", True)
+            raise Stopped
+        discard_checkpoint(trial, config.output_dir)
+        if child.pruned:
+            raise TrialPruned
+        if status:
+            trial.set_user_attr("diverged", True)
+            raise TrialPruned
+        found = child.values or trial.user_attrs["values"]  # none new, if it was resumed at its last step
+        if len(self.objectives) == 1:
+            return float(found[self.objectives[0]])
+        return tuple(float(found[objective]) for objective in self.objectives)
+
+    def trainer_config(self, trial: optuna.Trial, values: Mapping[str, Any], seed: int, name: str) -> Any:
+        """The trainer's config of this trial, which resumes the run of a trial that it repeats.
+
+        Values that do not go together, as n_heads=8 with d_model=12, make a pruned trial.
+        """
+        resume = trial.user_attrs.get("run_id")
+        if resume and trial.user_attrs.get("run_host") != this_host():
+            end_killed(resume)  # its checkpoint is on another machine: begin anew
+            resume = None
         try:
-            config = self.target.build(
+            return self.target.build(
                 self.config.preset,
                 {
-                    **self.target.searching,
+                    **self.target.every_trial,
                     **self.config.fixed_values(),
                     **values,
                     **self.config.places(self.target),
                     "seed": seed,
                     "run_name": f"{self.config.study_name()}, {name}",
-                    "resume": before,
+                    "resume": resume,
                 },
             )
-        except InputError as fault:  # values that do not go together, as n_heads=8 with d_model=12
+        except InputError as fault:
             trial.set_user_attr("refused", str(fault))
             raise TrialPruned(str(fault)) from None
-        if self._measure is None:
-            self._measure = measure_of(self.target, config, self.objectives, NOWHERE, self.config.features)
-        in_study = InStudy(
-            trial,
-            self.objectives,
-            self.facts["run_id"],
-            self.facts["experiment"],
-            {"study": self.config.study_name(), "trial": trial.number, "part": name.split()[0]},
-            self._measure,
-            reports_every(getattr(config, self.target.horizon)),
-            self.launcher,
-        )
+
+    def run_trainer(self, trial: optuna.Trial, config: Any, child: ChildRun) -> int:
+        """The trainer's exit status. What it raises is kept with the trial."""
         try:
-            status = self.target.train(config, in_study)
+            return self.target.train(config, child)
         except UpdateFinishedTrialError:
             raise  # taken for dead meanwhile (no heartbeat got through) and given to another worker
         except InputError as fault:
@@ -213,19 +240,6 @@ class TrialRunner:
             trial.set_user_attr("failure", f"{type(fault).__name__}: {fault}")
             traceback.print_exc()
             raise Failed from fault
-        if status >= 128:
-            trial.set_user_attr("stopped", True)
-            raise Stopped
-        discard_checkpoint(trial, config.output_dir)
-        if in_study.pruned:
-            raise TrialPruned
-        if status:
-            trial.set_user_attr("diverged", True)
-            raise TrialPruned
-        found = in_study.values or trial.user_attrs["values"]  # none new, if it was resumed at its last step
-        if len(self.objectives) == 1:
-            return float(found[self.objectives[0]])
-        return tuple(float(found[objective]) for objective in self.objectives)
 
 
 def discard_checkpoint(trial: optuna.Trial, output_dir: Path) -> None:
@@ -242,20 +256,21 @@ def sampler(config: TuneConfig, number: int) -> optuna.samplers.BaseSampler:
     return TPESampler(seed=config.seed * 100_003 + number, n_startup_trials=startup, constant_liar=True)
 
 
-# -------------------------------------------------------------------------------------------------------------------- a
-# worker
+# ----------------------------------------------------------------------------------------------------------------
+# a worker
 
 
-def take(study: optuna.Study, limit: int | None, objective: Callable[[optuna.Trial], Any], new: bool) -> bool:
-    """Do one trial if one is to be had: one that waits, or, where `new`, one more until `limit` are used; whether one
-    was done.
+def run_one_trial(study: optuna.Study, limit: int | None, objective: Callable[[optuna.Trial], Any], new: bool) -> bool:
+    """Run one trial that waits or, where `new`, a new one as long as fewer than `limit` are used or under way.
+
+    Returns whether one was run. None is run while `limit` is not known (None).
     """
     trials = study.get_trials(deepcopy=False)
     waiting = any(t.state == TrialState.WAITING for t in trials)
     if limit is None or not (waiting or (new and len(used(trials)) + len(under_way(trials)) < limit)):
         return False
     with contextlib.suppress(UpdateFinishedTrialError):
-        study.optimize(objective, n_trials=1, catch=(Failed, Surplus))
+        study.optimize(objective, n_trials=1, catch=(Failed, NotWanted))
     return True
 
 
@@ -275,7 +290,7 @@ def load_repeats(config: TuneConfig, storage: optuna.storages.BaseStorage) -> op
 
 def work(config: TuneConfig, launcher: int) -> int:
     """Serve the search and the repetitions until both are done; the exit status."""
-    target = TARGETS[config.target]
+    target = load_target(config.target)
     with StopRequest() as stop:
         storage = open_storage(config.storage, config.journal())
         name = config.study_name()
@@ -295,7 +310,8 @@ def work(config: TuneConfig, launcher: int) -> int:
                 return 0
             try:
                 if runner is None or not (
-                    take(study, wanted, runner.search, True) or take(repeats, queued, runner.repeat, False)
+                    run_one_trial(study, wanted, runner.search, True)
+                    or run_one_trial(repeats, queued, runner.repeat, False)
                 ):
                     time.sleep(IDLE_SECONDS)
             except Stopped:

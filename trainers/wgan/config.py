@@ -111,15 +111,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-# What `tune` searches unless told otherwise, in the language of its parameter `space`.
-SPACE = {
-    "gp_scale": "log:0.1..100",
-    "n_dis": "1|2|3|5",
-    "lr_generator": "log:0.0001..0.002",
-    "lr_critic": "log:0.0001..0.002",
-}
-
-
 def build_networks(config: WganConfig) -> tuple[nn.Module, nn.Module]:
     """Generator and critic with weights drawn from `config.seed`, the global random state left as it was."""
     with torch.random.fork_rng(devices=[]):

@@ -38,6 +38,7 @@ from training.processes import Processes
 from training.trial import StudyTrial
 
 TINY: dict[str, object] = {
+    "network": "windows",
     "subjects": "1-3",
     "runs": "4,8",
     "n_folds": 3,
@@ -390,8 +391,8 @@ def in_this_process(
     monkeypatch.chdir(folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", environment(folder)["MLFLOW_TRACKING_URI"])
     monkeypatch.setattr("tracking.run.STOP_LIMIT", 120.0)  # the machine may be busy with other tests
-    monkeypatch.setattr("trainers.eeg_transformer.run.log_figures", lambda *_: None)
-    monkeypatch.setattr("trainers.eeg_transformer.run.record_explanations", lambda *_: [])
+    monkeypatch.setattr("trainers.eeg_transformer.windows.log_figures", lambda *_: None)
+    monkeypatch.setattr("trainers.eeg_transformer.windows.record_explanations", lambda *_: [])
     aliases: list[str | None] = []
 
     def registered(*_: Any, alias: str | None, **__: Any) -> ModelInfo:
@@ -417,7 +418,7 @@ def test_a_signal_after_the_training_ends_the_run_and_resuming_trains_nothing_ag
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start, _ = in_this_process(folder, monkeypatch, leakage_check=False)
-    monkeypatch.setattr("trainers.eeg_transformer.run.build_eegnet", lambda data, window: build_network(quick(), 64))
+    monkeypatch.setattr("trainers.eeg_transformer.windows.build_eegnet", lambda data, window: build_network(quick(), 64))
     before = signal.signal(
         signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
     )  # as common.errors.run_main does
@@ -531,7 +532,7 @@ def test_a_transformer_begins_with_a_registered_encoder(tmp_path: Path, pool: st
     ("changes", "parameters", "words"),
     [
         ({}, {"subjects": "1-7"}, "pre-trained on subjects 7 of simulated"),
-        ({"class": "eeg-simclr"}, {}, "is no channel encoder, but eeg-simclr"),
+        ({"class": "eeg-simclr"}, {}, "is not a channel encoder, but eeg-simclr"),
         ({}, {"patch_stride": 5}, "must be multiples of 2"),
     ],
 )

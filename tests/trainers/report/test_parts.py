@@ -6,10 +6,13 @@ import re
 
 from PIL import Image
 
+from tests.conftest import ROOT
 from tests.trainers.report.test_run import TRIALS, png
+from trainers.report.contents import load_sections, picture_groups
 from trainers.report.figures import small_picture, thinned
 from trainers.report.page import demoted, rendered
 from trainers.report.tables import csv_table, number, settings_table, sweep_tables
+from training.section import FIGURES, Pictures, Section
 
 
 def test_thinning_keeps_ends_spikes_and_gaps() -> None:
@@ -93,3 +96,30 @@ def test_tables_of_another_shape_are_left_out() -> None:
         assert csv_table(text, "x") is None
     for text in (None, "", "[]", "{}", '{"params": 3, "seed": 1}', '{"params": {}}'):
         assert settings_table(text, "x") is None
+
+
+def test_every_trainer_has_a_section_in_an_order_of_its_own() -> None:
+    sections = load_sections()
+    folders = {path.parent.name for path in (ROOT / "trainers").glob("*/__main__.py")}
+    assert set(sections) == folders - {"report"}
+    places = [section.place for section in sections.values()]
+    assert places == sorted(set(places))
+
+
+def test_pictures_stand_under_their_heading_once_and_steps_are_spread() -> None:
+    section = Section(
+        title="",
+        place=0,
+        pictures=(Pictures("Samples", r"figures/s_.*", (("s_b", "second"), ("s_a", "first"))), FIGURES),
+        drawn_anew=("figures/drawn.png",),
+    )
+    stepped = [f"images/grid+step+{step}+timestamp+1.png" for step in range(0, 100, 10)]
+    names = ["s_a", "s_b", "s_c", "other", "drawn"]
+    groups = dict(picture_groups(section, [*(f"figures/{name}.png" for name in names), "table.csv", *stepped]))
+    assert [(name, caption) for _, name, caption in groups["Samples"]] == [
+        ("s_b", "second"),
+        ("s_a", "first"),
+        ("s_c", "s c"),
+    ]
+    assert groups["Figures"] == [("figures/other.png", "other", "other")]
+    assert [name for _, name, _ in groups["Grid against step"]] == ["grid_0", "grid_30", "grid_60", "grid_90"]

@@ -15,8 +15,8 @@ from tests.running import client, runs
 from tracking.run import start_run
 from trainers.tune.config import PRESETS, TuneConfig
 from trainers.tune.storage import is_decided, open_storage, open_study, repeats_queued, requeue, under_way, used
-from trainers.tune.targets import TARGETS
-from trainers.tune.worker import TrialRunner, load_repeats, take
+from trainers.tune.targets import load_target
+from trainers.tune.worker import TrialRunner, load_repeats, run_one_trial
 from training.config import parse_config
 
 FIXED = "steps=16, batch_size=8, ngf=16, ndf=16, nz=8, sample_every=16, checkpoint_every=16, n_samples=4"
@@ -46,7 +46,7 @@ def done_well(study: optuna.Study, steps: range, n: int) -> None:
 def test_a_training_that_falls_behind_is_given_up(here: Path, pruner: str, others: int, at: int) -> None:
     argv = ["--pruner", pruner, "--n_trials", "40", "--fixed", FIXED, "--space", "gp_scale=log:0.1..100"]
     config = parse_config(TuneConfig, PRESETS, argv, "tune")
-    target = TARGETS["wgan"]
+    target = load_target("wgan")
     storage = open_storage(None, here / "journal")
     open_study(storage, "s", ["minimize"], {})
     study = optuna.load_study(study_name="s", storage=storage, pruner=config.build_pruner(target))
@@ -54,7 +54,7 @@ def test_a_training_that_falls_behind_is_given_up(here: Path, pruner: str, other
     with start_run("tune", {}, output_dir=here / "runs") as parent:
         facts = {"run_id": parent.run_id, "experiment": "wgan-eeg", "study": study}
         runner = TrialRunner(config, target, facts, None)
-        assert take(study, 40, runner.search, True)
+        assert run_one_trial(study, 40, runner.search, True)
     trial = study.trials[-1]
     assert trial.state == TrialState.PRUNED
     assert max(trial.intermediate_values) <= at  # of 16
@@ -79,8 +79,8 @@ def test_a_repetition_that_falls_behind_goes_on(here: Path) -> None:
     repeats.enqueue_trial({"candidate": 0, "seed": 5})
     with start_run("tune", {}, output_dir=here / "runs") as parent:
         facts = {"run_id": parent.run_id, "experiment": "wgan-eeg", "study": study}
-        runner = TrialRunner(config, TARGETS["wgan"], facts, None)
-        assert take(repeats, 7, runner.repeat, False)
+        runner = TrialRunner(config, load_target("wgan"), facts, None)
+        assert run_one_trial(repeats, 7, runner.repeat, False)
     trial = repeats.trials[-1]
     assert trial.state == TrialState.COMPLETE
     assert max(trial.intermediate_values) == 16
@@ -97,16 +97,16 @@ def test_a_lost_trial_leaves_no_room_for_another(tmp_path: Path) -> None:
         done.append(trial.number)
         return 0.0
 
-    assert not take(study, 2, objective, True)
+    assert not run_one_trial(study, 2, objective, True)
     assert not is_decided(study, 2)
     requeue(study)
     assert under_way(study.trials) == []
     assert not is_decided(study, 2)
-    assert take(study, 2, objective, False)
+    assert run_one_trial(study, 2, objective, False)
     assert done == [2]
     assert is_decided(study, 2)
-    assert not take(study, 2, objective, True)
-    assert take(study, 3, objective, True)
+    assert not run_one_trial(study, 2, objective, True)
+    assert run_one_trial(study, 3, objective, True)
 
 
 def test_repetitions_of_a_shorter_search_are_not_the_end_of_a_longer_one(tmp_path: Path) -> None:
@@ -116,4 +116,4 @@ def test_repetitions_of_a_shorter_search_are_not_the_end_of_a_longer_one(tmp_pat
     repeats.add_trial(create_trial(value=1.0))
     assert is_decided(repeats, repeats_queued(repeats, 4))
     assert not is_decided(repeats, repeats_queued(repeats, 8))
-    assert not take(repeats, repeats_queued(repeats, 8), lambda trial: 0.0, False)
+    assert not run_one_trial(repeats, repeats_queued(repeats, 8), lambda trial: 0.0, False)

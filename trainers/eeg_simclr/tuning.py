@@ -1,0 +1,43 @@
+"""What `tune` searches and judges of `eeg_simclr`."""
+
+from trainers.eeg_simclr.config import PRESETS, EegSimclrConfig
+from trainers.eeg_simclr.run import run_eeg_simclr
+from training.eeg.tuning import (
+    EVERY_RUN,
+    EVERY_TRIAL,
+    OBJECTIVES,
+    check_people_held_out,
+    measure_latency,
+    test_metrics_of,
+)
+from training.tuning import Target
+
+SPACE = {
+    "tau": "log:0.02..1.0",
+    "n_augmentations": "1|2|3|4",
+    "amplitude": "0.8,1.25|0.5,2|0.25,4",
+    "time_shift": "10|20|40",
+    "dc_shift": "0.1..1.0",
+    "zero_mask": "0,12|0,24|0,60",
+    "noise": "0,0.1|0,0.2|0,0.5",
+    "band_width": "2.0..10.0",
+}
+
+TARGET = Target(
+    name="eeg_simclr",
+    config=EegSimclrConfig,
+    presets=PRESETS,
+    train=run_eeg_simclr,
+    space=SPACE,
+    objectives=OBJECTIVES,
+    default_objectives=("log_loss",),
+    horizon="pretrain_epochs",
+    check=check_people_held_out,
+    every_run={**EVERY_RUN, "tau_sweep": (), "label_fractions": (1.0,)},
+    every_trial=EVERY_TRIAL,
+    quick={"pretrain_epochs": 4},
+    quick_final={"pretrain_epochs": 8, "baselines": False},
+    split_seed="fold_seed",
+    validation=measure_latency,
+    test_metrics=lambda config: test_metrics_of("simclr"),
+)

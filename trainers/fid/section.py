@@ -1,0 +1,21 @@
+"""What the report shows of `fid`."""
+
+from training.section import FIGURES, Panel, Pictures, Section
+
+SECTION = Section(
+    title="Image quality: distances to real images",
+    place=30,
+    params=("resolved_model_uri", "features", "n_images", "reference", "reference_images", "seed"),
+    metrics=(
+        r"fid|fd_.*(?<!_by_n)",
+        r"fid_infinity",
+        r"kid|kd_.*",
+        r"kid_se",
+        r"inception_score.*",
+        r"precision",
+        r"recall",
+        r"images_per_second",
+    ),
+    panels=(Panel("Distance against the number of images", r"(?P<line>.+)_by_n", "generated images"),),
+    pictures=(Pictures("Images", r"figures/(generated|reference)\..*"), FIGURES),
+)

@@ -1,0 +1,11 @@
+"""What the report shows of `theory`."""
+
+from training.section import Panel, Section
+
+SECTION = Section(
+    title="Theory: distances between parallel segments",
+    place=10,
+    params=("theta_star", "gp_scale", "seed"),
+    metrics=(r"error_.*",),
+    panels=(Panel("theta by gradient descent under each distance", r"theta_(?P<line>.+)"),),
+)
