@@ -1,7 +1,7 @@
 """Neighbouring slices after the cue told from neighbouring slices before it: a contrast that looks across the midline.
 
-Slices are described by their odd tangent vectors (models/eeg/lateral.py), aligned by person. All that is learned here is
-linear in them and without a bias, hence odd under the mirror: a trial with left and right electrodes swapped and the
+Slices are described by their odd tangent vectors (models/eeg/lateral.py), aligned by person. All that is learned here
+is linear in them and without a bias, hence odd under the mirror: a trial with left and right electrodes swapped and the
 other label is learned at once with the trial itself.
 """
 

@@ -60,7 +60,9 @@ class EegSimclrConfig(EegConfig):
     pretrain_weight_decay: float = option(0.0001, "AdamW's weight decay in pre-training", ge=0)
     tau: float = option(0.05, "temperature of NT-Xent", gt=0)
     mask_same_trial: bool = option(True, "exclude channels of the same trial from each other's negatives")
-    unlabelled_runs: OptionalStr = option("1-14", "runs to pre-train on beside the labelled trials, or none")
+    unlabelled_runs: OptionalStr = option(
+        "1-14", "runs that pretext=channel pre-trains on beside the labelled trials, or none"
+    )
     # Augmentations
     augmentations: Strings = option(NAMES, f"augmentations that make the views: some of {', '.join(NAMES)}")
     n_augmentations: int = option(2, "augmentations drawn for each view of each channel", ge=1)
@@ -82,8 +84,6 @@ class EegSimclrConfig(EegConfig):
 
     @model_validator(mode="after")
     def _values_agree(self) -> "EegSimclrConfig":
-        if self.pretext == "neighbour" and self.nproc > 1:
-            raise ValueError(f"nproc={self.nproc}: pretext=neighbour trains in one process; give pretext=channel too")
         if any(n < 2 or n % 2 for n in self.labelled_trials):
             raise ValueError(f"labelled_trials={self.labelled_trials}: even numbers from 2 on, half of each class")
         for name in ("amplitude", "zero_mask", "noise", "band_stop"):
@@ -123,6 +123,8 @@ class EegSimclrConfig(EegConfig):
                 f"kernels: {max(self.kernels)} samples are too many for reflection padding of a window of {shortest} "
                 "(window / decimate)"
             )
+        if self.pretext == "neighbour" and self.nproc > 1:
+            raise ValueError(f"nproc={self.nproc}: pretext=neighbour trains in one process; give pretext=channel too")
         return self
 
 

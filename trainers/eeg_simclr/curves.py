@@ -59,7 +59,7 @@ class Found:
 
 
 def found_of(curves: Sequence[Curve], data: EegData, tests: Sequence[np.ndarray]) -> Found:
-    """The figures of the curves of all folds; tests: each fold's test trials. Numbers that a fold lacks are left out."""
+    """The figures of all folds' curves; tests: each fold's test trials. Numbers that a fold lacks are left out."""
     accuracies: Accuracies = {}
     for name in (name for name in MEANING if name in curves[0]):
         accuracies[name] = {}
