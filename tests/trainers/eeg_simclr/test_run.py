@@ -1,5 +1,5 @@
-"""The eeg_simclr entry point with pretext=channel: what it records, that it resumes exactly, whom it pre-trains on, what
-it refuses, and its report.
+"""The eeg_simclr entry point with pretext=channel: what it records, that it resumes exactly, whom it pre-trains on,
+what it refuses, and its report.
 """
 
 import copy
