@@ -47,10 +47,10 @@ def load_split(config: WganConfig, split: str) -> np.ndarray:
     images = load_images(
         config.dataset,
         config.image_size,
-        split if own else config.split,
-        config.data_dir,
-        config.cache_dir,
-        config.on_bad,
+        split=split if own else config.split,
+        data_dir=config.data_dir,
+        cache_dir=config.cache_dir,
+        on_bad=config.on_bad,
         progress=False,
     )
     if own:
