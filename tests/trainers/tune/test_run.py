@@ -316,6 +316,17 @@ def test_the_summary_tells_defaults_outside_the_space_from_defaults_given_up() -
     assert "loss -0.1 on average, better in 1 of 1" in text
 
 
+def test_the_summary_has_a_row_for_each_trial_and_candidate() -> None:
+    base, winner = Candidate(0, {"x": 1.0}, {1: (0.5,)}), Candidate(1, {"x": 2.0}, {1: (0.25,), 2: (0.75,)})
+    text = summary_of({"x": 1.0}, [base, winner], TrialState.COMPLETE)
+    assert "| trial | loss | x |\n|---|---|---|\n| 0 (defaults) | 0.5 | 1 |\n| 1 | 0.5 | 2 |\n\n" in text
+    assert (
+        "| trial | loss, mean | sd |\n|---|---|---|\n| 0 (defaults) | 0.5 |  |\n| 1 **winner** | 0.5 | 0.3536 |\n"
+        in text
+    )
+    assert "\n\n\n" not in text
+
+
 @pytest.mark.parametrize(
     ("name", "argv", "params", "own"),
     [
