@@ -42,6 +42,9 @@ from trainers.tune.worker import ChildRun
 from training.config import as_params, parse_config
 from training.trial import StudyTrial
 
+PATIENCE = 1500
+"""Seconds that a study may take on a busy machine; on quiet cores it takes one minute."""
+
 TINY: dict[str, object] = {
     "n_trials": 4,
     "n_best": 1,
@@ -387,7 +390,7 @@ def start(folder: Path, log: str = "log", **parameters: object) -> subprocess.Po
 
 def wait_until(happened: Callable[[], Any], process: subprocess.Popen[bytes], folder: Path) -> Any:
     """What `happened()` returns once it is true; fails with the log if the process ends first."""
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         found = happened()
         if found:
@@ -448,11 +451,12 @@ def assert_complete(folder: Path, n_trials: int, storage: str | None = None) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(4 * PATIENCE)
 def test_a_worker_is_killed_and_the_study_ends_complete(folder: Path) -> None:
     process = start(folder)
     trial = wait_until(running_trial(folder), process, folder)
     os.kill(trial.user_attrs["owner"]["pid"], signal.SIGKILL)
-    assert process.wait(280) == 0, (folder / "log").read_text()
+    assert process.wait(PATIENCE) == 0, (folder / "log").read_text()
     assert_complete(folder, 4)
     study = study_of(folder)
     again = next(t for t in study.trials if trial.number in t.system_attrs.get("retry_history", []))
@@ -463,38 +467,39 @@ def test_a_worker_is_killed_and_the_study_ends_complete(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_closed_study_is_gone_on_with(folder: Path) -> None:
+@pytest.mark.timeout(4 * PATIENCE)
+def test_a_closed_study_is_continued(folder: Path) -> None:
     """More trials, and a repetition where one of them is among the best: workers do not take the old ones for the
     end.
     """
     for n_trials in (2, 3):
         process = start(folder, n_trials=n_trials, n_workers=1, n_best=n_trials)
-        assert process.wait(400) == 0, (folder / "log").read_text()
+        assert process.wait(PATIENCE) == 0, (folder / "log").read_text()
         assert_complete(folder, n_trials)
     repeats = study_of(folder, "wgan-quick/repeats")
     assert sorted(t.params["candidate"] for t in used(repeats.trials)) == [0, 1, 2]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(4 * PATIENCE)
 @pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGKILL])
-def test_a_launcher_is_stopped_or_killed_and_the_same_command_goes_on(folder: Path, signal_: signal.Signals) -> None:
+def test_a_launcher_is_stopped_or_killed_and_the_same_command_continues(folder: Path, signal_: signal.Signals) -> None:
     process = start(folder)
     trial = wait_until(running_trial(folder), process, folder)
     process.send_signal(signal_)
-    assert process.wait(120) == (143 if signal_ == signal.SIGTERM else -9), (folder / "log").read_text()
+    assert process.wait(PATIENCE) == (143 if signal_ == signal.SIGTERM else -9), (folder / "log").read_text()
     if signal_ == signal.SIGTERM:
         ended = {run.info.run_name: run.info.status for run in runs(folder)}
         assert ended.pop("wgan-quick") == "KILLED"
         assert set(ended.values()) <= {"KILLED", "FINISHED"}  # a trial may have been at its last step
     else:  # the workers see that their launcher is gone, and stop in good order
         workers = [t.user_attrs["owner"] for t in study_of(folder).trials if "owner" in t.user_attrs]
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + PATIENCE
         while not all(is_dead(owner) for owner in workers) and time.monotonic() < deadline:
             time.sleep(0.5)
         assert all(is_dead(owner) for owner in workers)
     process = start(folder)
-    assert process.wait(280) == 0, (folder / "log").read_text()
+    assert process.wait(PATIENCE) == 0, (folder / "log").read_text()
     assert_complete(folder, 4)
     trials = study_of(folder).trials
     assert trial.number in retried(trials) or trials[trial.number].state == TrialState.COMPLETE
@@ -528,6 +533,7 @@ study.optimize(objective, n_trials=1)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(4 * PATIENCE)
 def test_in_postgresql_the_heartbeat_finds_what_died_on_another_machine(
     postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -554,6 +560,7 @@ def test_in_postgresql_the_heartbeat_finds_what_died_on_another_machine(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(4 * PATIENCE)
 def test_two_launchers_serve_one_study_in_postgresql(
     folder: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -563,8 +570,8 @@ def test_two_launchers_serve_one_study_in_postgresql(
     second = start(folder, "log2", storage=url, n_workers=1)
     trial = wait_until(running_trial(folder, url), first, folder)
     os.kill(trial.user_attrs["owner"]["pid"], signal.SIGKILL)
-    assert first.wait(280) == 0, (folder / "log").read_text() + (folder / "log2").read_text()
-    assert second.wait(60) == 0, (folder / "log2").read_text()
+    assert first.wait(PATIENCE) == 0, (folder / "log").read_text() + (folder / "log2").read_text()
+    assert second.wait(PATIENCE) == 0, (folder / "log2").read_text()
     assert_complete(folder, 4, url)
     assert PASSWORD not in "".join(path.read_text() for path in folder.glob("log*"))
     tune = [run for run in runs(folder) if run.data.tags["entry_point"] == "tune"]
