@@ -170,7 +170,7 @@ def fit_lateral(
             )
             for k, one in enumerate(network.networks)
         ]
-    return network.eval(), list(np.mean(losses, axis=0))
+    return network.eval(), np.mean(losses, axis=0).tolist()
 
 
 @torch.no_grad()
