@@ -181,7 +181,7 @@ def test_a_run_records_all_it_should(finished: tuple[Path, str, str]) -> None:
     folder, run_id, text = finished
     run = client(folder).get_run(run_id)
     assert run.info.status == "FINISHED"
-    names = ("transformer", "transformer_causal", "no_attention", "eegnet", *CLASSICAL)
+    names = ("transformer", "transformer_causal", "no_attention", "tangent_slices", "eegnet", *CLASSICAL)
     for name in names:
         for metric in ("trial_accuracy", "trial_roc_auc", "subject_mean", "subject_low"):
             assert f"{name}_{metric}" in run.data.metrics, (name, metric)
