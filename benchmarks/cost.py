@@ -26,7 +26,7 @@ from models.gan.networks import Critic, Generator
 from models.gan.step import critic_step_gradients
 from trainers.eeg_simclr.config import PRESETS as SIMCLR_PRESETS
 from trainers.eeg_simclr.config import EegSimclrConfig
-from trainers.eeg_simclr.run import build_encoder, build_projector
+from trainers.eeg_simclr.networks import build_encoder, build_projector
 from trainers.eeg_transformer.config import PRESETS as EEG_PRESETS
 from trainers.eeg_transformer.config import EegTransformerConfig, build_network
 from trainers.isir_fid.config import PRESETS as ISIR_PRESETS

@@ -236,8 +236,8 @@ def test_changed_hyper_parameters_need_a_flag_and_more_steps_do_not(
     arguments = {**TINY, "gp_scale": 5.0, "resume": run_id}
     text = run_trainer(folder, "wgan", status=2, **arguments)
     assert text.strip().endswith(
-        "error: resume: gp_scale was 10.0, now 5.0; give the old values, or allow_changes=true to continue with the new "
-        "ones"
+        "error: resume: gp_scale was 10.0, now 5.0; give the old values, or allow_changes=true to continue with the "
+        "new ones"
     )
     assert runs(folder) == []
 
