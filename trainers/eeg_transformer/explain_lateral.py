@@ -192,7 +192,7 @@ def record_explanation(
     run.log_figure(plot_patterns(explanation.patterns, data, title), "figures/patterns.png")
     curves = {"loss": {f"fold {k}": list(fit["curve"]) for k, fit in enumerate(fits, 1)}}
     steps = range(1, len(fits[0]["curve"]) + 1)
-    run.log_figure(plot_step_curves(steps, curves, f"transformer: {what}", "update"), "figures/loss_curves.png")
+    run.log_figure(plot_step_curves(steps, curves, f"transformer: {what}", "update"), "figures/training_loss.png")
     order = explanation.order
     metrics = {f"electrodes_{name}_subject_mean": r.interval[0] for name, r in electrodes.items()}
     metrics |= {"label_alternation": order.alternation}

@@ -189,7 +189,7 @@ def test_a_run_records_all_it_should(finished: tuple[Path, str, str]) -> None:
     for name in ("leakage_check_accuracy", "label_alternation", "electrodes_motor_21_subject_mean"):
         assert name in run.data.metrics
     found = {file.path for path in ("", "figures") for file in client(folder).list_artifacts(run_id, path)}
-    figures = ("people", "attention", "patterns", "loss_curves", "calibration", "subjects", "confusion_fbcsp")
+    figures = ("people", "attention", "patterns", "training_loss", "calibration", "subjects", "confusion_fbcsp")
     assert {"summary.md", "explanation.json", "subjects.csv", *(f"figures/{name}.png" for name in figures)} <= found
     assert "## Where the information is" in text
     assert "Sign-flip test over people" in text
