@@ -22,8 +22,8 @@ class EegNet(nn.Module):
         *,
         n_filters: int = 8,
         depth: int = 2,
-        kernel: int = 40,
-        separable_kernel: int = 16,
+        kernel: int = 41,
+        separable_kernel: int = 17,
         dropout: float = 0.5,
     ) -> None:
         super().__init__()

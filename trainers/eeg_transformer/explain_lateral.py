@@ -122,8 +122,8 @@ def plot_people(results: Mapping[str, Result], n_trials: int, title: str) -> Fig
     figure = Figure(figsize=(max(6.0, 0.16 * len(people) + 2), 4), layout="constrained")
     axis = figure.subplots()
     axis.axhspan(*chance_bounds(n_trials), color="grey", alpha=0.2, label=f"guessing in {n_trials} trials")
-    shown = [name for name in ("rule", "csp_lda", "fbcsp", "tangent_lr", "eegnet") if name in results]
-    for name, marker in zip(shown, "vsd^x", strict=False):
+    shown = [name for name in ("rule", "csp_lda", "fbcsp", "tangent_lr", "tangent_slices", "eegnet") if name in results]
+    for name, marker in zip(shown, "vsd^*x", strict=False):
         values = [results[name].by_subject[p] for p in people]
         axis.plot(values, marker, markersize=4, alpha=0.6, label=name)
     axis.plot([own[p] for p in people], "k.-", linewidth=1.5, label="transformer")
@@ -193,7 +193,7 @@ def record_explanation(
     run.log_figure(plot_patterns(explanation.patterns, data, title), "figures/patterns.png")
     curves = {"loss": {f"fold {k}": list(fit["curve"]) for k, fit in enumerate(fits, 1)}}
     steps = range(1, len(fits[0]["curve"]) + 1)
-    run.log_figure(plot_step_curves(steps, curves, f"transformer: {what}", "update"), "figures/loss_curves.png")
+    run.log_figure(plot_step_curves(steps, curves, f"transformer: {what}", "update"), "figures/training_loss.png")
     order = explanation.order
     metrics = {f"electrodes_{name}_subject_mean": r.interval[0] for name, r in electrodes.items()}
     metrics |= {"label_alternation": order.alternation}

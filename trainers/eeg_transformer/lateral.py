@@ -17,6 +17,7 @@ from torch import Tensor
 from models.attention.spec import AttentionSpec
 from models.eeg.lateral import Slice
 from models.eeg.slice_transformer import LateralTransformer, SliceWeighing, slice_context
+from training.eeg.baselines import TANGENT_C
 from training.eeg.fit import warm_cosine
 from training.eeg.slices import REFERENCE_TRIALS
 
@@ -161,7 +162,21 @@ def fit_lateral(
             )
             for k, one in enumerate(network.networks)
         ]
-    return network.eval(), list(np.mean(losses, axis=0))
+    return network.eval(), np.mean(losses, axis=0).tolist()
+
+
+def linear_log_p(vectors: Tensor, label: np.ndarray, tested: Tensor) -> Tensor:
+    """What one logistic regression on all slices side by side says of trials `tested`: log-probabilities [n, 2].
+
+    It sees what the Transformer sees: each slice's vectors of mean squared norm 1, no intercept, the penalty of the
+    single slice's baseline.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    size = vectors.square().sum(-1).mean(0).clamp_min(1e-12).sqrt()[:, None] * math.sqrt(vectors.shape[1])
+    model = LogisticRegression(C=TANGENT_C, fit_intercept=False, max_iter=1000)
+    model.fit((vectors / size).flatten(1).numpy(), label)
+    return torch.from_numpy(model.predict_log_proba((tested / size).flatten(1).numpy())).double()
 
 
 @torch.no_grad()

@@ -30,6 +30,7 @@ from trainers.eeg_transformer.lateral import (
     SLICES,
     Training,
     fit_lateral,
+    linear_log_p,
     predict_causal,
     predict_lateral,
 )
@@ -42,7 +43,7 @@ from training.eeg.baselines import (
     fit_eegnet,
     group_of,
     predict_eegnet,
-    test_trials,
+    tested_trials,
     training_trials,
 )
 from training.eeg.fit import ADVICE
@@ -93,7 +94,7 @@ def load_trials(config: EegTransformerConfig, data: EegData, windows: Windows) -
     group, covariances = group_of(data, config.split), trial_covariances(data, SLICES)
     sets = ELECTRODES if config.baselines else {ALL: ELECTRODES[ALL]}
     vectors = {}
-    with Progress(len(sets), unit="set of electrodes") as progress:
+    with Progress(len(sets), unit="set") as progress:
         for name, chosen in sets.items():
             vectors[name] = aligned_vectors(covariances.pick(chosen), group)
             progress.advance(note=f"{name}: vectors")
@@ -167,6 +168,9 @@ def train_all(
             updates = EEGNET_UPDATES * config.n_updates
             network = fit_eegnet(signals[train], trials.label[train], mirror, n_updates=updates, seed=config.seed)
             return {"log_p": predict_eegnet(network, signals[test], mirror)}
+        if name == "tangent_slices":
+            vectors = trials.vectors[ALL]
+            return {"log_p": linear_log_p(vectors[train], trials.label[train], vectors[test])}
         attention = "none" if name == "no_attention" else config.attention
         electrodes = name if name in trials.vectors else ALL
         result = fit_and_test(
@@ -176,7 +180,15 @@ def train_all(
             result["causal"] = causal_log_p(config, trials, result, train, test)
         return result
 
-    names = (OWN, "no_attention", *(("eegnet", *(set(trials.vectors) - {ALL})) if config.baselines else ()))
+    names = (
+        OWN,
+        "no_attention",
+        *(
+            ("tangent_slices", "eegnet", *(electrodes for electrodes in trials.vectors if electrodes != ALL))
+            if config.baselines
+            else ()
+        ),
+    )
     plan = [(name, f"{name}_fold{k}", part) for k, part in enumerate(parts, 1) for name in names]
     plan += [("leakage", "leakage", parts[0])] * config.leakage_check
     plan += [("final", "final", Parts(everybody, nobody))]
@@ -202,7 +214,7 @@ def results_of(
         log_p = np.concatenate([fit[what].numpy() for fit in fits[name]])
         return evaluate(Predictions(log_p, data.label[test], data.subject[test], test, None))
 
-    networks = {name: result(name) for name in (OWN, "no_attention", "eegnet") if name in fits}
+    networks = {name: result(name) for name in (OWN, "no_attention", "tangent_slices", "eegnet") if name in fits}
     electrodes = {name: result(name) for name in ELECTRODES if name in fits}
     return {**networks, f"{OWN}_causal": result(OWN, "causal")}, {ALL: networks[OWN], **electrodes}
 
@@ -217,7 +229,7 @@ def run_lateral(config: EegTransformerConfig, trial: StudyTrial | None = None) -
     session = Session("eeg_transformer", config, trial, advice=ADVICE)
     data, windows, folds = load_for(session, config)
     check_slices(SLICES, data, hint="; network=windows has no slices")
-    parts = [Parts(training_trials(windows, fold), test_trials(windows, fold)) for fold in folds]
+    parts = [Parts(training_trials(windows, fold), tested_trials(windows, fold)) for fold in folds]
 
     with session:
         run, began = session.run, time.monotonic()

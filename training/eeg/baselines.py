@@ -45,7 +45,7 @@ def training_trials(windows: Windows, fold: Fold) -> np.ndarray:
     return np.unique(windows.trial[np.concatenate([fold.train, fold.validation])])
 
 
-def test_trials(windows: Windows, fold: Fold) -> np.ndarray:
+def tested_trials(windows: Windows, fold: Fold) -> np.ndarray:
     """The fold's test trials, ascending."""
     return np.unique(windows.trial[fold.test])
 
@@ -122,7 +122,7 @@ def classical_results(config: EegConfig, data: EegData, windows: Windows, folds:
     inputs, results = baseline_inputs(data, config.split), {}
     for name in CLASSICAL:
         log_p = [
-            classical_log_probabilities(name, inputs, training_trials(windows, fold), test_trials(windows, fold))
+            classical_log_probabilities(name, inputs, training_trials(windows, fold), tested_trials(windows, fold))
             for fold in folds
         ]
         results[name] = evaluate(trial_predictions(log_p, data, windows, folds))
