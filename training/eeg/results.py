@@ -13,7 +13,9 @@ from data.eeg.windows import Windows
 from evaluation.classification import (
     accuracy_by_position,
     accuracy_by_subject,
+    balanced_accuracy,
     chance_bounds,
+    class_counts,
     classification_scores,
     mean_interval,
     paired_interval,
@@ -112,11 +114,18 @@ def subjects_table(results: Mapping[str, Result]) -> str:
 
 
 def chance_verdict(result: Result) -> str:
-    """How the accuracy per trial stands to what a coin reaches in as many trials, in words."""
-    n_trials, accuracy = len(result.trials.label), result.trial["accuracy"]
-    low, high = chance_bounds(n_trials)
+    """How the balanced accuracy per trial stands to what a coin reaches in as many trials, in words.
+
+    Of the accuracy itself a constant answer reaches the larger class's share. With as many of both classes it is the
+    balanced accuracy.
+    """
+    counts, accuracy = class_counts(result.trials.label), result.trial["balanced_accuracy"]
+    low, high = chance_bounds(counts)
     verdict = "above" if accuracy > high else "below" if accuracy < low else "within"
-    return f"{verdict} what a coin reaches in {n_trials} trials ({low:.3f} to {high:.3f})"
+    text = f"{verdict} what a coin reaches in {sum(counts)} trials ({low:.3f} to {high:.3f})"
+    if counts[0] == counts[1]:
+        return text
+    return f"balanced {accuracy:.3f} of {counts[0]} left and {counts[1]} right, {text}"
 
 
 def comparisons(results: Mapping[str, Result], own: str) -> list[str]:
@@ -137,7 +146,9 @@ def comparisons(results: Mapping[str, Result], own: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Leakage:
-    """What a network reached that was trained on labels dealt anew; low, high: what a coin reaches (99.9 %)."""
+    """The balanced accuracy of a network that was trained on labels dealt anew; low, high: what a coin reaches
+    (99.9 %).
+    """
 
     accuracy: float
     n_trials: int
@@ -158,8 +169,8 @@ def check_leakage(fit: Mapping[str, Any] | None, windows: Windows, fold: Fold, d
         return None
     trial, mean = trial_means(fit["log_p"].numpy(), windows.trial[fold.test])
     first = np.unique(windows.trial[fold.test], return_index=True)[1]
-    accuracy = float((mean.argmax(1) == dealt[fold.test][first]).mean())
-    return Leakage(accuracy, len(trial), *chance_bounds(len(trial), 0.999))
+    label = dealt[fold.test][first]
+    return Leakage(balanced_accuracy(label, mean.argmax(1)), len(trial), *chance_bounds(class_counts(label), 0.999))
 
 
 def network_results(

@@ -1,6 +1,7 @@
 """One recording: equal to the exercise's pipeline, and every fault named."""
 
 import contextlib
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -243,8 +244,13 @@ def test_any_header_byte_may_be_wrong(edf_file: Path, at: int, value: int) -> No
 # Recordings that are whole but not what they should be
 
 
+@functools.cache
+def original() -> mne.io.BaseRaw:
+    return simulate_recording(0, 1, 4)
+
+
 def changed(tmp_path: Path, change) -> Path:  # type: ignore[no-untyped-def]
-    raw = simulate_recording(0, 1, 4)
+    raw = original().copy()
     path = tmp_path / "changed.edf"
     write_edf(change(raw) or raw, path)
     return path
