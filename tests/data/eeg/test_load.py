@@ -327,9 +327,7 @@ def test_a_damaged_recording_is_one_line_with_its_file(folder: Path, monkeypatch
         raise ZeroDivisionError("division by zero")
 
     monkeypatch.setattr(mne.io, "read_raw_edf", fail)
-    with pytest.raises(
-        InputError, match=r"S002R04.edf: MNE cannot read it \(ZeroDivisionError: division by zero\); or"
-    ):
+    with pytest.raises(InputError, match=r"S002R04.edf: MNE cannot read it \(ZeroDivisionError: division by zero"):
         load(folder)
 
 
