@@ -49,10 +49,18 @@ class Run:
         resumed: whether the run held something before this process (then look for a checkpoint).
     """
 
-    def __init__(self, spool: Spool, delivery: "Delivery", resumed: bool) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        delivery: "Delivery",
+        resumed: bool,
+        stored_steps: tuple[Mapping[str, int], Mapping[str, int]] = ({}, {}),
+    ) -> None:
+        """`stored_steps`: the last step of each metric and of each image that the store has."""
         self.folder, self.resumed = spool.folder, resumed
         self._spool, self._delivery = spool, delivery
         self._metric_marks, self._image_marks = spool.last_steps() if resumed else ({}, {})
+        self._skip_recorded(*stored_steps)
         self._known_names: set[str] = set()
         self._finished = False
         self._writer = Writer(spool, delivery.send, delivery.beat)
@@ -184,12 +192,7 @@ class Run:
 
         Records that the spool has already are not added again.
         """
-        self.skip_recorded(*self._spool.restore(backlog))
-
-    def skip_recorded(self, metric_steps: Mapping[str, int], image_steps: Mapping[str, int]) -> None:
-        """Skip, from now on, what is logged up to these steps: it is recorded already."""
-        raise_marks(self._metric_marks, metric_steps)
-        raise_marks(self._image_marks, image_steps)
+        self._skip_recorded(*self._spool.restore(backlog))
 
     def deliver(self, patience: float = FINISH_PATIENCE, limit: float = math.inf) -> bool:
         """Wait until all that was recorded so far is delivered.
@@ -251,6 +254,11 @@ class Run:
         else:
             self.set_tags({"error": f"{type(error).__name__}: {error}"})
             self.finish("FAILED")
+
+    def _skip_recorded(self, metric_steps: Mapping[str, int], image_steps: Mapping[str, int]) -> None:
+        """Skip, from now on, what is logged up to these steps: it is recorded already."""
+        raise_marks(self._metric_marks, metric_steps)
+        raise_marks(self._image_marks, image_steps)
 
     def register(self, **operation: Any) -> int:
         """Queue a saved model for the registry (see `tracking.registry.models.log_model`).
@@ -327,8 +335,8 @@ def start_run(
     spool = Spool(opening.folder)
     spool.set_facts(**{**opening.facts, "status": "RUNNING", "job": this_job()})
     note_job_served()
-    run = Run(spool, Delivery(spool, opening.facts["tracking_uri"]), opening.resumed)
-    run.skip_recorded(opening.metric_steps, opening.image_steps)
+    delivery = Delivery(spool, opening.facts["tracking_uri"])
+    run = Run(spool, delivery, opening.resumed, stored_steps=(opening.metric_steps, opening.image_steps))
     if inherited and inherited != opening.facts["run_id"]:
         spool.add("handover", run_id=inherited)
     spool.add("status", status="RUNNING")

@@ -22,7 +22,9 @@ def classical_results(config: EegConfig, data: EegData, windows: Windows, folds:
     """All figures of every classical classifier on the folds."""
     results = {}
     for name in CLASSICAL:
-        log_p = [classical_log_probabilities(name, data, windows, fold, config.split) for fold in folds]
+        log_p = [
+            classical_log_probabilities(name, data, windows=windows, fold=fold, split=config.split) for fold in folds
+        ]
         results[name] = evaluate(trial_predictions(log_p, data, windows, folds))
     return results
 

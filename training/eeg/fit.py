@@ -58,11 +58,11 @@ class Fit:
         self.batches = WindowBatches(
             windows,
             np.tile(fold.train, passes),
-            batch,
-            config.seed,
-            processes.device,
-            processes.rank,
-            processes.world_size,
+            batch_size=batch,
+            seed=config.seed,
+            device=processes.device,
+            rank=processes.rank,
+            world_size=processes.world_size,
         )
         self.optimizer = torch.optim.AdamW(network.parameters(), config.lr, weight_decay=config.weight_decay)
         counts = torch.bincount(self.label[fold.train], minlength=2).float()
@@ -215,7 +215,7 @@ def fit_once(
     network = network.to(session.device)
     if session.processes.world_size > 1:
         synchronise_batch_norms(network)
-    fit = Fit(config, network, windows, fold, session.processes, label)
+    fit = Fit(config, network, windows=windows, fold=fold, processes=session.processes, label=label)
     session.restore(key, fit)
     progress.advance(fit.epoch)
     for point in session.epochs(key, fit):

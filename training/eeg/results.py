@@ -42,7 +42,7 @@ class Predictions:
         """Mean log-probability over the windows of each trial."""
         trials, log_p = trial_means(self.log_p, self.trial)
         first = np.array([np.flatnonzero(self.trial == t)[0] for t in trials])
-        return Predictions(log_p, self.label[first], self.subject[first], trials, None)
+        return Predictions(log_p, self.label[first], subject=self.subject[first], trial=trials, position=None)
 
     @property
     def p_right(self) -> np.ndarray:
@@ -53,7 +53,11 @@ def window_predictions(log_p: Sequence[np.ndarray], windows: Windows, folds: Seq
     """Predictions of the test windows of several folds."""
     test = np.concatenate([fold.test for fold in folds])
     return Predictions(
-        np.concatenate(log_p), windows.label[test], windows.subject[test], windows.trial[test], windows.position[test]
+        np.concatenate(log_p),
+        windows.label[test],
+        subject=windows.subject[test],
+        trial=windows.trial[test],
+        position=windows.position[test],
     )
 
 
@@ -62,7 +66,7 @@ def trial_predictions(
 ) -> Predictions:
     """Predictions of the test trials of several folds."""
     test = np.concatenate([np.unique(windows.trial[fold.test]) for fold in folds])
-    return Predictions(np.concatenate(log_p), data.label[test], data.subject[test], test, None)
+    return Predictions(np.concatenate(log_p), data.label[test], subject=data.subject[test], trial=test, position=None)
 
 
 @dataclass(frozen=True)
@@ -96,10 +100,10 @@ def evaluate(predictions: Predictions) -> Result:
     return Result(
         classification_scores(trials.label, trials.p_right),
         windows,
-        by_subject,
-        mean_interval(list(by_subject.values())),
-        by_position,
-        trials,
+        by_subject=by_subject,
+        interval=mean_interval(list(by_subject.values())),
+        by_position=by_position,
+        trials=trials,
     )
 
 

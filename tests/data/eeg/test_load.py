@@ -22,6 +22,7 @@ from data.eeg.load import EegData, Preprocessing, load_eeg
 from data.eeg.physionet import recording_path
 from data.eeg.recording import CHANNELS, read_trials
 from data.eeg.simulated import simulate_recording, write_edf
+from tests.conftest import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -155,7 +156,7 @@ def test_processes_that_ask_at_once_get_the_same_trials(folder: Path) -> None:
     started = [
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)
     ]
-    outputs = [process.communicate(timeout=120) for process in started]
+    outputs = [process.communicate(timeout=PATIENCE) for process in started]
     assert len({out for out, _ in outputs}) == 1, outputs
     assert sum("recording 3/3" in err for _, err in outputs) == 1  # one built, the others waited
 
@@ -383,7 +384,7 @@ def test_mnes_log_level_is_left_alone(simulated: EegData) -> None:
 def inspect(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"}
     command = [sys.executable, "-m", "data.eeg", "inspect", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def test_inspect_prints_the_table_and_writes_the_figures(eeg_cache: Path, simulated: EegData, tmp_path: Path) -> None:
