@@ -176,7 +176,6 @@ def read_trials(
     inside = (starts >= 0) & (starts + preprocessing.n_times <= signal.shape[1])
     kept = inside & ~marked_bad(raw.annotations, starts, preprocessing)
     trials = bandpass_trials(signal, starts[kept], preprocessing)
-    variance = np.einsum("ct,ct->c", signal, signal) / signal.shape[1] - signal.mean(axis=1) ** 2
     report = RecordingReport(
         subject=subject,
         run=run,
@@ -186,8 +185,7 @@ def read_trials(
         n_right=int((labels == 1).sum()),
         n_trials=int(kept.sum()),
         n_lost=int((~inside).sum()),
-        # Rounding may leave a constant channel's variance below zero.
-        median_sd_uv=round(float(np.median(np.sqrt(np.maximum(variance, 0.0)))) * 1e6, 2),
+        median_sd_uv=round(median_deviation(signal) * 1e6, 2),
         flat=flat,
         clipped=clipped,
         dead=dead_stretches(signal, preprocessing.sfreq),
@@ -394,6 +392,12 @@ def check_events(raw: mne.io.BaseRaw) -> None:
                 f"{note['description']} at {note['onset']:g} s and {following['description']} at "
                 f"{following['onset']:g} s overlap: one signal under two labels, where a task lasts 4.1 s"
             )
+
+
+def median_deviation(signal: np.ndarray) -> float:
+    """Median over channels of the standard deviation of `signal`, volts [64, n_samples]."""
+    variance = np.einsum("ct,ct->c", signal, signal) / signal.shape[1] - signal.mean(axis=1) ** 2
+    return float(np.median(np.sqrt(np.maximum(variance, 0.0))))  # rounding may leave a constant channel's below zero
 
 
 def marked_bad(annotations: mne.Annotations, starts: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
