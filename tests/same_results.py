@@ -72,7 +72,7 @@ TINY_RUNS: list[tuple[str, dict[str, object]]] = [
             "mala_steps": 2,
         },
     ),
-    ("eeg_transformer", EEG),
+    ("eeg_transformer", {**EEG, "network": "windows"}),
     (
         "eeg_simclr",
         {
