@@ -76,6 +76,7 @@ TINY_RUNS: list[tuple[str, dict[str, object]]] = [
     (
         "eeg_simclr",
         {
+            "pretext": "channel",
             "subjects": "1-3",
             "runs": "4",
             "overlap": 0,

@@ -18,8 +18,9 @@ from evaluation.figures import plot_step_curves
 from models.eeg.lateral import OddTangent, Slice, mirror_of
 from tracking.run import AnyRun
 from trainers.eeg_transformer.config import EegTransformerConfig
-from trainers.eeg_transformer.lateral import ELECTRODES, SLICES
+from trainers.eeg_transformer.lateral import SLICES
 from training.eeg.results import Result
+from training.eeg.slices import ELECTRODES
 
 
 @dataclass(frozen=True)

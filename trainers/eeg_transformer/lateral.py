@@ -6,7 +6,6 @@ number of updates. Nothing in it sees a person to be tested, or the order of tri
 """
 
 import math
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.eeg.recording import CHANNELS
 from models.attention.spec import AttentionSpec
 from models.eeg.lateral import Slice
 from models.eeg.slice_transformer import LateralTransformer, SliceWeighing, slice_context
@@ -36,13 +34,6 @@ SLICES = (
     Slice(1, 4, *LOW, shrinkage=0.1),
 )
 """Chosen on 46 of the people 1-69 (docs/eeg_transformer.md)."""
-ALL = "all_64"
-ELECTRODES = {
-    ALL: CHANNELS,
-    "central_posterior": tuple(c for c in CHANNELS if re.fullmatch(r"(FC|C|CP)[1-6z]|(P|PO|O|I)[0-9z]+", c)),
-    "motor_21": tuple(c for c in CHANNELS if re.fullmatch(r"(FC|C|CP)[1-6z]", c)),
-}
-"""Sets of electrodes that the network is fitted to: all; without frontal and temporal ones; over the motor cortex."""
 N_COMPONENTS = 96
 RIDGE = 7.0
 N_GROUPS = 5

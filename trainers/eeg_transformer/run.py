@@ -27,8 +27,6 @@ from models.eeg.slice_transformer import LateralTransformer
 from trainers.eeg_transformer.config import PRESETS, EegTransformerConfig
 from trainers.eeg_transformer.explain_lateral import explain, record_explanation
 from trainers.eeg_transformer.lateral import (
-    ALL,
-    ELECTRODES,
     SLICES,
     Training,
     fit_lateral,
@@ -53,6 +51,8 @@ from training.eeg.load import load_for
 from training.eeg.records import end_with_summary, log_figures, log_recordings, log_results, results_text
 from training.eeg.results import Predictions, Result, evaluate, leakage_of, sign_tests
 from training.eeg.slices import (
+    ALL,
+    ELECTRODES,
     TrialCovariances,
     aligned_vectors,
     causal_vectors,
