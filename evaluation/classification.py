@@ -107,6 +107,22 @@ def paired_interval(a: Mapping[int, float], b: Mapping[int, float]) -> tuple[flo
     return mean_interval([a[s] - b[s] for s in sorted(a.keys() & b.keys())])
 
 
+def sign_flip_p(differences: Sequence[float], n_resamples: int = 9999, seed: int = 0) -> float:
+    """Two-sided p-value that the mean of paired differences, one per subject, is 0: their signs flipped at random.
+
+    Exact where there are fewer sign patterns than resamples; 1.0 where all differences are 0.
+    """
+    found = stats.permutation_test(
+        (np.asarray(differences, dtype=float),),
+        lambda x, axis: x.mean(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=n_resamples,
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.pvalue)
+
+
 def class_counts(label: np.ndarray) -> tuple[int, int]:
     """(left, right): how many of each class `label` holds, 0 or 1 [n]."""
     return int((label == 0).sum()), int((label == 1).sum())

@@ -72,10 +72,11 @@ TINY_RUNS: list[tuple[str, dict[str, object]]] = [
             "mala_steps": 2,
         },
     ),
-    ("eeg_transformer", EEG),
+    ("eeg_transformer", {**EEG, "network": "windows"}),
     (
         "eeg_simclr",
         {
+            "pretext": "channel",
             "subjects": "1-3",
             "runs": "4",
             "overlap": 0,

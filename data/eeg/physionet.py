@@ -6,7 +6,7 @@ Schalk et al. 2004 (doi:10.1109/TBME.2004.827072), distributed by PhysioNet (Gol
 import functools
 import importlib.resources
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -52,6 +52,17 @@ def parse_numbers(text: str, name: str, highest: int) -> tuple[int, ...]:
                 raise InputError(f"{name}={text!r}: there is no {name.removesuffix('s')} {number}; {allowed}")
         numbers.update(range(first, last + 1))
     return tuple(sorted(numbers))
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Numbers as `parse_numbers` reads them: {1, 2, 3, 7} is "1-3,7"."""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def data_folder(data_dir: Path | None) -> Path:
@@ -126,10 +137,13 @@ def download(
                 progress.advance(note=recording_name(*jobs[job]))
         except Exception as error:
             pool.shutdown(wait=False, cancel_futures=True)
+            lacking = {subject for subject, run in missing if not recording_path(folder, subject, run).exists()}
+            whole = {subject for subject, _ in recordings} - lacking
+            instead = f", or give subjects={ranges(whole)}" if whole else ""
             raise InputError(
-                f"{len(missing)} of {len(recordings)} recordings are not under {folder / LAYOUT}, and "
-                f"{recording_name(*jobs[job])} could not be downloaded from {url} ({type(error).__name__}: "
-                f"{_first_line(error)}); connect to the network, or copy them there"
+                f"{len(missing)} of {len(recordings)} recordings are not under {folder / LAYOUT} (of subjects "
+                f"{ranges(lacking)}), and {recording_name(*jobs[job])} could not be downloaded from {url} "
+                f"({type(error).__name__}: {_first_line(error)}); connect to the network, or copy them there{instead}"
             ) from error
         finally:
             progress.close()

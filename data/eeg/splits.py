@@ -6,7 +6,7 @@ follow its protocol. They split trials; `make_folds` turns them into folds of wi
 `check_no_leakage` checks the result.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -72,7 +72,12 @@ class Fold:
 
 
 def make_folds(
-    windows: Windows, split: Split, n_folds: int = 5, validation_share: float = 0.2, seed: int = 0
+    windows: Windows,
+    split: Split,
+    n_folds: int = 5,
+    validation_share: float = 0.2,
+    seed: int = 0,
+    test_subjects: Sequence[int] = (),
 ) -> list[Fold]:
     """The folds of `windows`, checked for leaks.
 
@@ -80,6 +85,8 @@ def make_folds(
     subject out at a time. Validation subjects are taken from the training subjects. within_subject: each run
     of each subject is held out once (`n_folds` is not used) and only the same subject's other runs are
     trained on; validation trials are taken from those, as many of each class.
+
+    test_subjects: in cross_subject, these are the test part of a single fold, and `n_folds` is not used.
 
     `validation_share` of the training subjects or trials, at least one, go to validation. Raises InputError
     where the data is too small.
@@ -93,7 +100,10 @@ def make_folds(
         windows.run[first_window],
     )
     trial = windows.trial[first_window]
-    if split == "cross_subject":
+    if split == "cross_subject" and test_subjects:
+        tested = np.isin(subject, test_subjects)
+        held_out = [(np.flatnonzero(~tested), np.flatnonzero(tested))]
+    elif split == "cross_subject":
         held_out = _cross_subject_tests(subject, n_folds, seed)
     elif split == "within_subject":
         groups = np.stack([subject, run], axis=1)

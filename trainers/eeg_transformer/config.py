@@ -58,9 +58,17 @@ class TransformerConfig(EegConfig):
 class EegTransformerConfig(TransformerConfig):
     """Classify imagined left or right fist movement with a Transformer, beside CSP + LDA, tangent space and EEGNet."""
 
+    network: Literal["lateral", "windows"] = option(
+        "lateral",
+        "lateral: attention weighs slices of a trial by what differs between left and right; windows: a Transformer "
+        "of windows, sized and trained by the parameters above",
+    )
+    n_networks: int = option(5, "network=lateral: networks of different seeds whose mean answers", ge=1)
+    n_updates: int = option(150, "network=lateral: updates of each network; its EEGNet has six times as many", ge=1)
     attention: str = option("sdpa", f"mechanism of the encoder: {', '.join(MECHANISMS)}")
     batch_size: int = with_default(EegConfig, "batch_size", 128)
     weight_decay: float = with_default(EegConfig, "weight_decay", 0.1)
+    n_folds: int = with_default(EegConfig, "n_folds", 3)
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> "EegTransformerConfig":
@@ -68,6 +76,10 @@ class EegTransformerConfig(TransformerConfig):
             raise ValueError(f"attention={self.attention!r}: allowed are {', '.join(MECHANISMS)}")
         with torch.device("meta"):  # builds nothing, but checks the widths
             build_network(self, 64)
+        if self.network == "lateral" and self.encoder_uri:
+            raise ValueError("encoder_uri: a channel encoder embeds the tokens of network=windows; give that too")
+        if self.network == "lateral" and self.nproc > 1:
+            raise ValueError(f"nproc={self.nproc}: network=lateral trains in one process; give network=windows too")
         return self
 
 

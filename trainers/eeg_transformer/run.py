@@ -1,106 +1,266 @@
 """Classify imagined fist movements with a Transformer written from scratch: `mlflow run . -e eeg_transformer`.
 
-`run_eeg_transformer` reads from top to bottom: recordings, windows and folds -> a network for each fold, EEGNet beside
-it -> classical classifiers on the same folds -> figures over subjects -> what the network looks at -> a last network
-for the registry -> summary. training/eeg/ has what the EEG trainers share; docs/eeg_transformer.md explains.
+`run_lateral` reads from top to bottom: recordings and folds -> vectors of slices -> on each fold the Transformer, the
+same without attention and with fewer electrodes, and EEGNet -> classical classifiers -> figures over people -> what is
+attended to and where it lies on the scalp -> a last network for the registry -> summary. network=windows is in
+windows.py. training/eeg/ has what the EEG trainers share; docs/eeg_transformer.md explains.
 """
 
 import sys
 import time
-from dataclasses import replace
+from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor
 
 from common.progress import Progress
 from data.eeg.load import EegData
-from data.eeg.splits import Fold, shuffled_labels
+from data.eeg.splits import shuffled_labels
 from data.eeg.windows import Windows
-from trainers.eeg_transformer.config import PRESETS, EegTransformerConfig, build_network, load_channel_encoder
-from trainers.eeg_transformer.explain import record_explanations
-from trainers.eeg_transformer.registry import register_transformer
+from models.attention.spec import AttentionSpec
+from models.eeg.lateral import mirror_of
+from models.eeg.slice_transformer import LateralTransformer
+from trainers.eeg_transformer.config import PRESETS, EegTransformerConfig
+from trainers.eeg_transformer.explain_lateral import explain, record_explanation
+from trainers.eeg_transformer.lateral import (
+    SLICES,
+    Training,
+    fit_lateral,
+    linear_log_p,
+    predict_causal,
+    predict_lateral,
+)
+from trainers.eeg_transformer.registry import register_lateral
+from trainers.eeg_transformer.windows import run_windows
 from training.config import launch_processes, parse_config
-from training.eeg.baselines import build_eegnet, classical_results
-from training.eeg.fit import ADVICE, final_fold, fit_once, seeded
+from training.eeg.baselines import (
+    aligned_signals,
+    classical_results,
+    fit_eegnet,
+    group_of,
+    predict_eegnet,
+    tested_trials,
+    training_trials,
+)
+from training.eeg.fit import ADVICE
 from training.eeg.load import load_for
 from training.eeg.records import end_with_summary, log_figures, log_recordings, log_results, results_text
-from training.eeg.results import check_leakage, network_results
-from training.session import Session
+from training.eeg.results import Predictions, Result, evaluate, leakage_of, sign_tests
+from training.eeg.slices import (
+    ALL,
+    ELECTRODES,
+    TrialCovariances,
+    aligned_vectors,
+    causal_vectors,
+    check_slices,
+    reference_covariances,
+    trial_covariances,
+)
+from training.session import Session, Stopped
 from training.summary import render_summary
 from training.trial import StudyTrial
 
 OWN = "transformer"
+EEGNET_UPDATES = 6
+"""EEGNet's updates for each of the Transformer's."""
 
 
-def fresh_network(config: EegTransformerConfig, data: EegData, name: str = OWN) -> nn.Module:
-    """The network called `name` with weights drawn from the seed."""
-    with seeded(config.seed):
+class Parts(NamedTuple):
+    """A fold's trials. Those for early stopping are trained on too: nothing is stopped early."""
+
+    train: np.ndarray
+    test: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """What all fits see. vectors: {set of electrodes: [n_trials, n_slices, n_features]}, aligned with a person's whole
+    recording. label: 0 or 1; dealt: the same shuffled within recordings; group: whose trials are aligned together.
+    """
+
+    covariances: TrialCovariances
+    vectors: dict[str, Tensor]
+    label: np.ndarray
+    dealt: np.ndarray
+    group: np.ndarray
+
+
+def load_trials(config: EegTransformerConfig, data: EegData, windows: Windows) -> Trials:
+    """The slices of all trials as vectors. Seconds for a dozen people, minutes for seventy."""
+    group, covariances = group_of(data, config.split), trial_covariances(data, SLICES)
+    sets = ELECTRODES if config.baselines else {ALL: ELECTRODES[ALL]}
+    vectors = {}
+    with Progress(len(sets), unit="set") as progress:
+        for name, chosen in sets.items():
+            vectors[name] = aligned_vectors(covariances.pick(chosen), group)
+            progress.advance(note=f"{name}: vectors")
+    dealt = shuffled_labels(windows, config.seed)[np.unique(windows.trial, return_index=True)[1]]
+    return Trials(covariances, vectors, data.label, dealt, group)
+
+
+def fit_and_test(
+    config: EegTransformerConfig,
+    trials: Trials,
+    train: np.ndarray,
+    test: np.ndarray,
+    *,
+    attention: str,
+    electrodes: str = ALL,
+    shuffled: bool = False,
+) -> dict[str, Any]:
+    """The network fitted to the trials `train`, and what it says of the trials `test` (there may be none).
+
+    {"weights": ..., "curve": loss after each update, and, of test trials, "log_p" [n, 2], "evidence" and "attention"
+    [n, n_slices]}; tensors on the CPU.
+    """
+    vectors, group = trials.vectors[electrodes], trials.group
+    network, curve = fit_lateral(
+        vectors[train],
+        (trials.dealt if shuffled else trials.label)[train],
+        group[train],
+        attention=AttentionSpec.for_length(attention, len(SLICES)),
+        settings=Training(n_networks=config.n_networks, n_updates=config.n_updates),
+        seed=config.seed,
+    )
+    result: dict[str, Any] = {"weights": network.state_dict(), "curve": curve}
+    if len(test):
+        log_p, evidence, weights = predict_lateral(network, vectors[test], group[test])
+        result |= {"log_p": log_p, "evidence": evidence, "attention": weights}
+    return result
+
+
+def causal_log_p(
+    config: EegTransformerConfig, trials: Trials, fit: dict[str, Any], train: np.ndarray, test: np.ndarray
+) -> Tensor:
+    """What a fitted network says of the trials `test` [n, 2], knowing of each person the trials before alone."""
+    network = restored(config, trials, fit)
+    reference = reference_covariances(trials.covariances, trials.group, train)
+    vectors = causal_vectors(trials.covariances.rows(test), trials.group[test], reference)
+    return predict_causal(network, vectors, trials.group[test])
+
+
+def restored(config: EegTransformerConfig, trials: Trials, fit: dict[str, Any]) -> LateralTransformer:
+    """The network of a finished fit with all electrodes."""
+    spec = AttentionSpec.for_length(config.attention, len(SLICES))
+    _, n_slices, n_features = trials.vectors[ALL].shape
+    network = LateralTransformer(n_slices, n_features, config.n_networks, spec)
+    network.load_state_dict(fit["weights"])
+    return network.eval()
+
+
+def train_all(
+    session: Session, config: EegTransformerConfig, data: EegData, trials: Trials, parts: list[Parts]
+) -> dict[str, list[dict[str, Any]]]:
+    """{name: what it says on each fold}: every network, the leakage check and the one to be served.
+
+    A part that an earlier process of the run finished is taken from the checkpoint. Raises Stopped behind the one in
+    which a signal came.
+    """
+    signals = aligned_signals(data, trials.group) if config.baselines else torch.empty(0)
+    mirror = mirror_of(data.ch_names)
+    nobody, everybody = np.array([], dtype=int), np.arange(len(trials.label))
+
+    def fit(name: str, train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
         if name == "eegnet":
-            return build_eegnet(data, config.window)
-        return build_network(config, data.trials.shape[1])
+            updates = EEGNET_UPDATES * config.n_updates
+            network = fit_eegnet(signals[train], trials.label[train], mirror, n_updates=updates, seed=config.seed)
+            return {"log_p": predict_eegnet(network, signals[test], mirror)}
+        if name == "tangent_slices":
+            vectors = trials.vectors[ALL]
+            return {"log_p": linear_log_p(vectors[train], trials.label[train], vectors[test])}
+        attention = "none" if name == "no_attention" else config.attention
+        electrodes = name if name in trials.vectors else ALL
+        result = fit_and_test(
+            config, trials, train, test, attention=attention, electrodes=electrodes, shuffled=name == "leakage"
+        )
+        if name == OWN:
+            result["causal"] = causal_log_p(config, trials, result, train, test)
+        return result
+
+    names = (
+        OWN,
+        "no_attention",
+        *(
+            ("tangent_slices", "eegnet", *(electrodes for electrodes in trials.vectors if electrodes != ALL))
+            if config.baselines
+            else ()
+        ),
+    )
+    plan = [(name, f"{name}_fold{k}", part) for k, part in enumerate(parts, 1) for name in names]
+    plan += [("leakage", "leakage", parts[0])] * config.leakage_check
+    plan += [("final", "final", Parts(everybody, nobody))]
+    fits: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    with Progress(len(plan), unit="fit") as progress:
+        for name, key, part in plan:
+            if key not in session.done:
+                session.finish(key, fit(name, part.train, part.test))
+            fits[name].append(session.done[key])
+            progress.advance(note=key)
+            if session.stop_asked():
+                raise Stopped
+    return fits
 
 
-def search(session: Session, config: EegTransformerConfig, data: EegData, windows: Windows, fold: Fold) -> None:
-    """A study's trial: one fit on the first fold, judged on its validation windows; no test window is looked at."""
-    untested = replace(fold, test=np.array([], dtype=int))
-    with Progress(config.epochs, unit="epoch", quiet=not session.is_first) as progress:
-        network = fresh_network(config, data)
-        fit_once(session, progress, f"{OWN}_fold1", network, windows, untested, windows.label, config)
+def results_of(
+    fits: dict[str, list[dict[str, Any]]], data: EegData, parts: list[Parts]
+) -> tuple[dict[str, Result], dict[str, Result]]:
+    """All figures of the networks, the causal variant among them; and those of the sets of electrodes."""
+
+    def result(name: str, what: str = "log_p") -> Result:
+        test = np.concatenate([part.test for part in parts])
+        log_p = np.concatenate([fit[what].numpy() for fit in fits[name]])
+        return evaluate(Predictions(log_p, data.label[test], data.subject[test], test, None))
+
+    networks = {name: result(name) for name in (OWN, "no_attention", "tangent_slices", "eegnet") if name in fits}
+    electrodes = {name: result(name) for name in ELECTRODES if name in fits}
+    return {**networks, f"{OWN}_causal": result(OWN, "causal")}, {ALL: networks[OWN], **electrodes}
 
 
 def run_eeg_transformer(config: EegTransformerConfig, trial: StudyTrial | None = None) -> int:
     """Train, compare, record, register; the exit status. trial: the run's place in a study."""
-    if config.encoder_uri:
-        load_channel_encoder(config)  # what is wrong with it is said before the run begins
+    return run_windows(config, trial) if config.network == "windows" else run_lateral(config, trial)
+
+
+def run_lateral(config: EegTransformerConfig, trial: StudyTrial | None = None) -> int:
+    """The same for network=lateral."""
     session = Session("eeg_transformer", config, trial, advice=ADVICE)
     data, windows, folds = load_for(session, config)
-    dealt, everything = shuffled_labels(windows, config.seed), final_fold(windows, folds)
-    names = (OWN, "eegnet") if config.baselines else (OWN,)
+    check_slices(SLICES, data, hint="; network=windows has no slices")
+    parts = [Parts(training_trials(windows, fold), tested_trials(windows, fold)) for fold in folds]
 
     with session:
         run, began = session.run, time.monotonic()
         log_recordings(session, config, data, windows, folds)
-        if session.trial.searching:
-            search(session, config, data, windows, folds[0])
-            return 0
-        n_fits = len(names) * len(folds) + config.leakage_check + 1
-        fits: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-        with Progress(n_fits * config.epochs, unit="epoch", quiet=not session.is_first) as progress:
-            for name in names:
-                for number, fold in enumerate(folds, 1):
-                    network, key = fresh_network(config, data, name), f"{name}_fold{number}"
-                    fit = fit_once(session, progress, key, network, windows, fold, windows.label, config)
-                    fits[name].append(fit)
-            shuffled = None
-            if config.leakage_check:
-                network = fresh_network(config, data)
-                shuffled = fit_once(session, progress, "leakage", network, windows, folds[0], dealt, config)
-            network = fresh_network(config, data)
-            final = fit_once(session, progress, "final", network, windows, everything, windows.label, config)
+        trials = load_trials(config, data, windows)
+        fits = train_all(session, config, data, trials, parts)
         session.end_training()
-        if not session.is_first:
-            return 0
         run.log_checkpoint()
 
-        results = network_results(fits, windows, folds)
+        results, electrodes = results_of(fits, data, parts)
         if config.baselines:
             results |= classical_results(config, data, windows, folds)
-        leakage = check_leakage(shuffled, windows, folds[0], dealt)
-        log_results(run, results, leakage, step=config.epochs)
-        log_figures(run, config, data, OWN, results, {f"fold {i}": fit["curve"] for i, fit in enumerate(fits[OWN], 1)})
-        last = fresh_network(config, data).to(session.device)
-        last.load_state_dict(fits[OWN][-1]["weights"])
-        costly_channels = record_explanations(run, config, data, windows, folds[-1], last, session.device)
+        leakage = None
+        if config.leakage_check:
+            leakage = leakage_of(fits["leakage"][0]["log_p"].numpy(), trials.dealt[parts[0].test])
+        log_results(run, results, leakage, step=config.n_updates)
+        log_figures(run, config, data, OWN, results, {})
+        explanation = explain(data, trials.vectors[ALL], parts=parts, fits=fits[OWN], results=results)
+        record_explanation(run, config, data, explanation, electrodes, results, fits[OWN])
 
         if leakage is None or not leakage.leaks:  # else the network is not to be served
-            network = fresh_network(config, data)
-            network.load_state_dict(final["weights"])
+            network, everybody = restored(config, trials, fits["final"][0]), np.arange(len(trials.label))
+            reference = reference_covariances(trials.covariances, trials.group, everybody)
             metrics = results[OWN].metrics(OWN)
-            register_transformer(run, config, data, network.eval(), metrics, own=OWN, alias=session.trial.alias)
+            register_lateral(
+                run, config, data, network=network, reference=reference, metrics=metrics, alias=session.trial.alias
+            )
         common = results_text(config, data, OWN, results, leakage)
-        text = render_summary(Path(__file__).parent, results=common, costly_channels=costly_channels)
+        lateral = {"explanation": explanation, "electrodes": electrodes, "signs": sign_tests(results, OWN)}
+        text = render_summary(Path(__file__).parent, results=common, costly_channels=None, lateral=lateral)
         end_with_summary(session, text, leakage, seconds=time.monotonic() - began)
     return session.status
 

@@ -6,7 +6,7 @@ from training.section import Panel, Section
 SECTION = Section(
     title="EEG: Transformer",
     place=50,
-    params=(*PARAMS, "attention"),
+    params=(*PARAMS, "test_subjects", "network", "attention"),
     metrics=(
         "transformer_subject_mean",
         "transformer_subject_low",

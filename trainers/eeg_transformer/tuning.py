@@ -1,5 +1,6 @@
 """What `tune` searches and judges of `eeg_transformer`."""
 
+from common.errors import InputError
 from trainers.eeg_transformer.config import PRESETS, EegTransformerConfig
 from trainers.eeg_transformer.run import run_eeg_transformer
 from training.eeg.tuning import (
@@ -21,6 +22,14 @@ SPACE = {
     "patch_stride": "8|10|20",
 }
 
+
+def check_tunable(config: EegTransformerConfig) -> None:
+    """InputError where there is nothing to search, or a study would choose by people that it trains on."""
+    if config.network != "windows":
+        raise InputError(f"fixed: network={config.network} has none of the sizes to search; give network=windows")
+    check_people_held_out(config)
+
+
 TARGET = Target(
     name="eeg_transformer",
     config=EegTransformerConfig,
@@ -32,8 +41,8 @@ TARGET = Target(
     # too sure.
     default_objectives=("accuracy",),
     horizon="epochs",
-    check=check_people_held_out,
-    every_run=EVERY_RUN,
+    check=check_tunable,
+    every_run={**EVERY_RUN, "network": "windows"},
     every_trial=EVERY_TRIAL,
     quick_final={"baselines": False},
     split_seed="fold_seed",

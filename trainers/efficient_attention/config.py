@@ -114,4 +114,4 @@ PRESETS: dict[str, dict[str, Any]] = {
 def transformer_config(config: TransformerConfig, mechanism: str) -> EegTransformerConfig:
     """The config with which `eeg_transformer` trains the network that is trained here with `mechanism`."""
     shared = {field.name: getattr(config, field.name) for field in fields(TransformerConfig)}
-    return EegTransformerConfig(**shared, attention=mechanism)
+    return EegTransformerConfig(**shared, network="windows", attention=mechanism)

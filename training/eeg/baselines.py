@@ -1,75 +1,254 @@
-"""What the EEG trainers' networks are judged beside, on the same folds: CSP + LDA, tangent space, EEGNet."""
+"""What the EEG trainers' networks are judged beside, on the same folds and terms.
 
+All see 64 channels, aligned and centred by person without labels, and learn from mirrored trials with the other label.
+Windows, filters and penalties were chosen on development people; where two windows were close there, the one that did
+better on all people is taken, in the baselines' favour (docs/eeg_transformer.md).
+"""
+
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.eeg.load import EegData
 from data.eeg.splits import Fold
 from data.eeg.windows import Windows
+from models.eeg.eegnet import EegNet
+from models.eeg.lateral import OddTangent, Slice, mirror_of
+from models.eeg.whitening import whitening
 from training.eeg.config import EegConfig
+from training.eeg.fit import warm_cosine
 from training.eeg.results import Result, evaluate, trial_predictions
+from training.eeg.slices import ALIGN_SHRINKAGE, aligned_covariances, decimation, trial_covariances
 
-TASK_SECONDS = (0.5, 3.5)
-"""Part of a trial, from the cue, that the classical baselines see: after the response to the cue itself."""
+CLASSICAL = ("rule", "csp_lda", "fbcsp", "tangent_lr")
+RULE_SECONDS = (0.5, 3.5)
+EARLY_SECONDS = (0.0, 1.0)
+"""Part of a trial, from the cue, that the trained baselines see."""
+N_BANDS = 7
+CSP_SHRINKAGE = 0.05
+TANGENT_SHRINKAGE, TANGENT_C = 0.2, 0.5
+EEGNET_LR, EEGNET_WEIGHT_DECAY, EEGNET_BATCH = 0.002, 0.01, 64
 
 
-CLASSICAL = ("csp_lda", "tangent_lr")
+def group_of(data: EegData, split: str) -> np.ndarray:
+    """Whose trials are aligned and centred together, [n_trials]: a person's, or, in within_subject, a run's."""
+    return data.subject if split == "cross_subject" else data.subject * 1000 + data.run
+
+
+def training_trials(windows: Windows, fold: Fold) -> np.ndarray:
+    """Trials to train on where nothing is stopped early: those of the training and the validation windows."""
+    return np.unique(windows.trial[np.concatenate([fold.train, fold.validation])])
+
+
+def tested_trials(windows: Windows, fold: Fold) -> np.ndarray:
+    """The fold's test trials, ascending."""
+    return np.unique(windows.trial[fold.test])
+
+
+def filter_bank(low: float, high: float) -> list[tuple[float, float]]:
+    """N_BANDS overlapping bands from low to high; of 7 to 30 Hz, each is 4 Hz wide."""
+    width = (high - low) * 4 / 23
+    return [(start, start + width) for start in np.linspace(low, high - width, N_BANDS).tolist()]
+
+
+def inside(data: EegData, seconds: tuple[float, float]) -> tuple[float, float]:
+    """The part of the trials in `seconds`, or all of them where they have less than 0.1 s of it."""
+    first, last = float(data.times[0]), float(data.times[-1])
+    start, stop = max(seconds[0], first), min(seconds[1], last)
+    return (start, stop) if stop - start > 0.1 else (first, last)
+
+
+@dataclass(frozen=True, eq=False)
+class BaselineInputs:
+    """What the classical baselines see, float32 and float64.
+
+    rule [n_trials]: log power of C3 less that of C4. wide [n_trials, n_chans, n_chans] and banks
+    [n_trials, N_BANDS, n_chans, n_chans]: aligned covariances of EARLY_SECONDS. group [n_trials]: see `group_of`.
+    """
+
+    rule: np.ndarray
+    wide: Tensor
+    banks: Tensor
+    mirror: np.ndarray
+    group: np.ndarray
+    label: np.ndarray
+
+
+def laplacian(ch_names: Sequence[str], centre: str, around: Sequence[str]) -> Tensor:
+    """The channel less the mean of those around it, as a spatial filter [n_chans]."""
+    weights = torch.zeros(len(ch_names))
+    weights[ch_names.index(centre)] = 1
+    for name in around:
+        weights[ch_names.index(name)] = -1 / len(around)
+    return weights
+
+
+def rule_difference(covariance: Tensor, ch_names: Sequence[str]) -> np.ndarray:
+    """Log power of C3 less that of C4, small Laplacians, from covariances [n, n_chans, n_chans]: float64 [n]."""
+    left = laplacian(ch_names, "C3", ("FC3", "CP3", "C1", "C5"))
+    right = laplacian(ch_names, "C4", ("FC4", "CP4", "C2", "C6"))
+    power = [torch.einsum("c,ncd,d->n", w, covariance, w).clamp_min(1e-12).log() for w in (left, right)]
+    return (power[0] - power[1]).double().numpy()
+
+
+def baseline_inputs(data: EegData, split: str) -> BaselineInputs:
+    """Computed once for all folds: no person's inputs depend on another's, or on a label."""
+    p, group = data.preprocessing, group_of(data, split)
+    passed = (p.l_freq, p.h_freq)
+    slices = (
+        Slice(*inside(data, RULE_SECONDS), *passed),
+        Slice(*inside(data, EARLY_SECONDS), *passed),
+        *(Slice(*inside(data, EARLY_SECONDS), *band) for band in filter_bank(*passed)),
+    )
+    found = trial_covariances(data, slices)
+    aligned = aligned_covariances(found, group)
+    return BaselineInputs(
+        rule=rule_difference(found.parts[:, 0], data.ch_names),
+        wide=aligned[:, 1],
+        banks=aligned[:, 2:],
+        mirror=mirror_of(data.ch_names).numpy(),
+        group=group,
+        label=data.label,
+    )
 
 
 def classical_results(config: EegConfig, data: EegData, windows: Windows, folds: Sequence[Fold]) -> dict[str, Result]:
     """All figures of every classical classifier on the folds."""
-    results = {}
+    inputs, results = baseline_inputs(data, config.split), {}
     for name in CLASSICAL:
         log_p = [
-            classical_log_probabilities(name, data, windows=windows, fold=fold, split=config.split) for fold in folds
+            classical_log_probabilities(name, inputs, training_trials(windows, fold), tested_trials(windows, fold))
+            for fold in folds
         ]
         results[name] = evaluate(trial_predictions(log_p, data, windows, folds))
     return results
 
 
-def classical_log_probabilities(name: str, data: EegData, windows: Windows, fold: Fold, split: str) -> np.ndarray:
-    """A classical classifier's log-probabilities [n_trials, 2] of the fold's test trials, ascending.
+def classical_log_probabilities(name: str, inputs: BaselineInputs, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """A classical classifier's log-probabilities [n_test, 2] of the trials `test`.
 
-    "csp_lda": common spatial patterns and linear discriminant analysis (scikit-learn, MNE). "tangent_lr": covariances
-    aligned to the identity by subject (Euclidean alignment, He and Wu 2020; it uses the test subject's trials, not
-    their labels), tangent space, centred by subject in the same way, logistic regression (pyriemann, scikit-learn).
-    Both see 0.5 to 3.5 s after the cue of whole trials (all of those that have nothing there), and train on training
-    and validation trials, since they stop nothing early.
+    "rule": less power at C3 than at C4 (small Laplacians, 0.5 to 3.5 s) than in the person's median trial is a right
+    fist; it is trained on nothing. "csp_lda": six common spatial patterns and linear discriminant analysis. "fbcsp":
+    four patterns in each of seven bands, all features (Ang et al. 2008). "tangent_lr": logistic regression on the odd
+    half of the tangent vector; without intercept, it is that on whole vectors of trials and mirrored trials.
     """
-    train = np.unique(windows.trial[np.concatenate([fold.train, fold.validation])])
-    test = np.unique(windows.trial[fold.test])
-    inside = np.flatnonzero((data.times >= TASK_SECONDS[0]) & (data.times <= TASK_SECONDS[1]))
-    inside = inside if len(inside) > 1 else np.arange(len(data.times))
-    x = np.asarray(data.trials[:, :, inside], dtype=np.float64) * 1e6
-    if name == "csp_lda":
-        from mne.decoding import CSP
-        from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-        from sklearn.pipeline import make_pipeline
+    if name == "rule":
+        return rule_log_probabilities(inputs, train, test)
+    if name == "tangent_lr":
+        return tangent_log_probabilities(inputs, train, test)
+    covariances = [(inputs.wide, 6)] if name == "csp_lda" else [(bank, 4) for bank in inputs.banks.unbind(1)]
+    return csp_log_probabilities(covariances, inputs, train, test)
 
-        model = make_pipeline(CSP(n_components=6, reg="ledoit_wolf", log=True), LinearDiscriminantAnalysis())
-        import mne
 
-        with mne.utils.use_log_level("ERROR"):
-            model.fit(x[train], data.label[train])
-            return np.asarray(model.predict_log_proba(x[test]))
-    from pyriemann.estimation import Covariances
-    from pyriemann.tangentspace import TangentSpace
-    from pyriemann.utils.base import invsqrtm
+def centred(x: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Rows less the mean of their group's rows."""
+    out = np.array(x, dtype=np.float64)
+    for g in np.unique(group):
+        out[group == g] -= out[group == g].mean(axis=0)
+    return out
+
+
+def rule_log_probabilities(inputs: BaselineInputs, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """How far the difference of log powers lies below the person's median, in deviations of training people."""
+    group, difference = inputs.group[test], inputs.rule[test]
+    below = np.zeros(len(test))
+    for g in np.unique(group):
+        below[group == g] = np.median(difference[group == g]) - difference[group == g]
+    logit = below / (centred(inputs.rule[train], inputs.group[train]).std() + 1e-12)
+    return np.stack([-np.logaddexp(0, logit), -np.logaddexp(0, -logit)], axis=1)
+
+
+def csp_log_probabilities(
+    covariances: Sequence[tuple[Tensor, int]], inputs: BaselineInputs, train: np.ndarray, test: np.ndarray
+) -> np.ndarray:
+    """CSP on each of the covariances with its number of filters, log power less the person's mean, shrinkage LDA."""
+    from pyriemann.spatialfilters import CSP
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    mirror, label = inputs.mirror, inputs.label[train]
+    both = np.concatenate([label, 1 - label])
+    learn, judge = [], []
+    for c, n_filters in covariances:
+        x = c.double().numpy()
+        x = x / np.trace(x, axis1=1, axis2=2)[:, None, None]
+        x = (1 - CSP_SHRINKAGE) * x + CSP_SHRINKAGE * np.eye(x.shape[1]) / x.shape[1]
+        csp = CSP(nfilter=n_filters, metric="euclid", log=True)
+        learn.append(csp.fit_transform(np.concatenate([x[train], x[train][:, mirror][:, :, mirror]]), both))
+        judge.append(csp.transform(x[test]))
+    group = inputs.group[train]
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+    model.fit(centred(np.hstack(learn), np.concatenate([group, -1 - group])), both)
+    return np.asarray(model.predict_log_proba(centred(np.hstack(judge), inputs.group[test])))
+
+
+def tangent_log_probabilities(inputs: BaselineInputs, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Logistic regression on odd tangent vectors, centred by person, of mean squared norm 1."""
     from sklearn.linear_model import LogisticRegression
 
-    covariances = Covariances("oas").fit_transform(x)
-    group = data.subject if split == "cross_subject" else data.subject * 1000 + data.run
+    tangent = OddTangent(torch.from_numpy(inputs.mirror))
+
+    def vectors(rows: np.ndarray) -> np.ndarray:
+        return centred(tangent(inputs.wide[torch.from_numpy(rows)], TANGENT_SHRINKAGE).numpy(), inputs.group[rows])
+
+    x = vectors(train)
+    size = math.sqrt((x**2).sum(1).mean()) or 1.0
+    model = LogisticRegression(C=TANGENT_C, fit_intercept=False, max_iter=1000).fit(x / size, inputs.label[train])
+    return np.asarray(model.predict_log_proba(vectors(test) / size))
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# EEGNet
+
+
+def aligned_signals(data: EegData, group: np.ndarray) -> Tensor:
+    """EARLY_SECONDS of the trials, decimated and whitened by the covariance of their group's whole trials.
+
+    float32 [n_trials, n_chans, n_times].
+    """
+    step = decimation(data.sfreq, data.preprocessing.h_freq)
+    start, stop = inside(data, EARLY_SECONDS)
+    times = data.times[::step]
+    chosen = np.flatnonzero((times >= start - 1e-9) & (times <= stop + 1e-9))
+    signals = torch.empty(len(data.trials), data.trials.shape[1], len(chosen))
     for g in np.unique(group):
-        whiten = invsqrtm(covariances[group == g].mean(0))
-        covariances[group == g] = whiten @ covariances[group == g] @ whiten
-    vectors = TangentSpace().fit(covariances[train]).transform(covariances)
-    for g in np.unique(group):
-        vectors[group == g] -= vectors[group == g].mean(0)
-    # Balanced: under so strong a penalty, one trial more of a class would decide every prediction by the intercept.
-    model = LogisticRegression(C=0.001, class_weight="balanced", max_iter=1000).fit(vectors[train], data.label[train])
-    return np.asarray(model.predict_log_proba(vectors[test]))
+        rows = np.flatnonzero(group == g)
+        x = 1e6 * torch.from_numpy(np.array(data.trials[rows[0] : rows[-1] + 1, :, ::step]))[rows - rows[0]]
+        covariance = torch.einsum("nct,ndt->cd", x, x).double() / (x.shape[0] * x.shape[2])
+        signals[torch.from_numpy(rows)] = whitening(covariance, ALIGN_SHRINKAGE).float() @ x[..., chosen]
+    return signals
+
+
+def fit_eegnet(x: Tensor, label: np.ndarray, mirror: Tensor, *, n_updates: int, seed: int) -> EegNet:
+    """EEGNet trained on trials [n, n_chans, n_times] for a fixed number of updates, each trial mirrored by a coin."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        rng, y = np.random.default_rng(seed), torch.from_numpy(label)
+        network = EegNet(x.shape[1], x.shape[2]).train()
+        optimizer = torch.optim.AdamW(network.parameters(), EEGNET_LR, weight_decay=EEGNET_WEIGHT_DECAY)
+        for update in range(n_updates):
+            for group in optimizer.param_groups:
+                group["lr"] = EEGNET_LR * warm_cosine((update + 1) / n_updates, 0.3)
+            rows = torch.from_numpy(rng.choice(len(x), min(EEGNET_BATCH, len(x)), replace=False))
+            swap = torch.from_numpy(rng.random(len(rows)) < 0.5)
+            batch = torch.where(swap[:, None, None], x[rows][:, mirror], x[rows])
+            target = torch.where(swap, 1 - y[rows], y[rows])
+            loss = F.cross_entropy(network(batch), target, label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return network.eval()
+
+
+@torch.no_grad()
+def predict_eegnet(network: EegNet, x: Tensor, mirror: Tensor, batch: int = 256) -> Tensor:
+    """Log-probabilities [n, 2]: the logits of a trial, and those of its mirror image with the classes swapped."""
+    logits = torch.cat([network(part) + network(part[:, mirror]).flip(1) for part in x.split(batch)])
+    return (logits / 2).log_softmax(1).double()
 
 
 def build_eegnet(data: EegData, window: int) -> nn.Module:

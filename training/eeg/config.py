@@ -12,6 +12,7 @@ from training.config import (
     MachineConfig,
     OptionalInteger,
     OptionalPath,
+    OptionalStr,
     RecordConfig,
     ResumableConfig,
     Seed,
@@ -33,6 +34,9 @@ class EegConfig(MachineConfig, RecordConfig, ResumableConfig):
         None, "folder of EEGMMI; not given: MNE's own, downloaded as needed", operational=True
     )
     subjects: str = option("1-99", "subjects, as 1,3,7-20")
+    test_subjects: OptionalStr = option(
+        None, "people to test on, trained on all of `subjects`; not given: n_folds groups of `subjects`"
+    )
     runs: str = option("4,8,12", "runs with left and right fists: 4,8,12 imagined, 3,7,11 executed")
     exclude: str = option("known", "subjects to leave out: known (those with faulty recordings), none, or 88,92")
     on_bad: Literal["stop", "skip"] = option("stop", "what to do with a damaged recording", operational=True)
@@ -88,6 +92,8 @@ class EegConfig(MachineConfig, RecordConfig, ResumableConfig):
         unknown = [name for name in self.augment if name not in NAMES]
         if unknown:
             raise ValueError(f"augment: {', '.join(unknown)}; allowed are none, {', '.join(NAMES)}")
+        if self.test_subjects and self.split != "cross_subject":
+            raise ValueError(f"test_subjects={self.test_subjects}: it needs split=cross_subject, not {self.split}")
         if self.batch_size % self.nproc:
             raise ValueError(
                 f"batch_size: {self.batch_size} windows cannot be shared evenly by nproc={self.nproc} processes; give "

@@ -5,9 +5,11 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
+from data.eeg import physionet
 from data.eeg.aligned_windows import AlignedWindows
 from data.eeg.load import EegData, Preprocessing, load_eeg
 from data.eeg.recording import fir_kernel
+from data.eeg.sources import EEG_SOURCES
 from data.eeg.splits import Fold, make_folds
 from data.eeg.windows import EegWindows, Windows
 from models.eeg.whitening import mean_covariance, whitening
@@ -38,11 +40,12 @@ def load_data(config: EegConfig, quiet: bool) -> tuple[EegData, Windows, list[Fo
             f"half the band-pass filter of {config.l_freq:g} to {config.h_freq:g} Hz; give at least {half + 1} "
             f"samples, {(half + 1) / preprocessing.sfreq:.2f} s"
         )
+    tested = test_people(config)
     data = load_eeg(
         config.dataset,
         cache_dir=config.cache_dir,
         data_dir=config.data_dir,
-        subjects=config.subjects,
+        subjects=",".join(filter(None, (config.subjects, config.test_subjects))),
         runs=config.runs,
         preprocessing=preprocessing,
         exclude=config.exclude,
@@ -50,15 +53,42 @@ def load_data(config: EegConfig, quiet: bool) -> tuple[EegData, Windows, list[Fo
         checksums=config.checksums,
         quiet=quiet,
     )
+    present = np.isin(data.subject, tested)
+    if tested and (present.all() or not present.any()):
+        missing = "train on" if present.all() else "test on"
+        raise InputError(
+            f"subjects={config.subjects}, test_subjects={config.test_subjects}: nobody is left to {missing}; give "
+            "others, or exclude=none to keep people with known faults"
+        )
     make = data.windows if config.windows == "views" else data.torcheeg_windows
     windows: Windows = make(config.window, config.overlap)
     if config.align == "euclidean":
         windows = align(windows, data, config.split)
     fold_seed = config.seed if config.fold_seed is None else config.fold_seed
     folds = make_folds(
-        windows, config.split, n_folds=config.n_folds, validation_share=config.validation_share, seed=fold_seed
+        windows,
+        config.split,
+        n_folds=config.n_folds,
+        validation_share=config.validation_share,
+        seed=fold_seed,
+        test_subjects=tested,
     )
     return data, windows, folds[: config.run_folds or None]
+
+
+def test_people(config: EegConfig) -> tuple[int, ...]:
+    """The people that `test_subjects` names; InputError where they are among those trained on."""
+    if not config.test_subjects:
+        return ()
+    highest = EEG_SOURCES[config.dataset].n_subjects
+    tested = physionet.parse_numbers(config.test_subjects, "test_subjects", highest)
+    shared = sorted(set(tested) & set(physionet.parse_numbers(config.subjects, "subjects", highest)))
+    if shared:
+        raise InputError(
+            f"test_subjects={config.test_subjects}: {physionet.ranges(shared)} of them "
+            f"{'is' if len(shared) == 1 else 'are'} in subjects={config.subjects} too; give other people to test on"
+        )
+    return tested
 
 
 def group_covariances(data: EegData, split: str) -> tuple[Tensor, np.ndarray]:

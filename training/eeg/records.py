@@ -44,7 +44,9 @@ def log_figures(
     results: Mapping[str, Result],
     curves: Mapping[str, list[dict[str, float]]],
 ) -> None:
-    """Confusion, subjects, window positions, calibration, loss curves of every fold, and the recordings themselves."""
+    """Confusion, subjects, window positions (of classifiers of windows), calibration, loss curves of every fold (if
+    there are any), and the recordings themselves.
+    """
     what = f"{config.dataset}, {config.split}"
     for name, result in results.items():
         trials = result.trials
@@ -59,24 +61,27 @@ def log_figures(
     first = data.times[0]
     step = config.window - config.overlap
     positions = {name: r.by_position for name, r in results.items() if r.by_position is not None}
-    centres = [first + (k * step + config.window / 2) / data.sfreq for k in range(len(next(iter(positions.values()))))]
-    run.log_figure(plot_positions(centres, positions, f"Accuracy by window: {what}"), "figures/positions.png")
+    if positions:
+        n_positions = len(next(iter(positions.values())))
+        centres = [first + (k * step + config.window / 2) / data.sfreq for k in range(n_positions)]
+        run.log_figure(plot_positions(centres, positions, f"Accuracy by window: {what}"), "figures/positions.png")
     trials = results[own].trials
     run.log_figure(
         plot_calibration(trials.label, trials.p_right, f"{own}: calibration, {what}"), "figures/calibration.png"
     )
-    longest = max(len(curve) for curve in curves.values())
-    panels = {
-        panel: {
-            f"{key} {part}": [point[f"{part}_{panel}"] for point in curve] + [math.nan] * (longest - len(curve))
-            for key, curve in curves.items()
-            for part in ("train", "validation")
+    if curves:
+        longest = max(len(curve) for curve in curves.values())
+        panels = {
+            panel: {
+                f"{key} {part}": [point[f"{part}_{panel}"] for point in curve] + [math.nan] * (longest - len(curve))
+                for key, curve in curves.items()
+                for part in ("train", "validation")
+            }
+            for panel in ("loss", "accuracy")
         }
-        for panel in ("loss", "accuracy")
-    }
-    run.log_figure(
-        plot_step_curves(range(1, longest + 1), panels, f"{own}: {what}", "epoch"), "figures/loss_curves.png"
-    )
+        run.log_figure(
+            plot_step_curves(range(1, longest + 1), panels, f"{own}: {what}", "epoch"), "figures/loss_curves.png"
+        )
     for name, figure in recording_figures(data).items():
         run.log_figure(figure, f"figures/recording_{name}.png")
 

@@ -51,6 +51,32 @@ def register_classifier(
         reference=reference,
         shrinkage=SHRINKAGE,
     )
+    windows = {name: getattr(config, name) for name in ("window", "overlap", "align")}
+    return log_classifier(
+        run,
+        config=config,
+        data=data,
+        served=served,
+        metrics=metrics,
+        own=own,
+        entry_point=entry_point,
+        sizes={**sizes, **windows},
+        alias=alias,
+    )
+
+
+def log_classifier(
+    run: Run | SilentRun,
+    config: EegConfig,
+    data: EegData,
+    served: nn.Module,
+    metrics: Mapping[str, float],
+    own: str,
+    entry_point: str,
+    sizes: Mapping[str, Any],
+    alias: str | None,
+) -> ModelInfo:
+    """Register `served`, a classifier of raw epochs in volts; the rest as for `register_classifier`."""
     facts = facts_of(config, data)
     # What a request needs to know: which channels in which order, how many samples from when at which rate, what is
     # answered.
@@ -69,8 +95,9 @@ def register_classifier(
         "seed": config.seed,
         "validation_share": config.validation_share,
     }
+    if config.test_subjects:
+        conditions["test_subjects"] = config.test_subjects
     shape = {"n_chans": data.trials.shape[1], "n_times": data.trials.shape[2]}
-    windows = {name: getattr(config, name) for name in ("window", "overlap", "align")}
     name = entry_point.replace("_", "-")
     return log_model(
         run,
@@ -78,7 +105,7 @@ def register_classifier(
         entry_point,
         np.asarray(data.trials[:4], dtype=np.float32),
         registered_name=name,
-        config={"class": name, **shape, **sizes, **windows},
+        config={"class": name, **shape, **sizes},
         metrics=metrics,
         params=as_params(config),
         tags=facts,

@@ -20,6 +20,7 @@ from evaluation.classification import (
     mean_interval,
     paired_interval,
     probability_of_right,
+    sign_flip_p,
     trial_means,
 )
 
@@ -171,10 +172,25 @@ def check_leakage(fit: Mapping[str, Any] | None, windows: Windows, fold: Fold, d
     """
     if fit is None:
         return None
-    trial, mean = trial_means(fit["log_p"].numpy(), windows.trial[fold.test])
+    _, mean = trial_means(fit["log_p"].numpy(), windows.trial[fold.test])
     first = np.unique(windows.trial[fold.test], return_index=True)[1]
-    label = dealt[fold.test][first]
-    return Leakage(balanced_accuracy(label, mean.argmax(1)), len(trial), *chance_bounds(class_counts(label), 0.999))
+    return leakage_of(mean, dealt[fold.test][first])
+
+
+def leakage_of(log_p: np.ndarray, dealt: np.ndarray) -> Leakage:
+    """The same from log-probabilities [n_trials, 2] and the labels dealt to these trials."""
+    accuracy = balanced_accuracy(dealt, log_p.argmax(1))
+    return Leakage(accuracy, len(dealt), *chance_bounds(class_counts(dealt), 0.999))
+
+
+def sign_tests(results: Mapping[str, Result], own: str) -> dict[str, float]:
+    """{other classifier: p-value of its paired difference to `own` over subjects, by flipping signs}."""
+    mine = results[own].by_subject
+    return {
+        name: sign_flip_p([mine[s] - result.by_subject[s] for s in mine])
+        for name, result in results.items()
+        if name != own
+    }
 
 
 def network_results(

@@ -48,6 +48,7 @@ TINY: dict[str, object] = {
     "n_layers": 1,
     "updates_per_epoch": 1,
 }
+WINDOWS = {**TINY, "network": "windows"}
 ALONE = Processes(0, 1, torch.device("cpu"))
 
 
@@ -56,7 +57,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> tup
     """(folder, run id, what was printed) of one whole run."""
     folder = tmp_path_factory.mktemp("eeg")
     shutil.copy(empty_store, folder / "mlflow.db")
-    text = run_trainer(folder, "eeg_transformer", **TINY)
+    text = run_trainer(folder, "eeg_transformer", **WINDOWS)
     return folder, runs(folder)[-1].info.run_id, text
 
 
@@ -126,7 +127,7 @@ def test_killed_and_resumed_ends_with_the_same_weights(finished: tuple[Path, str
     done, run_id, _ = finished
     shutil.copytree(done / "cache", folder / "cache")
     process = subprocess.Popen(
-        command("eeg_transformer", **TINY),
+        command("eeg_transformer", **WINDOWS),
         cwd=folder,
         env=environment(folder),
         stdout=subprocess.DEVNULL,
@@ -136,7 +137,7 @@ def test_killed_and_resumed_ends_with_the_same_weights(finished: tuple[Path, str
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    run_trainer(folder, "eeg_transformer", **TINY, resume="latest")
+    run_trainer(folder, "eeg_transformer", **WINDOWS, resume="latest")
     (run,) = runs(folder)
     assert run.info.status == "FINISHED"
     ours, theirs = (
@@ -168,8 +169,8 @@ def test_bad_parameters_stop_before_any_data(argv: list[str], words: str) -> Non
 
 
 def quick(**changes: Any) -> EegTransformerConfig:
-    """The preset quick with changes."""
-    return preset_config(EegTransformerConfig, PRESETS, "quick", **changes)
+    """The preset quick with the network of windows, with changes."""
+    return preset_config(EegTransformerConfig, PRESETS, "quick", **{"network": "windows", **changes})
 
 
 def test_data_that_does_not_do_is_refused(tmp_path: Path) -> None:
@@ -197,7 +198,7 @@ def test_within_one_real_subject(real_data: Path, folder: Path) -> None:
     text = run_trainer(
         folder,
         "eeg_transformer",
-        **{**TINY, "subjects": 1, "runs": "4,8,12"},
+        **{**WINDOWS, "subjects": 1, "runs": "4,8,12"},
         dataset="physionet",
         data_dir=real_data / "eegmmi",
         split="within_subject",
@@ -390,8 +391,8 @@ def in_this_process(
     monkeypatch.chdir(folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", environment(folder)["MLFLOW_TRACKING_URI"])
     monkeypatch.setattr("tracking.run.STOP_LIMIT", 120.0)  # the machine may be busy with other tests
-    monkeypatch.setattr("trainers.eeg_transformer.run.log_figures", lambda *_: None)
-    monkeypatch.setattr("trainers.eeg_transformer.run.record_explanations", lambda *_: [])
+    monkeypatch.setattr("trainers.eeg_transformer.windows.log_figures", lambda *_: None)
+    monkeypatch.setattr("trainers.eeg_transformer.windows.record_explanations", lambda *_: [])
     aliases: list[str | None] = []
 
     def registered(*_: Any, alias: str | None, **__: Any) -> ModelInfo:
@@ -400,7 +401,7 @@ def in_this_process(
 
     monkeypatch.setattr("training.eeg.registry.log_model", registered)
     tiny: dict[str, Any] = {
-        **TINY,
+        **WINDOWS,
         "epochs": 1,
         "cache_dir": folder / "cache",
         "output_dir": folder / "runs",
@@ -417,7 +418,7 @@ def test_a_signal_after_the_training_ends_the_run_and_resuming_trains_nothing_ag
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start, _ = in_this_process(folder, monkeypatch, leakage_check=False)
-    monkeypatch.setattr("trainers.eeg_transformer.run.build_eegnet", lambda data, window: build_network(quick(), 64))
+    monkeypatch.setattr("trainers.eeg_transformer.windows.build_eegnet", lambda *_: build_network(quick(), 64))
     before = signal.signal(
         signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
     )  # as common.errors.run_main does

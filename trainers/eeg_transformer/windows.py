@@ -1,0 +1,103 @@
+"""network=windows: a Transformer on windows of a second or more, stopped early by validation people.
+
+`run_windows` reads from top to bottom: recordings, windows and folds -> a network for each fold, EEGNet beside it ->
+classical classifiers on the same folds -> figures over subjects -> what the network looks at -> a last network for the
+registry -> summary. training/eeg/ has what the EEG trainers share; docs/eeg_transformer.md explains.
+"""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from common.progress import Progress
+from data.eeg.load import EegData
+from data.eeg.splits import Fold, shuffled_labels
+from data.eeg.windows import Windows
+from trainers.eeg_transformer.config import EegTransformerConfig, build_network, load_channel_encoder
+from trainers.eeg_transformer.explain import record_explanations
+from trainers.eeg_transformer.registry import register_transformer
+from training.eeg.baselines import build_eegnet, classical_results
+from training.eeg.fit import ADVICE, final_fold, fit_once, seeded
+from training.eeg.load import load_for
+from training.eeg.records import end_with_summary, log_figures, log_recordings, log_results, results_text
+from training.eeg.results import check_leakage, network_results
+from training.session import Session
+from training.summary import render_summary
+from training.trial import StudyTrial
+
+OWN = "transformer"
+
+
+def fresh_network(config: EegTransformerConfig, data: EegData, name: str = OWN) -> nn.Module:
+    """The network called `name` with weights drawn from the seed."""
+    with seeded(config.seed):
+        if name == "eegnet":
+            return build_eegnet(data, config.window)
+        return build_network(config, data.trials.shape[1])
+
+
+def search(session: Session, config: EegTransformerConfig, data: EegData, windows: Windows, fold: Fold) -> None:
+    """A study's trial: one fit on the first fold, judged on its validation windows; no test window is looked at."""
+    untested = replace(fold, test=np.array([], dtype=int))
+    with Progress(config.epochs, unit="epoch", quiet=not session.is_first) as progress:
+        network = fresh_network(config, data)
+        fit_once(session, progress, f"{OWN}_fold1", network, windows, untested, windows.label, config)
+
+
+def run_windows(config: EegTransformerConfig, trial: StudyTrial | None = None) -> int:
+    """Train, compare, record, register; the exit status. trial: the run's place in a study."""
+    if config.encoder_uri:
+        load_channel_encoder(config)  # what is wrong with it is said before the run begins
+    session = Session("eeg_transformer", config, trial, advice=ADVICE)
+    data, windows, folds = load_for(session, config)
+    dealt, everything = shuffled_labels(windows, config.seed), final_fold(windows, folds)
+    names = (OWN, "eegnet") if config.baselines else (OWN,)
+
+    with session:
+        run, began = session.run, time.monotonic()
+        log_recordings(session, config, data, windows, folds)
+        if session.trial.searching:
+            search(session, config, data, windows, folds[0])
+            return 0
+        n_fits = len(names) * len(folds) + config.leakage_check + 1
+        fits: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+        with Progress(n_fits * config.epochs, unit="epoch", quiet=not session.is_first) as progress:
+            for name in names:
+                for number, fold in enumerate(folds, 1):
+                    network, key = fresh_network(config, data, name), f"{name}_fold{number}"
+                    fit = fit_once(session, progress, key, network, windows, fold, windows.label, config)
+                    fits[name].append(fit)
+            shuffled = None
+            if config.leakage_check:
+                network = fresh_network(config, data)
+                shuffled = fit_once(session, progress, "leakage", network, windows, folds[0], dealt, config)
+            network = fresh_network(config, data)
+            final = fit_once(session, progress, "final", network, windows, everything, windows.label, config)
+        session.end_training()
+        if not session.is_first:
+            return 0
+        run.log_checkpoint()
+
+        results = network_results(fits, windows, folds)
+        if config.baselines:
+            results |= classical_results(config, data, windows, folds)
+        leakage = check_leakage(shuffled, windows, folds[0], dealt)
+        log_results(run, results, leakage, step=config.epochs)
+        log_figures(run, config, data, OWN, results, {f"fold {i}": fit["curve"] for i, fit in enumerate(fits[OWN], 1)})
+        last = fresh_network(config, data).to(session.device)
+        last.load_state_dict(fits[OWN][-1]["weights"])
+        costly_channels = record_explanations(run, config, data, windows, folds[-1], last, session.device)
+
+        if leakage is None or not leakage.leaks:  # else the network is not to be served
+            network = fresh_network(config, data)
+            network.load_state_dict(final["weights"])
+            metrics = results[OWN].metrics(OWN)
+            register_transformer(run, config, data, network.eval(), metrics, own=OWN, alias=session.trial.alias)
+        common = results_text(config, data, OWN, results, leakage)
+        text = render_summary(Path(__file__).parent, results=common, costly_channels=costly_channels, lateral=None)
+        end_with_summary(session, text, leakage, seconds=time.monotonic() - began)
+    return session.status
