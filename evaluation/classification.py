@@ -155,8 +155,8 @@ def accuracy_bounds(counts: tuple[int, int], level: float = 0.95) -> tuple[float
     """(low, high): the accuracy of guessing in (left, right) independent trials lies between them with probability
     `level`, whatever share of the guesses is "right": always the same class reaches that class's share.
     """
-    n = sum(counts)
-    low, high = chance_bounds((n // 2, n - n // 2), level) if n > 1 else (0.0, 1.0)
+    n, tail = sum(counts), (1 - level) / 2
+    low, high = (float(stats.binom.ppf(share, n, 0.5) / n) for share in (tail, 1 - tail))
     return min(low, min(counts) / n), max(high, max(counts) / n)
 
 

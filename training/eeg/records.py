@@ -11,7 +11,6 @@ from data.eeg.load import EegData
 from data.eeg.splits import Fold
 from data.eeg.windows import Windows
 from evaluation.classification import (
-    class_counts,
     confusion,
     plot_calibration,
     plot_confusion,
@@ -53,10 +52,12 @@ def log_figures(
         trials = result.trials
         counts = confusion(trials.label, trials.p_right)
         run.log_figure(plot_confusion(counts, f"{name}, per trial: {what}"), f"figures/confusion_{name}.png")
-    n_subjects = len(results[own].by_subject)
-    left, right = (count // n_subjects for count in class_counts(results[own].trials.label))
+    per_subject = len(results[own].trials.label) // len(results[own].by_subject)
+    left = round(per_subject * float((results[own].trials.label == 0).mean()))
     tables = {name: result.by_subject for name, result in results.items()}
-    run.log_figure(plot_subjects(tables, (left, right), f"Accuracy per trial: {what}"), "figures/subjects.png")
+    run.log_figure(
+        plot_subjects(tables, (left, per_subject - left), f"Accuracy per trial: {what}"), "figures/subjects.png"
+    )
     first = data.times[0]
     step = config.window - config.overlap
     positions = {name: r.by_position for name, r in results.items() if r.by_position is not None}
