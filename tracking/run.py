@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 
+from common.errors import stop_signals
 from tracking.environment import environment, run_tags
 from tracking.outbox.spool import Spool, Writer, raise_marks
 from tracking.registry.evaluations import Evaluation, evaluation_tags
@@ -42,7 +43,7 @@ STOP_LIMIT = 10.0
 class Run:
     """One MLflow run. Use it as a context manager.
 
-    An exception ends it FAILED, Ctrl-C or SIGTERM's exit KILLED.
+    An exception ends it FAILED, Ctrl-C or the exit of SIGTERM or SIGHUP KILLED.
 
     Attributes:
         folder: `<output_dir>/<run_id>`: spool and checkpoints.
@@ -249,7 +250,7 @@ class Run:
     def _end(self, error: BaseException | None) -> None:
         if error is None or (isinstance(error, SystemExit) and not error.code):
             self.finish("FINISHED")
-        elif isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code in (130, 143)):
+        elif isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code in (129, 130, 143)):
             self.finish("KILLED")
         else:
             self.set_tags({"error": f"{type(error).__name__}: {error}"})
@@ -321,6 +322,8 @@ def start_run(
     output_dir = Path(output_dir)
     where_it_runs = environment()
     every_tag = {"entry_point": entry_point, **run_tags(where_it_runs), **(tags or {})}
+    if run_name:  # `mlflow run` has made its run under a name of its own
+        every_tag["mlflow.runName"] = run_name
     resume = resume or run_of_this_job(entry_point, output_dir)
     inherited = os.environ.pop("MLFLOW_RUN_ID", None)
     opening = open_run(
@@ -354,18 +357,19 @@ def start_run(
 
 @contextlib.contextmanager
 def _sigterm_ignored() -> Iterator[None]:
-    """Ignore SIGTERM while a run is being ended, where torchrun, for one, sends it to a process that already fails.
+    """Ignore SIGTERM and SIGHUP while a run is being ended: torchrun, for one, sends it to a process that fails.
 
     Only the main thread can ignore signals; in another nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in stop_signals()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _check_name(name: str) -> None:

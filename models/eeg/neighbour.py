@@ -101,7 +101,7 @@ def fit_head(head: FewShotHead, x: Tensor, z: Tensor, label: Tensor, c: float) -
         loss.backward()
         return loss
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    optimizer.step(closure)
     return head
 
 

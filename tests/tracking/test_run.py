@@ -236,9 +236,10 @@ def test_continues_the_run_of_mlflow_run(database: str, monkeypatch: pytest.Monk
     monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
     params = {"n_dis": 2, "gp_scale": 10.0, "lr": 0.0001, "name": "a b", "dataset": "digits", "nz": 128}
-    with tracking.start_run("wgan", params) as run:
+    with tracking.start_run("wgan", params, run_name="by me") as run:
         run.log_metrics({"loss": 1.0}, 1)
     assert run.run_id == made.info.run_id
+    assert client.get_run(run.run_id).info.run_name == "by me"
     assert not run.resumed
     stored = client.get_run(run.run_id)
     assert stored.info.status == "FINISHED"

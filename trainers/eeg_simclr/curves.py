@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from data.eeg.load import EegData
 from evaluation.classification import accuracy_by_subject, mean_interval, paired_interval
-from evaluation.figures import plot_lines
+from evaluation.figures import plot_step_curves
 from tracking.run import AnyRun
 from trainers.eeg_simclr.neighbour import ALL_LABELS, OWN, Curve
 from training.eeg.results import Predictions, Result, evaluate
@@ -119,7 +119,8 @@ def record_curves(
     run.log_figure(curves_figure(found[best], title), "figures/learning_curves.png")
     run.log_figure(electrodes_figure(found, title), "figures/electrodes.png")
     n_updates = range(1, len(next(iter(losses.values()))) + 1)
-    figure = plot_lines(n_updates, dict(losses), f"Pre-training: {title}", "update", "contrast of neighbours")
+    panels = {"contrast of neighbours": dict(losses)}
+    figure = plot_step_curves(n_updates, panels, f"Pre-training: {title}", "update")
     run.log_figure(figure, "figures/pretraining.png")
 
 

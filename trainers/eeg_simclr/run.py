@@ -41,7 +41,7 @@ from trainers.eeg_simclr.neighbour import (
 )
 from trainers.eeg_simclr.registry import register_neighbour
 from training.config import launch_processes, parse_config
-from training.eeg.baselines import classical_results, group_of, test_trials, training_trials
+from training.eeg.baselines import classical_results, group_of, tested_trials, training_trials
 from training.eeg.fit import ADVICE
 from training.eeg.load import load_for
 from training.eeg.records import end_with_summary, log_figures, log_recordings, log_results, results_text
@@ -145,7 +145,7 @@ def restored(pretrained: dict[str, Any]) -> NeighbourEncoder:
 def parts_of(windows: Windows, folds: list[Any]) -> list[Parts]:
     """The trials of every fold. Nothing is stopped early: the validation trials are trained on too."""
     return [
-        Parts(training_trials(windows, fold), np.unique(windows.trial[fold.validation]), test_trials(windows, fold))
+        Parts(training_trials(windows, fold), np.unique(windows.trial[fold.validation]), tested_trials(windows, fold))
         for fold in folds
     ]
 

@@ -148,17 +148,18 @@ def fit_lateral(
     context = contexts(evidence, group)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = LateralTransformer(*vectors.shape[1:], settings.n_networks, attention)
+        _, n_slices, n_features = vectors.shape
+        network = LateralTransformer(n_slices, n_features, settings.n_networks, attention)
         network.directions.copy_(torch.from_numpy(directions))
         network.usual_context.copy_(torch.stack([context[group == g][0] for g in np.unique(group)]).mean(0))
         losses = [
             train_weighing(
-                one,
+                one,  # type: ignore[arg-type]
                 evidence,
                 context,
                 torch.from_numpy(label),
                 settings=settings,
-                seed=seed + k,  # type: ignore[arg-type]
+                seed=seed + k,
             )
             for k, one in enumerate(network.networks)
         ]

@@ -146,7 +146,8 @@ def causal_log_p(
 def restored(config: EegTransformerConfig, trials: Trials, fit: dict[str, Any]) -> LateralTransformer:
     """The network of a finished fit with all electrodes."""
     spec = AttentionSpec.for_length(config.attention, len(SLICES))
-    network = LateralTransformer(*trials.vectors[ALL].shape[1:], config.n_networks, spec)
+    _, n_slices, n_features = trials.vectors[ALL].shape
+    network = LateralTransformer(n_slices, n_features, config.n_networks, spec)
     network.load_state_dict(fit["weights"])
     return network.eval()
 

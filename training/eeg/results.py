@@ -13,7 +13,9 @@ from data.eeg.windows import Windows
 from evaluation.classification import (
     accuracy_by_position,
     accuracy_by_subject,
+    balanced_accuracy,
     chance_bounds,
+    class_counts,
     classification_scores,
     mean_interval,
     paired_interval,
@@ -117,11 +119,18 @@ def subjects_table(results: Mapping[str, Result]) -> str:
 
 
 def chance_verdict(result: Result) -> str:
-    """How the accuracy per trial stands to what a coin reaches in as many trials, in words."""
-    n_trials, accuracy = len(result.trials.label), result.trial["accuracy"]
-    low, high = chance_bounds(n_trials)
+    """How the balanced accuracy per trial stands to what a coin reaches in as many trials, in words.
+
+    Of the accuracy itself a constant answer reaches the larger class's share. With as many of both classes it is the
+    balanced accuracy.
+    """
+    counts, accuracy = class_counts(result.trials.label), result.trial["balanced_accuracy"]
+    low, high = chance_bounds(counts)
     verdict = "above" if accuracy > high else "below" if accuracy < low else "within"
-    return f"{verdict} what a coin reaches in {n_trials} trials ({low:.3f} to {high:.3f})"
+    text = f"{verdict} what a coin reaches in {sum(counts)} trials ({low:.3f} to {high:.3f})"
+    if counts[0] == counts[1]:
+        return text
+    return f"balanced {accuracy:.3f} of {counts[0]} left and {counts[1]} right, {text}"
 
 
 def comparisons(results: Mapping[str, Result], own: str) -> list[str]:
@@ -142,7 +151,9 @@ def comparisons(results: Mapping[str, Result], own: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Leakage:
-    """What a network reached that was trained on labels dealt anew; low, high: what a coin reaches (99.9 %)."""
+    """The balanced accuracy of a network that was trained on labels dealt anew; low, high: what a coin reaches
+    (99.9 %).
+    """
 
     accuracy: float
     n_trials: int
@@ -168,8 +179,8 @@ def check_leakage(fit: Mapping[str, Any] | None, windows: Windows, fold: Fold, d
 
 def leakage_of(log_p: np.ndarray, dealt: np.ndarray) -> Leakage:
     """The same from log-probabilities [n_trials, 2] and the labels dealt to these trials."""
-    accuracy = float((log_p.argmax(1) == dealt).mean())
-    return Leakage(accuracy, len(dealt), *chance_bounds(len(dealt), 0.999))
+    accuracy = balanced_accuracy(dealt, log_p.argmax(1))
+    return Leakage(accuracy, len(dealt), *chance_bounds(class_counts(dealt), 0.999))
 
 
 def sign_tests(results: Mapping[str, Result], own: str) -> dict[str, float]:
