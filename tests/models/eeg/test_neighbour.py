@@ -36,11 +36,11 @@ def test_the_loss_is_that_of_a_plain_loop_over_pairs() -> None:
         return sum(losses) / len(losses)
 
     expected = mean_loss(after.numpy(), 1.0) + mean_loss(before.numpy(), -1.0)
-    assert float(contrast(after, before)) == pytest.approx(expected, abs=1e-12)
+    assert contrast(after, before).item() == pytest.approx(expected, abs=1e-12)
 
 
 def test_where_nothing_is_learned_the_loss_is_log_4() -> None:
-    assert float(NeighbourContrast()(torch.zeros(3, 2, 1), torch.zeros(4, 3, 1))) == pytest.approx(math.log(4))
+    assert NeighbourContrast()(torch.zeros(3, 2, 1), torch.zeros(4, 3, 1)).item() == pytest.approx(math.log(4))
 
 
 def test_gradients_of_the_contrast_and_of_the_head() -> None:
@@ -82,7 +82,7 @@ def test_the_penalty_draws_the_head_to_z_as_far_as_strength_says() -> None:
     x = random(40, 3)
     z, label = x[:, :1].clone(), (x[:, 0] > 0).long()
     head = fit_head(FewShotHead(3, 1, strength=4.0).double(), x, z, label, 0.01)
-    assert float(head.gain[0]) == pytest.approx(4 * float(head.correction[0]), rel=1e-3)
-    assert float(head.gain[0]) > 0.05
+    assert head.gain[0].item() == pytest.approx(4 * head.correction[0].item(), rel=1e-3)
+    assert head.gain[0].item() > 0.05
     scratch = fit_head(FewShotHead(3, 1, strength=0.0).double(), x, z, label, 0.01)
-    assert float(scratch.gain.abs()[0]) == 0.0
+    assert scratch.gain.abs()[0].item() == 0.0
