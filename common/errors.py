@@ -1,6 +1,8 @@
-"""The error that users see, and the place that turns it, or SIGTERM, into an exit status."""
+"""The error that users see, and the place that turns it, or a signal, into an exit status."""
 
+import os
 import signal
+import stat
 import sys
 import threading
 from collections.abc import Callable
@@ -15,13 +17,15 @@ class InputError(Exception):
 
 
 def run_main(main: Callable[[], int | None]) -> None:
-    """Run `main` and exit: status 2 with one line on stderr for an InputError, 143 for SIGTERM, else main's own status.
+    """Run `main` and exit: status 2 with one line on stderr for an InputError, else main's own status.
 
-    SIGTERM raises SystemExit wherever `main` is, so that an open run ends as KILLED. A trainer with checkpoints
-    uses `tracking.StopRequest`, which handles the signal itself while it is active.
+    SIGTERM (status 143) and SIGHUP, which a closed terminal sends (129), raise SystemExit wherever `main` is, so that
+    an open run ends as KILLED. A trainer with checkpoints uses `tracking.StopRequest`, which handles the signals
+    itself while it is active.
     """
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _exit_on)
+        for number in stop_signals():
+            signal.signal(number, _exit_on)
     try:
         status = main()
     except InputError as error:
@@ -30,6 +34,25 @@ def run_main(main: Callable[[], int | None]) -> None:
     sys.exit(status or 0)
 
 
+def stop_signals() -> list[signal.Signals]:
+    """SIGTERM, and SIGHUP where there is one that is not ignored: under nohup a run outlives its terminal."""
+    hangup: signal.Signals | None = getattr(signal, "SIGHUP", None)
+    if hangup is None or signal.getsignal(hangup) == signal.SIG_IGN:
+        return [signal.SIGTERM]
+    return [signal.SIGTERM, hangup]
+
+
+def leave_terminal(number: int) -> None:
+    """After SIGHUP the terminal is gone, and every print to it would raise: what is printed goes nowhere instead."""
+    if number == getattr(signal, "SIGHUP", None):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            if stat.S_ISCHR(os.fstat(stream).st_mode):  # a terminal that is gone is no longer one to os.isatty
+                os.dup2(nowhere, stream)
+        os.close(nowhere)
+
+
 def _exit_on(number: int, frame: FrameType | None) -> None:
+    leave_terminal(number)
     signal.signal(number, signal.SIG_IGN)  # schedulers repeat the signal, and the run must still be ended properly
     sys.exit(128 + number)

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from scipy import stats
 from sklearn.metrics import (
     accuracy_score,
-    balanced_accuracy_score,
     cohen_kappa_score,
     confusion_matrix,
     f1_score,
@@ -52,9 +51,7 @@ def classification_scores(label: np.ndarray, p_right: np.ndarray) -> dict[str, f
     both = len(np.unique(label)) == 2
     return {
         "accuracy": float(accuracy_score(label, guess)),
-        "balanced_accuracy": float(np.mean([np.mean(guess[label == c] == c) for c in np.unique(label)]))
-        if not both
-        else float(balanced_accuracy_score(label, guess)),
+        "balanced_accuracy": balanced_accuracy(label, guess),
         "f1": float(f1_score(label, guess, zero_division=0.0)),
         "f1_macro": float(f1_score(label, guess, average="macro", labels=[0, 1], zero_division=0.0)),
         "roc_auc": float(roc_auc_score(label, p_right)) if both else math.nan,
@@ -63,6 +60,17 @@ def classification_scores(label: np.ndarray, p_right: np.ndarray) -> dict[str, f
             binary_calibration_error(torch.from_numpy(p_right).float(), torch.from_numpy(np.asarray(label)), n_bins=10)
         ),
     }
+
+
+def balanced_accuracy(label: np.ndarray, guess: np.ndarray) -> float:
+    """Mean of the shares of right answers among the left and among the right, [0, 1]; of one class, if only one is
+    there. With as many of both it is the accuracy, to the last bit. label, guess: 0 or 1 [n].
+    """
+    n = [int((label == c).sum()) for c in (0, 1)]
+    right = [int(((label == c) & (guess == c)).sum()) for c in (0, 1)]
+    if 0 in n:
+        return sum(right) / sum(n)
+    return (right[0] * n[1] + right[1] * n[0]) / (2 * n[0] * n[1])  # one division, so that equal shares stay equal
 
 
 def confusion(label: np.ndarray, p_right: np.ndarray) -> np.ndarray:
@@ -115,10 +123,41 @@ def sign_flip_p(differences: Sequence[float], n_resamples: int = 9999, seed: int
     return float(found.pvalue)
 
 
-def chance_bounds(n: int, level: float = 0.95) -> tuple[float, float]:
-    """(low, high): the accuracy of guessing in n independent trials lies between them with probability `level`."""
+def class_counts(label: np.ndarray) -> tuple[int, int]:
+    """(left, right): how many of each class `label` holds, 0 or 1 [n]."""
+    return int((label == 0).sum()), int((label == 1).sum())
+
+
+def chance_bounds(counts: tuple[int, int], level: float = 0.95) -> tuple[float, float]:
+    """(low, high): the balanced accuracy of guessing in (left, right) independent trials lies between them with
+    probability `level`, whatever share of the guesses is "right".
+
+    The distribution is that of a fair coin, whose spread is the largest; a constant answer has exactly 0.5. With as
+    many trials of both classes the balanced accuracy is the accuracy, and the bounds are the binomial distribution's.
+    With one class alone a constant answer reaches everything: 0 and 1.
+    """
+    n_left, n_right = counts
+    if not n_left or not n_right:
+        return 0.0, 1.0
+    # Numerators over 2 * n_left * n_right, so that the sums that are equal are equal.
+    sums = np.add.outer(np.arange(n_left + 1) * n_right, np.arange(n_right + 1) * n_left)
+    chance = np.multiply.outer(
+        stats.binom.pmf(np.arange(n_left + 1), n_left, 0.5), stats.binom.pmf(np.arange(n_right + 1), n_right, 0.5)
+    )
+    values, place = np.unique(sums, return_inverse=True)
+    below = np.cumsum(np.bincount(place.ravel(), chance.ravel()))
     tail = (1 - level) / 2
-    return float(stats.binom.ppf(tail, n, 0.5) / n), float(stats.binom.ppf(1 - tail, n, 0.5) / n)
+    low, high = (values[np.searchsorted(below, share)] for share in (tail, 1 - tail))
+    return float(low / (2 * n_left * n_right)), float(high / (2 * n_left * n_right))
+
+
+def accuracy_bounds(counts: tuple[int, int], level: float = 0.95) -> tuple[float, float]:
+    """(low, high): the accuracy of guessing in (left, right) independent trials lies between them with probability
+    `level`, whatever share of the guesses is "right": always the same class reaches that class's share.
+    """
+    n, tail = sum(counts), (1 - level) / 2
+    low, high = (float(stats.binom.ppf(share, n, 0.5) / n) for share in (tail, 1 - tail))
+    return min(low, min(counts) / n), max(high, max(counts) / n)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -143,13 +182,13 @@ def plot_confusion(counts: np.ndarray, title: str) -> Figure:
     return figure
 
 
-def plot_subjects(tables: Mapping[str, Mapping[int, float]], n_trials: int, title: str) -> Figure:
-    """Accuracy of each subject under each classifier; the band is that of guessing in `n_trials` trials."""
+def plot_subjects(tables: Mapping[str, Mapping[int, float]], counts: tuple[int, int], title: str) -> Figure:
+    """Accuracy of each subject under each classifier; the band is that of guessing in `counts` (left, right) trials."""
     subjects = sorted(next(iter(tables.values())))
     figure = Figure(figsize=(max(5.0, 0.35 * len(subjects) + 2.5), 3.8), layout="constrained")
     axis = figure.subplots()
-    low, high = chance_bounds(n_trials)
-    axis.axhspan(low, high, color="grey", alpha=0.2, label=f"chance, {n_trials} trials")
+    low, high = accuracy_bounds(counts)
+    axis.axhspan(low, high, color="grey", alpha=0.2, label=f"chance, {sum(counts)} trials")
     for i, (name, table) in enumerate(tables.items()):
         offset = (i - (len(tables) - 1) / 2) * 0.12
         values = [table.get(s, math.nan) for s in subjects]

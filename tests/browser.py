@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.conftest import PATIENCE
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 FLAGS = (
@@ -68,7 +70,7 @@ class Page:
         self._loaded()
 
     def _loaded(self) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not any(event["method"] == "Page.loadEventFired" for event in self._events):
             if time.monotonic() > deadline:
                 raise TimeoutError("the page was not loaded in a minute")

@@ -8,6 +8,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+PATIENCE = 1500.0
+"""Seconds until a process counts as hanging. No test measures time: a busy machine may take many times as long."""
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE, ROOT
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -35,7 +35,7 @@ def run_trainer(folder: Path, entry_point: str, status: int = 0, **parameters: o
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=280,
+        timeout=PATIENCE,
     )
     assert done.returncode == status, done.stdout
     return done.stdout

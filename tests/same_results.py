@@ -76,6 +76,7 @@ TINY_RUNS: list[tuple[str, dict[str, object]]] = [
     (
         "eeg_simclr",
         {
+            "pretext": "channel",
             "subjects": "1-3",
             "runs": "4",
             "overlap": 0,
@@ -212,8 +213,8 @@ def record_run(folder: Path, run: Any, known: set[str]) -> dict[str, Any]:
         for item in store.list_artifacts(run_id, folders.pop()):
             if item.is_dir:
                 folders.append(item.path)
-            else:
-                artifacts.append(item.path)
+            else:  # MLflow puts a time and an identity into an image's name
+                artifacts.append(re.sub(r"\+timestamp\+\d+\+[0-9a-f-]{36}", "", item.path))
     return {
         "status": run.info.status,
         "params": dict(sorted(run.data.params.items())),

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from common.errors import InputError
+from common.errors import InputError, leave_terminal, stop_signals
 from common.files import atomic_file
 from tracking.outbox.spool import read_facts
 from tracking.resuming import CHECKPOINT_NAME, run_folder, this_job
@@ -106,7 +106,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
 
 
 class StopRequest:
-    """SIGTERM and Ctrl-C ask the loop to stop instead of killing it; a second Ctrl-C stops at once.
+    """SIGTERM, SIGHUP and Ctrl-C ask the loop to stop instead of killing it; a second Ctrl-C stops at once.
 
         with StopRequest() as stop:
             for step in ...:
@@ -128,12 +128,12 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """128 + signal: 143 for SIGTERM, 130 for Ctrl-C; 0 if none came."""
+        """128 + signal: 143 for SIGTERM, 129 for SIGHUP, 130 for Ctrl-C; 0 if none came."""
         return 0 if self.signal is None else 128 + self.signal
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (*stop_signals(), signal.SIGINT):
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -148,6 +148,7 @@ class StopRequest:
             raise KeyboardInterrupt
         if not self.requested:
             self.signal = number
+            leave_terminal(number)
             name = signal.Signals(number).name
             # os.write: print may be interrupted in the middle of its own buffer, and raises if entered again.
             os.write(2, f"\n{name}: stopping after this step, with a checkpoint (Ctrl-C stops at once)\n".encode())

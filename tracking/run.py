@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 
+from common.errors import stop_signals
 from tracking.environment import environment, run_tags
 from tracking.outbox.spool import Spool, Writer, raise_marks
 from tracking.registry.evaluations import Evaluation, evaluation_tags
@@ -42,17 +43,25 @@ STOP_LIMIT = 10.0
 class Run:
     """One MLflow run. Use it as a context manager.
 
-    An exception ends it FAILED, Ctrl-C or SIGTERM's exit KILLED.
+    An exception ends it FAILED, Ctrl-C or the exit of SIGTERM or SIGHUP KILLED.
 
     Attributes:
         folder: `<output_dir>/<run_id>`: spool and checkpoints.
         resumed: whether the run held something before this process (then look for a checkpoint).
     """
 
-    def __init__(self, spool: Spool, delivery: "Delivery", resumed: bool) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        delivery: "Delivery",
+        resumed: bool,
+        stored_steps: tuple[Mapping[str, int], Mapping[str, int]] = ({}, {}),
+    ) -> None:
+        """`stored_steps`: the last step of each metric and of each image that the store has."""
         self.folder, self.resumed = spool.folder, resumed
         self._spool, self._delivery = spool, delivery
         self._metric_marks, self._image_marks = spool.last_steps() if resumed else ({}, {})
+        self._skip_recorded(*stored_steps)
         self._known_names: set[str] = set()
         self._finished = False
         self._writer = Writer(spool, delivery.send, delivery.beat)
@@ -184,12 +193,7 @@ class Run:
 
         Records that the spool has already are not added again.
         """
-        self.skip_recorded(*self._spool.restore(backlog))
-
-    def skip_recorded(self, metric_steps: Mapping[str, int], image_steps: Mapping[str, int]) -> None:
-        """Skip, from now on, what is logged up to these steps: it is recorded already."""
-        raise_marks(self._metric_marks, metric_steps)
-        raise_marks(self._image_marks, image_steps)
+        self._skip_recorded(*self._spool.restore(backlog))
 
     def deliver(self, patience: float = FINISH_PATIENCE, limit: float = math.inf) -> bool:
         """Wait until all that was recorded so far is delivered.
@@ -246,11 +250,16 @@ class Run:
     def _end(self, error: BaseException | None) -> None:
         if error is None or (isinstance(error, SystemExit) and not error.code):
             self.finish("FINISHED")
-        elif isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code in (130, 143)):
+        elif isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code in (129, 130, 143)):
             self.finish("KILLED")
         else:
             self.set_tags({"error": f"{type(error).__name__}: {error}"})
             self.finish("FAILED")
+
+    def _skip_recorded(self, metric_steps: Mapping[str, int], image_steps: Mapping[str, int]) -> None:
+        """Skip, from now on, what is logged up to these steps: it is recorded already."""
+        raise_marks(self._metric_marks, metric_steps)
+        raise_marks(self._image_marks, image_steps)
 
     def register(self, **operation: Any) -> int:
         """Queue a saved model for the registry (see `tracking.registry.models.log_model`).
@@ -313,6 +322,8 @@ def start_run(
     output_dir = Path(output_dir)
     where_it_runs = environment()
     every_tag = {"entry_point": entry_point, **run_tags(where_it_runs), **(tags or {})}
+    if run_name:  # `mlflow run` has made its run under a name of its own
+        every_tag["mlflow.runName"] = run_name
     resume = resume or run_of_this_job(entry_point, output_dir)
     inherited = os.environ.pop("MLFLOW_RUN_ID", None)
     opening = open_run(
@@ -327,8 +338,8 @@ def start_run(
     spool = Spool(opening.folder)
     spool.set_facts(**{**opening.facts, "status": "RUNNING", "job": this_job()})
     note_job_served()
-    run = Run(spool, Delivery(spool, opening.facts["tracking_uri"]), opening.resumed)
-    run.skip_recorded(opening.metric_steps, opening.image_steps)
+    delivery = Delivery(spool, opening.facts["tracking_uri"])
+    run = Run(spool, delivery, opening.resumed, stored_steps=(opening.metric_steps, opening.image_steps))
     if inherited and inherited != opening.facts["run_id"]:
         spool.add("handover", run_id=inherited)
     spool.add("status", status="RUNNING")
@@ -346,18 +357,19 @@ def start_run(
 
 @contextlib.contextmanager
 def _sigterm_ignored() -> Iterator[None]:
-    """Ignore SIGTERM while a run is being ended, where torchrun, for one, sends it to a process that already fails.
+    """Ignore SIGTERM and SIGHUP while a run is being ended: torchrun, for one, sends it to a process that fails.
 
     Only the main thread can ignore signals; in another nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in stop_signals()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _check_name(name: str) -> None:

@@ -96,7 +96,13 @@ class Session:
         self._fingerprint = fingerprint
         if self.checkpoint is not None:
             changed = None if self.checkpoint["data"] == fingerprint else other_data
-            check_unchanged(self.config, self.checkpoint["config"], operational, changed, self.config.allow_changes)
+            check_unchanged(
+                self.config,
+                self.checkpoint["config"],
+                operational=operational,
+                other_data=changed,
+                allow_changes=self.config.allow_changes,
+            )
 
     # ------------------------------------------------------------------------------------------ beginning and end
 

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -104,9 +104,22 @@ def _open(folder: Path, jobs: Sequence[ReadJob]) -> tuple[np.ndarray, dict[str, 
         shape = (len(index["label"]), len(CHANNELS), jobs[0].preprocessing.n_times)
         if (folder / "trials.f32").stat().st_size != 4 * int(np.prod(shape)):
             return None
+        reports_of(index)
+        [Excluded(**entry) for entry in index["excluded"]]
         return np.memmap(folder / "trials.f32", dtype="<f4", mode="c", shape=shape), index
-    except (FileNotFoundError, ValueError, KeyError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def reports_of(index: Mapping[str, Any]) -> tuple[RecordingReport, ...]:
+    """What was found in each recording, from `index.json`; ValueError, KeyError or TypeError where that is damaged."""
+    lists = ("flat", "clipped", "dead")
+    reports = tuple(
+        RecordingReport(**{**row, **{name: tuple(row[name]) for name in lists}}) for row in index["recordings"]
+    )
+    if sum(report.n_trials for report in reports) != len(index["label"]) or set(index["label"]) - {-1, 0, 1}:
+        raise ValueError("the labels are not those of the recordings")
+    return reports
 
 
 def _build(folder: Path, jobs: Sequence[ReadJob], *, on_bad: str, workers: int, quiet: bool) -> None:

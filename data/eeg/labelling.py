@@ -40,10 +40,13 @@ def whole_recordings(data: EegData, subjects: Sequence[int]) -> list[Recording]:
 
 def labels_of_samples(annotations: mne.Annotations, n_times: int, sfreq: float) -> np.ndarray:
     """The state at each of n_times samples, int64; an annotation holds from its onset up to the next sample after its
-    end.
+    end. Stretches that are marked bad ("BAD...") have none.
     """
     label = np.full(n_times, UNLABELLED, dtype=np.int64)
     for onset, duration, name in zip(annotations.onset, annotations.duration, annotations.description, strict=True):
         if name in STATE_OF:
             label[round(onset * sfreq) : round((onset + duration) * sfreq)] = STATE_OF[name]
+    for onset, duration, name in zip(annotations.onset, annotations.duration, annotations.description, strict=True):
+        if name.lower().startswith("bad"):
+            label[round(onset * sfreq) : round((onset + duration) * sfreq)] = UNLABELLED
     return label

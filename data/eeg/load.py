@@ -20,7 +20,7 @@ import numpy as np
 from common.errors import InputError
 from common.files import hash_of
 from data.eeg import physionet, simulated
-from data.eeg.cache import Excluded, ReadJob, bad_recording, cached_trials, cannot_keep, hash_files
+from data.eeg.cache import Excluded, ReadJob, bad_recording, cached_trials, cannot_keep, hash_files, reports_of
 from data.eeg.recording import (
     CHANNELS,
     LEFT_RIGHT_RUNS,
@@ -33,7 +33,7 @@ from data.eeg.torcheeg import TorcheegWindows
 from data.eeg.windows import EegWindows
 from data.parallel import available_cores
 
-CACHE_VERSION = 1  # raise it when the same recordings and settings give other trials
+CACHE_VERSION = 2  # raise it when the same recordings and settings give other trials
 RECORDINGS_PER_WORKER = 24  # starting a worker (it imports MNE) takes about as long as reading 40 recordings
 
 __all__ = ["CHANNELS", "MOVEMENTS", "EegData", "Excluded", "Preprocessing", "load_eeg"]
@@ -98,6 +98,7 @@ class EegData:
             overlap=overlap,
             cache_dir=self.cache_dir,
             fingerprint=self.fingerprint,
+            label=self.label,
         )
 
     def summary(self) -> dict[str, Any]:
@@ -170,12 +171,13 @@ def load_eeg(
     # os.path: Path.expanduser raises for a user that is not there.
     cache_dir = Path(os.path.expanduser(cache_dir))
     data_dir = None if data_dir is None else Path(os.path.expanduser(data_dir))
-    kept, excluded = _choose_subjects(subjects, exclude, source)
+    kept, excluded = _choose_subjects(subjects, exclude, source, checksums)
     pairs = [(subject, run) for subject in kept for run in _check_runs(runs, labelled)]
     workers = max(1, min(n_workers or available_cores(), len(pairs) // RECORDINGS_PER_WORKER))
 
     folder = _recordings_folder(source, cache_dir, data_dir, pairs, seed=seed, workers=workers, quiet=quiet)
     digests, unreadable = hash_files(folder, pairs, on_bad)
+    digests, unclear = _leave_out_copies(source, folder, digests, on_bad)
     jobs = _read_jobs(source, folder, digests, preprocessing, labelled=labelled, checksums=checksums)
     fingerprint = _fingerprint(source, jobs, digests)
     trials, index = cached_trials(
@@ -188,7 +190,7 @@ def load_eeg(
     if labelled and len(np.unique(data.label)) < 2:
         found = f"all {len(data.label)} trials of subjects={subjects} runs={runs} are {MOVEMENTS[data.label[0]]}"
         raise InputError(f"{found}: two classes are needed; add runs or subjects")
-    return replace(data, excluded=(*excluded, *unreadable, *data.excluded))
+    return replace(data, excluded=(*excluded, *unreadable, *unclear, *data.excluded))
 
 
 def _recordings_folder(
@@ -216,6 +218,50 @@ def _recordings_folder(
         else:
             where = f"{error.filename} (MNE's own folder, since data_dir is not given)"
         raise cannot_keep(where, "recordings", error) from error
+
+
+def _leave_out_copies(
+    source: EegSource, folder: Path, digests: Mapping[tuple[int, int], str], on_bad: str
+) -> tuple[dict[tuple[int, int], str], list[Excluded]]:
+    """The `digests` {(subject, run): SHA-256} of the recordings that lie under their own name alone, and the others.
+
+    InputError, with on_bad=stop, if there are others, and always if none is left.
+    """
+    reasons = _copies(source, digests)
+    for pair, reason in reasons.items():
+        file = physionet.recording_path(folder, *pair)
+        if on_bad == "stop":
+            raise bad_recording(file, reason)
+        if len(reasons) == len(digests):
+            raise InputError(f"no recording is left of {len(digests)}, {file} and following: {reason}")
+    left = {pair: digest for pair, digest in digests.items() if pair not in reasons}
+    return left, [Excluded(*pair, reason) for pair, reason in reasons.items()]
+
+
+def _copies(source: EegSource, digests: Mapping[tuple[int, int], str]) -> dict[tuple[int, int], str]:
+    """{(subject, run): why} of PhysioNet's recordings that lie at another one's path, and of files with the same bytes.
+
+    With one person counted as two, or one run as two, a network would be tested on what it was trained on.
+    """
+    pairs_of: dict[str, list[tuple[int, int]]] = {}
+    for pair, digest in digests.items():
+        pairs_of.setdefault(digest, []).append(pair)
+    reasons = {}
+    for pair, digest in digests.items():
+        name = physionet.recording_name(*pair)
+        really = None if source.is_simulated else physionet.recording_of(digest)
+        others = [physionet.recording_name(*other) for other in pairs_of[digest] if other != pair]
+        if really is not None and really != name:
+            reasons[pair] = (
+                f"the bytes of PhysioNet's {really} lie at the path of {name}: move it to its own path, or delete "
+                "it so that the right one is downloaded"
+            )
+        elif others and really is None:
+            reasons[pair] = (
+                f"it has the same bytes as {others[0]}, so one recording would count as two: keep it once, under the "
+                "name of the person and the run that it is of"
+            )
+    return reasons
 
 
 def _read_jobs(
@@ -265,10 +311,7 @@ def _assemble(
     cache_dir: Path,
 ) -> EegData:
     """The data from what the cache holds; `excluded` are the recordings that could not be used."""
-    recordings = tuple(
-        RecordingReport(**{**row, "flat": tuple(row["flat"]), "clipped": tuple(row["clipped"])})
-        for row in index["recordings"]
-    )
+    recordings = reports_of(index)
     label = np.array(index["label"], dtype=np.int64)
     n_trials = [report.n_trials for report in recordings]
     file_of = {(job.subject, job.run): job.file for job in jobs}
@@ -288,12 +331,23 @@ def _assemble(
     )
 
 
-def _choose_subjects(subjects: str, exclude: str, source: EegSource) -> tuple[list[int], list[Excluded]]:
-    """Split the subjects asked for into those to read and those to leave out, with reasons."""
+def _choose_subjects(
+    subjects: str, exclude: str, source: EegSource, checksums: bool
+) -> tuple[list[int], list[Excluded]]:
+    """Split the subjects asked for into those to read and those to leave out, with reasons.
+
+    Without `checksums` the recordings may be anybody's, so PhysioNet's faults are not said to be theirs.
+    """
     wanted = physionet.parse_numbers(subjects, "subjects", source.n_subjects)
     reasons: Mapping[int, str]
     if exclude == "known":
         reasons = source.known_bad
+        if not checksums:
+            reasons = {
+                subject: f"exclude=known leaves out EEGMMI's person {subject} ({reason}); if these are recordings of "
+                "somebody else, take exclude=none"
+                for subject, reason in source.known_bad.items()
+            }
     elif exclude == "none":
         reasons = {}
     else:

@@ -84,7 +84,7 @@ def data_folder(data_dir: Path | None) -> Path:
 
 def recording_path(folder: Path, subject: int, run: int) -> Path:
     """Where MNE keeps that recording under `folder`."""
-    return folder / LAYOUT / _name(subject, run)
+    return folder / LAYOUT / recording_name(subject, run)
 
 
 @functools.cache
@@ -95,7 +95,17 @@ def checksums() -> dict[str, str]:
 
 
 def expected_sha256(subject: int, run: int) -> str:
-    return checksums()[_name(subject, run)]
+    return checksums()[recording_name(subject, run)]
+
+
+def recording_of(sha256: str) -> str | None:
+    """The name ("S001/S001R08.edf") of PhysioNet's recording that has these bytes; None if none has."""
+    return _names().get(sha256)
+
+
+@functools.cache
+def _names() -> dict[str, str]:
+    return {digest: name for name, digest in checksums().items() if name.endswith(".edf")}
 
 
 def download(
@@ -124,7 +134,7 @@ def download(
         try:
             for job in as_completed(jobs):
                 job.result()
-                progress.advance(note=_name(*jobs[job]))
+                progress.advance(note=recording_name(*jobs[job]))
         except Exception as error:
             pool.shutdown(wait=False, cancel_futures=True)
             lacking = {subject for subject, run in missing if not recording_path(folder, subject, run).exists()}
@@ -132,7 +142,7 @@ def download(
             instead = f", or give subjects={ranges(whole)}" if whole else ""
             raise InputError(
                 f"{len(missing)} of {len(recordings)} recordings are not under {folder / LAYOUT} (of subjects "
-                f"{ranges(lacking)}), and {_name(*jobs[job])} could not be downloaded from {url} "
+                f"{ranges(lacking)}), and {recording_name(*jobs[job])} could not be downloaded from {url} "
                 f"({type(error).__name__}: {_first_line(error)}); connect to the network, or copy them there{instead}"
             ) from error
         finally:
@@ -144,7 +154,8 @@ def _download_one(folder: Path, subject: int, run: int, url: str) -> None:
     mne.datasets.eegbci.load_data(subject, run, path=folder, update_path=False, base_url=url, verbose="ERROR")
 
 
-def _name(subject: int, run: int) -> str:
+def recording_name(subject: int, run: int) -> str:
+    """The file's name under PhysioNet's folder, "S001/S001R04.edf"."""
     return f"S{subject:03d}/S{subject:03d}R{run:02d}.edf"
 
 

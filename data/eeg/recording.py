@@ -6,15 +6,17 @@ trust.
 """
 
 import functools
+import itertools
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import mne
 import numpy as np
 import scipy.fft
 
 from common.errors import InputError
+from data.eeg.edf import BadRecording, check_edf_bytes
 
 # fmt: off
 CHANNELS = (
@@ -38,10 +40,9 @@ FLAT_VOLTS = 1e-6  # one step of EEGMMI's converter
 FLAT_SHARE = 0.1  # of the seconds; every file ends with up to a second of zeros
 CLIPPED_SHARE = 0.01  # of the samples at the channel's own extreme
 MAX_FAULTY_CHANNELS = 8  # of 64; with more, the recording itself is at fault
-
-
-class BadRecording(Exception):
-    """A recording that must not be used as it is; the message says why, without the file's name."""
+MAX_VOLTS = 0.1  # EEGMMI's converter ends at 0.008; eyes and muscles stay under 0.002
+MIN_DEAD_SECONDS = 2  # without a break, in all but MAX_FAULTY_CHANNELS
+MAX_TRIAL_SECONDS = 600.0  # from the cue, before and behind it
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,13 @@ class Preprocessing:
     montage: str = "colin27_1005"  # MNE's new name of `standard_1005`
 
     def __post_init__(self) -> None:
+        if not max(abs(self.tmin), abs(self.tmax)) <= MAX_TRIAL_SECONDS:  # NaN and infinities too
+            raise InputError(
+                f"tmin={self.tmin:g}, tmax={self.tmax:g}: seconds from the cue, allowed are -{MAX_TRIAL_SECONDS:g} to "
+                f"{MAX_TRIAL_SECONDS:g}"
+            )
+        if not math.isfinite(self.sfreq):
+            raise InputError(f"sfreq={self.sfreq:g} is not a rate; EEGMMI's is 160 Hz")
         if not 0 < self.l_freq < self.h_freq < self.sfreq / 2:
             raise InputError(
                 f"l_freq={self.l_freq:g}, h_freq={self.h_freq:g}: a band-pass needs 0 < l_freq < h_freq < "
@@ -103,6 +111,8 @@ class RecordingReport:
     median_sd_uv: float  # median over channels of the unfiltered signal's standard deviation, in microvolts
     flat: tuple[str, ...]
     clipped: tuple[str, ...]
+    dead: tuple[str, ...]  # stretches without any signal, such as "50-61 s"
+    n_bad: int  # trials that touch an annotation "BAD...", left out as `mne.Epochs` leaves them out
 
     @property
     def notes(self) -> str:
@@ -112,6 +122,10 @@ class RecordingReport:
             parts.append(f"{events} events instead of {TRIALS_PER_RUN}")
         if self.n_lost:
             parts.append(f"{self.n_lost} trials run past the end")
+        if self.n_bad:
+            parts.append(f"{self.n_bad} trials dropped: marked bad in the recording")
+        if self.dead:
+            parts.append("no signal at " + ", ".join(self.dead))
         if self.flat:
             parts.append("flat: " + " ".join(self.flat))
         if self.clipped:
@@ -132,17 +146,21 @@ def read_trials(
     report. With `labelled=False` the recording is cut from its start into consecutive stretches of n_times
     samples, whatever was done in them, and every label is -1: material for self-supervised training.
 
-    Raises BadRecording for a damaged file, a wrong sampling rate, missing channels, no event or too many,
-    tasks of a wrong length or too many dead channels.
+    A trial that touches an annotation "BAD..." is left out, as `mne.Epochs` does, and counted in the report.
+
+    Raises BadRecording for a damaged file, gaps, a wrong sampling rate, missing channels, no event or too many,
+    tasks of a wrong length or that overlap, values that cannot be EEG, or too many dead channels.
     """
     check_edf_bytes(path.read_bytes())
     raw = read_raw(path)
     check_sampling_rate(raw, preprocessing.sfreq)
     check_channels(raw)
+    check_joined(raw)
     if labelled:
         check_events(raw)
     # Genuine files hold the 64 channels in this order; picking them by name would copy them one by one.
     signal = raw.get_data() if raw.ch_names == list(CHANNELS) else raw.get_data(picks=list(CHANNELS))
+    check_values(signal)
     flat, clipped = find_faulty_channels(signal, preprocessing.sfreq)
     if len(flat) + len(clipped) > MAX_FAULTY_CHANNELS:
         names = " ".join((*flat, *clipped)[:12])
@@ -154,11 +172,10 @@ def read_trials(
     else:
         starts = np.arange(signal.shape[1] // preprocessing.n_times) * preprocessing.n_times
         labels = np.full(len(starts), -1)
-    inside = (starts >= 0) & (starts + preprocessing.n_times <= signal.shape[1])
-    if not labelled:
         preprocessing = replace(preprocessing, baseline=False)  # there is no cue
-    trials = bandpass_trials(signal, starts[inside], preprocessing)
-    variance = np.einsum("ct,ct->c", signal, signal) / signal.shape[1] - signal.mean(axis=1) ** 2
+    inside = (starts >= 0) & (starts + preprocessing.n_times <= signal.shape[1])
+    kept = inside & ~marked_bad(raw.annotations, starts, preprocessing)
+    trials = bandpass_trials(signal, starts[kept], preprocessing)
     report = RecordingReport(
         subject=subject,
         run=run,
@@ -166,13 +183,15 @@ def read_trials(
         seconds=round(float(raw.n_times / raw.info["sfreq"]), 3),
         n_left=int((labels == 0).sum()),
         n_right=int((labels == 1).sum()),
-        n_trials=int(inside.sum()),
+        n_trials=int(kept.sum()),
         n_lost=int((~inside).sum()),
-        median_sd_uv=round(float(np.median(np.sqrt(variance))) * 1e6, 2),
+        median_sd_uv=round(median_deviation(signal) * 1e6, 2),
         flat=flat,
         clipped=clipped,
+        dead=dead_stretches(signal, preprocessing.sfreq),
+        n_bad=int((inside & ~kept).sum()),
     )
-    return trials, labels[inside].astype(np.int64), report
+    return trials, labels[kept].astype(np.int64), report
 
 
 def try_read_trials(
@@ -180,12 +199,15 @@ def try_read_trials(
 ) -> tuple[np.ndarray, np.ndarray, RecordingReport] | str:
     """What `read_trials` gives, or the reason why the recording cannot be used.
 
-    `is_genuine` is whether the file's bytes are those that were expected.
+    `is_genuine` is whether the file's bytes are those that were expected. If not, that comes first: it is the cause of
+    whatever else is found.
     """
     try:
         result = read_trials(path, subject=subject, run=run, preprocessing=preprocessing, labelled=labelled)
     except BadRecording as error:
-        return str(error)
+        if is_genuine:
+            return str(error)
+        return f"its bytes are not PhysioNet's (SHA-256 differs), and {error}; delete it so that it is downloaded again"
     if not is_genuine:
         return (
             "its bytes are not PhysioNet's (SHA-256 differs): delete it so that it is downloaded again, "
@@ -197,10 +219,17 @@ def try_read_trials(
 def read_raw(path: Path) -> mne.io.BaseRaw:
     """The recording as MNE reads it, unfiltered, in volts, under 10-05 names; BadRecording if MNE cannot."""
     try:
-        raw = mne.io.read_raw_edf(path, preload=True, stim_channel="auto", verbose="ERROR")
-    except (ValueError, RuntimeError, IndexError, OSError, AssertionError) as error:
-        raise BadRecording(f"MNE cannot read it ({type(error).__name__}: {error})") from error
-    mne.datasets.eegbci.standardize(raw)
+        with np.errstate(all="ignore"):  # limits far beyond any voltage; `check_values` refuses what they give
+            raw = mne.io.read_raw_edf(path, preload=True, stim_channel="auto", verbose="ERROR")
+        mne.datasets.eegbci.standardize(raw)
+    # MNE raises whatever a damaged header leads it to, also a bare Exception, ZeroDivisionError or OverflowError.
+    except Exception as error:
+        if "invalid byte" in str(error):
+            raise BadRecording(
+                "an annotation is not UTF-8 text, as EDF+ asks (Latin-1, from an old program?): save it again in UTF-8"
+            ) from error
+        words = " ".join(str(error).split())[:200]
+        raise BadRecording(f"MNE cannot read it ({type(error).__name__}: {words})") from error
     return raw
 
 
@@ -271,6 +300,8 @@ def bandpass_trials(signal: np.ndarray, starts: np.ndarray, preprocessing: Prepr
     """
     kernel = fir_kernel(preprocessing.sfreq, preprocessing.l_freq, preprocessing.h_freq)
     half, n_times, n_samples = len(kernel) // 2, preprocessing.n_times, signal.shape[1]
+    if not len(starts):
+        return np.empty((0, len(signal), n_times), np.float32)
     if n_samples <= half:
         raise BadRecording(f"{n_samples} samples are too few for a filter of {len(kernel)} taps")
     before = 2 * signal[:, :1] - signal[:, half:0:-1]
@@ -307,8 +338,37 @@ def check_channels(raw: mne.io.BaseRaw) -> None:
     """BadRecording unless the 64 electrodes are there (others are ignored)."""
     missing = [name for name in CHANNELS if name not in raw.ch_names]
     if missing:
-        shown = " ".join(missing[:8]) + (" ..." if len(missing) > 8 else "")
-        raise BadRecording(f"{len(missing)} of the {len(CHANNELS)} EEG channels are missing: {shown}")
+        others = [name for name in raw.ch_names if name not in CHANNELS]
+        shown, found = (
+            " ".join(names[:8]) + (" ..." if len(names) > 8 else "") if names else "none" for names in (missing, others)
+        )
+        raise BadRecording(
+            f"{len(missing)} of the {len(CHANNELS)} EEG channels are missing: {shown}; names in it that are not "
+            f"EEGMMI's: {found}"
+        )
+
+
+def check_joined(raw: mne.io.BaseRaw) -> None:
+    """BadRecording for a recording joined from pieces: MNE would filter each by itself, `bandpass_trials` would not."""
+    for note in raw.annotations:
+        if note["description"].lower().startswith("edge"):
+            raise BadRecording(
+                f"it is joined from pieces ({note['description']!r} at {note['onset']:g} s); give the pieces"
+            )
+
+
+def check_values(signal: np.ndarray) -> None:
+    """BadRecording unless `signal`, volts [64, n_samples], is finite and no more than 0.1 V anywhere."""
+    # The largest is NaN where one value is.
+    highest = np.maximum(signal.max(axis=1), -signal.min(axis=1))
+    wrong = np.flatnonzero(~(highest <= MAX_VOLTS))
+    if len(wrong):
+        worst = highest[wrong[0]]
+        reaches = f"reaches {worst:.3g} V" if np.isfinite(worst) else "holds values that are not numbers"
+        raise BadRecording(
+            f"channel {CHANNELS[wrong[0]]} {reaches}, as do {len(wrong) - 1} others, where EEG stays below "
+            f"{MAX_VOLTS:g} V: its unit or its limits in the header are wrong"
+        )
 
 
 def check_events(raw: mne.io.BaseRaw) -> None:
@@ -326,6 +386,42 @@ def check_events(raw: mne.io.BaseRaw) -> None:
         raise BadRecording(
             f"{len(wrong)} of {len(tasks)} tasks last {min(wrong):g} to {max(wrong):g} s where the protocol has 4.1 s"
         )
+    for note, following in itertools.pairwise(sorted(tasks, key=lambda note: note["onset"])):
+        if following["onset"] - note["onset"] < low:
+            raise BadRecording(
+                f"{note['description']} at {note['onset']:g} s and {following['description']} at "
+                f"{following['onset']:g} s overlap: one signal under two labels, where a task lasts 4.1 s"
+            )
+
+
+def median_deviation(signal: np.ndarray) -> float:
+    """Median over channels of the standard deviation of `signal`, volts [64, n_samples]."""
+    variance = np.einsum("ct,ct->c", signal, signal) / signal.shape[1] - signal.mean(axis=1) ** 2
+    return float(np.median(np.sqrt(np.maximum(variance, 0.0))))  # rounding may leave a constant channel's below zero
+
+
+def marked_bad(annotations: mne.Annotations, starts: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """Whether each trial [n_trials], given by its first sample, touches an annotation that begins with "bad" in any
+    case: the trials that `mne.Epochs` drops (reject_by_annotation).
+    """
+    bad = np.zeros(len(starts), dtype=bool)
+    for note in annotations:
+        if note["description"].lower().startswith("bad"):
+            first, last = note["onset"] * preprocessing.sfreq, (note["onset"] + note["duration"]) * preprocessing.sfreq
+            bad |= (first < starts + preprocessing.n_times) & (last > starts)
+    return bad
+
+
+def dead_stretches(signal: np.ndarray, sfreq: float) -> tuple[str, ...]:
+    """Where all but MAX_FAULTY_CHANNELS channels of `signal`, volts [64, n_samples], hold still for at least
+    MIN_DEAD_SECONDS whole seconds, such as "50-61 s".
+    """
+    second = round(sfreq)
+    whole = signal[:, : signal.shape[1] // second * second].reshape(len(signal), -1, second)
+    still = (whole.max(axis=2) - whole.min(axis=2) < FLAT_VOLTS).sum(axis=0) >= len(signal) - MAX_FAULTY_CHANNELS
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], still, [False]])))
+    stretches = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+    return tuple(f"{first}-{last} s" for first, last in stretches if last - first >= MIN_DEAD_SECONDS)
 
 
 def find_faulty_channels(signal: np.ndarray, sfreq: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -352,67 +448,3 @@ def find_faulty_channels(signal: np.ndarray, sfreq: float) -> tuple[tuple[str, .
         tuple(name for name, bad in zip(CHANNELS, flat, strict=True) if bad),
         tuple(name for name, bad in zip(CHANNELS, clipped, strict=True) if bad),
     )
-
-
-def check_edf_bytes(payload: bytes) -> None:
-    """BadRecording if an EDF+ file was cut short, or its line feeds were rewritten by a transfer in text
-    mode.
-
-    The header promises the size (Kemp et al. 1992), and every data record holds a time stamp "+seconds" at a
-    known place (Kemp and Olivan 2003), so bytes that were added or removed on the way show. MNE would read
-    past both faults with a warning.
-    """
-    header = _edf_header(payload)
-    expected = header["n_header_bytes"] + header["n_records"] * header["record_bytes"]
-    body = payload[header["n_header_bytes"] :]
-    if _line_feeds_rewritten(header, body, len(payload) - expected):
-        raise BadRecording(
-            "its line feeds were rewritten, as a transfer in text mode does (FTP's ascii mode, git's autocrlf): "
-            f"{len(payload)} bytes instead of {expected}; copy it again in binary mode"
-        )
-    if len(payload) < expected:
-        whole = len(body) // header["record_bytes"]
-        raise BadRecording(f"cut short: the header promises {header['n_records']} data records, the file holds {whole}")
-    if len(payload) > expected:
-        raise BadRecording(f"{len(payload) - expected} bytes follow the last data record")
-
-
-def _edf_header(payload: bytes) -> dict[str, Any]:
-    """Sizes in bytes from an EDF header: 256 bytes, then 256 bytes a signal, ordered by field."""
-    try:
-        if payload[:8].strip() != b"0":
-            raise ValueError
-        n_signals = int(payload[252:256])
-        header: dict[str, Any] = {"n_header_bytes": int(payload[184:192]), "n_records": int(payload[236:244])}
-        if (
-            n_signals < 1
-            or header["n_header_bytes"] != 256 * (n_signals + 1)
-            or len(payload) < header["n_header_bytes"]
-        ):
-            raise ValueError
-        labels = [payload[256 + 16 * i : 272 + 16 * i].strip() for i in range(n_signals)]
-        at = 256 + n_signals * (16 + 80 + 5 * 8 + 80)
-        sizes = [2 * int(payload[at + 8 * i : at + 8 * i + 8]) for i in range(n_signals)]
-        if min(sizes) < 1:
-            raise ValueError
-    except ValueError:
-        raise BadRecording("not an EDF file: its header cannot be read") from None
-    if header["n_records"] < 1:
-        raise BadRecording(f"its header promises {header['n_records']} data records: the recording was never closed")
-    header["record_bytes"] = sum(sizes)
-    header["stamp_offset"] = sum(sizes[: labels.index(b"EDF Annotations")]) if b"EDF Annotations" in labels else None
-    return header
-
-
-def _line_feeds_rewritten(header: dict[str, Any], body: bytes, n_extra: int) -> bool:
-    """Whether the data records show the traces of rewritten line feeds (bytes 10) or carriage returns (bytes
-    13).
-    """
-    if n_extra == 0:
-        # CR and LF are as frequent as other bytes: about 10,000 of each in a recording of 2.6 MB. None at all
-        # is no accident.
-        return len(body) > 100_000 and (b"\n" not in body or b"\r" not in body)
-    if header["stamp_offset"] is None:
-        return False
-    stamps = range(header["stamp_offset"], len(body), header["record_bytes"])
-    return any(body[at : at + 1] not in (b"+", b"-") for at in stamps)

@@ -21,11 +21,15 @@ import torch
 from common.errors import InputError
 from common.files import atomic_folder, hash_of
 from data.eeg.recording import EVENT_CODES, Preprocessing, RecordingReport, read_epochs
-from data.eeg.windows import window_starts
+from data.eeg.windows import floored, window_starts
 
 
 class TorcheegWindows:
-    """Windows read one by one from an `MNEDataset`; the attributes and `gather` are those of `EegWindows`."""
+    """Windows read one by one from an `MNEDataset`; the attributes and `gather` are those of `EegWindows`.
+
+    label: of the trials that `load_eeg` read from `files`, in their order [n_trials]. InputError unless torcheeg's
+    windows are as many, of the same recordings, with the same labels.
+    """
 
     def __init__(
         self,
@@ -36,6 +40,7 @@ class TorcheegWindows:
         overlap: int,
         cache_dir: Path,
         fingerprint: str,
+        label: np.ndarray,
     ) -> None:
         starts = window_starts(preprocessing.n_times, window, overlap)
         if window >= preprocessing.n_times:
@@ -57,6 +62,27 @@ class TorcheegWindows:
         self.trial = np.repeat(np.arange(n // len(starts)), len(starts))  # its own trial_id starts again in every run
         self.label = info["event"].to_numpy(np.int64) - EVENT_CODES["T1"]
         self.subject, self.run = info["subject"].to_numpy(np.int64), info["run"].to_numpy(np.int64)
+        self._check_against(recordings, label, len(starts), store)
+
+    def _check_against(
+        self, recordings: Sequence[RecordingReport], label: np.ndarray, n_windows: int, store: Path
+    ) -> None:
+        """InputError unless each trial of `recordings`, labelled `label` [n_trials], has its `n_windows` windows."""
+        n_trials = [report.n_trials for report in recordings]
+        expected = {
+            "label": np.repeat(label, n_windows),
+            "subject": np.repeat(np.repeat([report.subject for report in recordings], n_trials), n_windows),
+            "run": np.repeat(np.repeat([report.run for report in recordings], n_trials), n_windows),
+        }
+        for name, column in expected.items():
+            found = getattr(self, name)
+            if len(found) != len(column) or (found != column).any():
+                n_equal = int((found == column).sum()) if len(found) == len(column) else 0
+                raise InputError(
+                    f"windows=torcheeg found {len(found)} windows where windows=views has {len(column)}, the {name} of "
+                    f"{n_equal} of them the same: one of the two reads these recordings wrongly; delete {store} so "
+                    "that it is built again, or use windows=views"
+                )
 
     def __len__(self) -> int:
         return len(self.trial)
@@ -123,8 +149,11 @@ def _mne_dataset_class() -> Any:
 
 
 def mean_std_normalize(eeg: np.ndarray, **_: Any) -> dict[str, np.ndarray]:
-    """`transforms.MeanStdNormalize()`: by the mean and the standard deviation of the whole window."""
-    return {"eeg": (eeg - eeg.mean()) / eeg.std()}
+    """`transforms.MeanStdNormalize()`: by the mean and the standard deviation of the whole window, a constant one to
+    zeros.
+    """
+    mean = eeg.mean()
+    return {"eeg": (eeg - mean) / floored(mean, eeg.std())}
 
 
 def to_2d(eeg: np.ndarray, **_: Any) -> dict[str, np.ndarray]:

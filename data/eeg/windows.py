@@ -15,6 +15,8 @@ import torch
 from common.errors import InputError
 
 TRIALS_AT_ONCE = 32  # while measuring windows: 32 trials in float64 are 13 MB
+FLOOR_VOLTS = 1e-9  # a thousandth of a step of EEGMMI's converter: a deviation below is the filter's rounding
+FLOOR_SHARE = 1e-6  # of the mean: a deviation below is float32's rounding
 
 
 class Windows(Protocol):
@@ -41,8 +43,8 @@ class EegWindows:
     overlap) + window).
 
     Attributes, one entry per window: `trial` (row of `trials`), `position` (k), `start` (first sample),
-    `label`, `subject`, `run` (int64), `mean` and `sd` (float64, volts). A window without any variation gets
-    sd 1, so that it reads as zeros, not NaN.
+    `label`, `subject`, `run` (int64), `mean` and `sd` (float64, volts). A window without any variation but rounding
+    gets sd 1, so that it reads as zeros, not as NaN or amplified noise.
     """
 
     def __init__(
@@ -134,7 +136,12 @@ def window_moments(trials: np.ndarray, starts: np.ndarray, window: int) -> tuple
         means.append(mean.ravel())
         deviations.append(np.sqrt(np.maximum(square - mean**2, 0.0)).ravel())
     mean, sd = np.concatenate(means), np.concatenate(deviations)
-    return mean, np.where(sd > 0, sd, 1.0)
+    return mean, floored(mean, sd)
+
+
+def floored(mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """`sd`, but 1 where it is no more than rounding leaves of a constant (volts)."""
+    return np.where(sd > np.maximum(FLOOR_VOLTS, FLOOR_SHARE * np.abs(mean)), sd, 1.0)
 
 
 class WindowBatches:

@@ -27,6 +27,7 @@ class ImageSet:
     skipped: name and reason of every image that could not be read (`on_bad="skip"`).
     labels: class numbers int64 [N] for digits and for folders of classes, else None.
     upscaled: how many images were smaller than S and were enlarged.
+    split_fingerprint: that of the whole split, where these images are a part of it; empty where they are all of it.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ImageSet:
     skipped: list[dict[str, str]]
     labels: np.ndarray | None
     upscaled: int
+    split_fingerprint: str = ""
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -109,6 +111,7 @@ def _part_of(images: ImageSet, rows: np.ndarray) -> ImageSet:
         pixels=images.pixels[rows],
         labels=None if images.labels is None else images.labels[rows],
         fingerprint=hash_of([images.fingerprint, rows.tolist()]),
+        split_fingerprint=images.split_fingerprint or images.fingerprint,
     )
 
 

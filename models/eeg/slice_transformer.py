@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from models.attention.spec import AttentionSpec
-from models.eeg.lateral import OddTangent, Slice, bands_of, shrinkages, slice_covariances
-from models.eeg.whitening import whitening
+from models.eeg.epoch_vectors import EpochVectors
+from models.eeg.lateral import Slice
 from models.transformer import Encoder, EncoderLayer
 
 N_CONTEXT = 2
@@ -135,26 +135,15 @@ class LateralTransformer(nn.Module):
         return torch.stack([-logit / 2, logit / 2], dim=1).log_softmax(1)
 
 
-class LateralEpochClassifier(nn.Module):
+class LateralEpochClassifier(EpochVectors):
     """What is served: raw epochs in volts [N, n_chans, n_times] -> probabilities of (left, right) [N, 2].
 
-    The epochs of one call are one person's, in any order. They are whitened by their own mean covariance and centred on
-    their own mean vector, and slices weighed by their own context, to which the training people's count as `n_usual`
-    epochs: so a single epoch has an answer too, and past trials of the person, sent along with the present one, make
-    its answer better. Give one person a call.
+    The epochs of one call are one person's, see `EpochVectors`, which says what the other arguments are. Slices are
+    weighed by the epochs' own context, to which the training people's counts as `n_usual` epochs.
 
     Args:
-        network: of `slices`, for channels with this `mirror`. kernel: FIR band-pass of training; the epoch's ends are
-            mirrored, where training saw the recording go on. step: every how many samples are kept after it.
-        tmin, sfreq: of the epochs as they come. passed: the kernel's band in Hz.
-        reference: training people's mean covariance in each band, square microvolts [n_bands, n_chans, n_chans].
-        shrinkage: of the covariance whitened by.
+        network: of `slices`, for channels with this `mirror`.
     """
-
-    kernel: Tensor
-    reference: Tensor
-    shrinkages: Tensor
-    band_of: Tensor
 
     def __init__(
         self,
@@ -171,32 +160,19 @@ class LateralEpochClassifier(nn.Module):
         shrinkage: float,
         n_usual: float,
     ) -> None:
-        super().__init__()
-        if kernel.dim() != 1 or len(kernel) % 2 == 0:
-            raise ValueError(f"the kernel has shape {list(kernel.shape)}; an odd number of taps is needed")
-        self.network, self.slices, self.tangent = network, slices, OddTangent(mirror)
-        self.tmin, self.sfreq, self.step, self.passed = tmin, sfreq, step, passed
-        self.shrinkage, self.n_usual = shrinkage, n_usual
-        self.register_buffer("kernel", kernel.float())
-        self.register_buffer("reference", reference.double())
-        self.register_buffer("shrinkages", shrinkages(slices))
-        bands = bands_of(slices)
-        self.register_buffer("band_of", torch.tensor([bands.index(s.band) for s in slices]))
-
-    def vectors(self, x: Tensor) -> Tensor:
-        """Odd tangent vectors [N, n_slices, n_features] of raw epochs, aligned and centred as one person's."""
-        x = x.to(self.kernel.dtype)  # MNE's epochs are float64
-        n, n_chans, n_times = x.shape
-        half = len(self.kernel) // 2
-        padded = nn.functional.pad((x * 1e6).reshape(n * n_chans, 1, n_times), (half, half), mode="reflect")
-        filtered = nn.functional.conv1d(padded, self.kernel.view(1, 1, -1), stride=self.step).view(n, n_chans, -1)
-        parts, whole = slice_covariances(
-            filtered, self.slices, tmin=self.tmin, sfreq=self.sfreq / self.step, passed=self.passed
+        super().__init__(
+            kernel,
+            slices,
+            mirror,
+            reference,
+            tmin=tmin,
+            sfreq=sfreq,
+            step=step,
+            passed=passed,
+            shrinkage=shrinkage,
+            n_usual=n_usual,
         )
-        mean = (self.n_usual * self.reference + whole.double().sum(0)) / (self.n_usual + n)
-        whiten = torch.stack([whitening(covariance, self.shrinkage) for covariance in mean.unbind()])[self.band_of]
-        found = self.tangent(whiten @ parts.double() @ whiten, self.shrinkages)
-        return found - found.sum(0) / (self.n_usual + n)
+        self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
         vectors = self.vectors(x)

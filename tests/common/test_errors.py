@@ -1,31 +1,78 @@
-"""What `run_main` makes of SIGTERM (tests/common/test_files.py has InputError)."""
+"""What `run_main` makes of SIGTERM and SIGHUP (tests/common/test_files.py has InputError)."""
 
+import os
+import pty
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
-from tests.conftest import ROOT
+import pytest
 
-SIGTERM_TWICE = """
+from tests.conftest import PATIENCE, ROOT
+
+SIGNAL_TWICE = """
 import os, signal
 from common.errors import run_main
 from tracking.checkpoint import StopRequest
 
 def main():
     with StopRequest() as stop:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.NAME)
         print("asked:", stop.exit_code)
     try:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.NAME)
         print("not reached")
     finally:
-        os.kill(os.getpid(), signal.SIGTERM)  # schedulers repeat it
+        os.kill(os.getpid(), signal.NAME)  # schedulers repeat it
         print("ended in good order")
 
 run_main(main)
 """
 
 
-def test_sigterm_ends_main_in_good_order_unless_a_stop_request_waits_for_it() -> None:
-    done = subprocess.run([sys.executable, "-c", SIGTERM_TWICE], cwd=ROOT, capture_output=True, text=True)
-    assert (done.stdout, done.returncode) == ("asked: 143\nended in good order\n", 143), done.stderr
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_ends_main_in_good_order_unless_a_stop_request_waits_for_it(name: str, code: int) -> None:
+    program = SIGNAL_TWICE.replace("NAME", name)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == (f"asked: {code}\nended in good order\n", code), done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing() -> None:
+    program = SIGNAL_TWICE.replace("NAME", "SIGHUP")
+    command = ["nohup", sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.stdout == "asked: 0\nnot reached\nended in good order\n", done.stderr
+    assert done.returncode == 0
+
+
+def test_a_closed_terminal_ends_main_in_good_order(tmp_path: Path) -> None:
+    """In a terminal that goes away in the middle: what main prints afterwards raises nothing."""
+    program = f"""
+import os, pathlib, signal, sys, time
+from common.errors import run_main
+from tracking.checkpoint import StopRequest
+
+def main():
+    with StopRequest() as stop:
+        print("ready", flush=True)
+        while not stop.requested:
+            time.sleep(0.01)
+        print("a line for nobody", flush=True)
+        print("and one more", file=sys.stderr, flush=True)
+        pathlib.Path({str(tmp_path / "saved")!r}).write_text(str(stop.exit_code))
+    return stop.exit_code
+
+run_main(main)
+"""
+    terminal, side = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdin=side, stdout=side, stderr=side, start_new_session=True
+    )
+    os.close(side)
+    assert b"ready" in os.read(terminal, 100)
+    os.close(terminal)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(PATIENCE) == 129
+    assert (tmp_path / "saved").read_text() == "129"

@@ -16,6 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from tests.browser import Page, open_browser
+from tests.conftest import PATIENCE
 from tests.tracking.servers import free_port
 from tracking.reading import Reader
 
@@ -25,7 +26,7 @@ ASSISTANT = 332  # pixels at the right, of a panel that is not ours
 
 def wait_for(address: str) -> None:
     """Until the UI answers; a minute at most."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             with urllib.request.urlopen(address, timeout=2):
@@ -44,7 +45,7 @@ TRAINING_MENU = (
 def show(tab: Page, address: str, words: str) -> None:
     """Open `address` and wait until `words` are on it."""
     tab.open(address, WIDTH, HEIGHT)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not tab.evaluate(f"document.body.innerText.includes({words!r})"):
         if time.monotonic() > deadline:
             raise TimeoutError(f"{address} does not show {words!r}: {tab.evaluate('document.body.innerText')[:500]}")

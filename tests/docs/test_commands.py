@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE, ROOT
 from tests.docs import commands
 from tests.docs.commands import PAGES, Command, Wrong
 from tests.running import config_class_of, environment
@@ -169,6 +169,6 @@ def test_what_answers_at_once_really_runs(tmp_path: Path) -> None:
             cwd=tmp_path,
             env=environment(tmp_path),
             capture_output=True,
-            timeout=120,
+            timeout=PATIENCE,
         )
         assert done.returncode == 0, f"{text}: {done.stderr.decode()}"

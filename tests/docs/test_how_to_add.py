@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE, ROOT
 from tests.running import environment, runs
 
 pytestmark = pytest.mark.timeout(900)  # of a busy machine
@@ -22,7 +22,7 @@ def test_an_array_of_trials_becomes_windows_and_folds(tmp_path: Path) -> None:
         env=environment(tmp_path),
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "torch.Size([16, 22, 125]) torch.Size([16])\n"
@@ -34,7 +34,12 @@ def test_the_entry_point_runs_records_and_refuses(tmp_path: Path) -> None:
     environ = environment(tmp_path)
     refused, done = (
         subprocess.run(
-            [sys.executable, str(script), *argv], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=400
+            [sys.executable, str(script), *argv],
+            cwd=tmp_path,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
         )
         for argv in (["--n_images", "1"], ["--n_images", "50"])
     )

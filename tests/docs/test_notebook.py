@@ -44,6 +44,5 @@ def test_faults_are_seen() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_the_notebook_runs_anew() -> None:
     assert faults(run(build(SOURCE.read_text()))) == []

@@ -7,8 +7,10 @@ import pytest
 from scipy import stats
 
 from evaluation.classification import (
+    accuracy_bounds,
     accuracy_by_position,
     accuracy_by_subject,
+    balanced_accuracy,
     chance_bounds,
     classification_scores,
     confusion,
@@ -82,8 +84,40 @@ def test_intervals_over_subjects() -> None:
     assert paired_interval({1: 0.6, 2: 0.7, 3: 0.8}, {1: 0.5, 2: 0.6, 4: 0.0})[0] == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("half", [1, 5, 23, 60, 150])
+@pytest.mark.parametrize("level", [0.95, 0.999])
+def test_equal_classes_have_the_binomial_bounds(half: int, level: float) -> None:
+    n, tail = 2 * half, (1 - level) / 2
+    expected = (stats.binom.ppf(tail, n, 0.5) / n, stats.binom.ppf(1 - tail, n, 0.5) / n)
+    assert chance_bounds((half, half), level) == expected
+    assert accuracy_bounds((half, half), level) == expected
+
+
+def test_unequal_classes_have_the_bounds_of_both_coins() -> None:
+    """Against 200,000 draws; a constant answer lies within."""
+    rng = np.random.default_rng(0)
+    for n_left, n_right in ((90, 36), (90, 24), (8, 7)):
+        low, high = chance_bounds((n_left, n_right))
+        drawn = (rng.binomial(n_left, 0.5, 200_000) / n_left + rng.binomial(n_right, 0.5, 200_000) / n_right) / 2
+        assert ((drawn >= low - 1e-9) & (drawn <= high + 1e-9)).mean() >= 0.949
+        assert low < 0.5 < high
+        assert accuracy_bounds((n_left, n_right))[1] >= n_left / (n_left + n_right)
+    assert chance_bounds((12, 0)) == (0.0, 1.0)
+    assert accuracy_bounds((1, 0)) == (0.0, 1.0)
+
+
+def test_balanced_accuracy_of_equal_classes_is_the_accuracy_to_the_bit() -> None:
+    rng = np.random.default_rng(0)
+    for half in (1, 3, 7, 49):
+        label = rng.permutation(np.arange(2 * half) % 2)
+        guess = rng.integers(2, size=2 * half)
+        assert balanced_accuracy(label, guess) == float((label == guess).mean())
+    assert balanced_accuracy(np.array([0, 0, 0, 1]), np.zeros(4, int)) == 0.5
+    assert balanced_accuracy(np.array([1, 1]), np.array([1, 0])) == 0.5
+
+
 def test_chance_bounds_hold_a_coin() -> None:
-    low, high = chance_bounds(100)
+    low, high = chance_bounds((50, 50))
     assert stats.binom.cdf(100 * high, 100, 0.5) - stats.binom.cdf(100 * low - 1, 100, 0.5) >= 0.95
     assert 0.39 < low < 0.41
     assert 0.59 < high < 0.61

@@ -15,6 +15,7 @@ import psycopg2
 import pytest
 from botocore.exceptions import BotoCoreError
 
+from tests.conftest import PATIENCE
 from tests.tracking.servers import Server, free_port
 
 PASSWORD = "secret1"
@@ -59,7 +60,7 @@ class Postgres:
         command = [str(self.programs / program), "-D", str(self.data), *arguments]
         # To a file: pg_ctl's server would keep a pipe open, and reading it would wait for ever.
         with open(self.log, "ab") as log:
-            done = subprocess.run(command, user=self.user, stdout=log, stderr=log, cwd=self.folder, timeout=120)
+            done = subprocess.run(command, user=self.user, stdout=log, stderr=log, cwd=self.folder, timeout=PATIENCE)
         assert done.returncode == 0, self.log.read_text()[-3000:]
 
     def start(self) -> None:
@@ -98,7 +99,7 @@ class Store:
             aws_secret_access_key="secret",
             region_name="us-east-1",
         )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 self.client.create_bucket(Bucket=BUCKET)

@@ -9,6 +9,7 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
+from tests.conftest import PATIENCE
 from tests.running import command, environment
 from tests.stack.services import PASSWORD, Stack
 from tests.trainers.tune.test_run import TINY as STUDY
@@ -37,7 +38,7 @@ def test_two_trainers_at_once_and_a_server_that_dies_in_the_middle(
     client = MlflowClient(tracking_uri=stack.server.uri)
     trainers = [start_trainer(tmp_path / str(seed), stack.server.uri, **TINY, seed=seed) for seed in (1, 2)]
 
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + PATIENCE
     while not all(list((tmp_path / str(seed)).glob("runs/*/checkpoint.pt")) for seed in (1, 2)):
         assert time.monotonic() < deadline
         assert all(trainer.poll() is None for trainer in trainers), [t.communicate()[0] for t in trainers if t.poll()]
@@ -45,7 +46,7 @@ def test_two_trainers_at_once_and_a_server_that_dies_in_the_middle(
     stack.server.kill()
     time.sleep(2)
     stack.server.start()
-    outputs = [trainer.communicate(timeout=250)[0] for trainer in trainers]
+    outputs = [trainer.communicate(timeout=PATIENCE)[0] for trainer in trainers]
     assert [trainer.returncode for trainer in trainers] == [0, 0], outputs
     assert not any("not delivered" in output for output in outputs), outputs
 
@@ -108,7 +109,7 @@ def test_two_workers_share_a_study(stack: Stack, tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=250,
+        timeout=PATIENCE,
         env={**environment(tmp_path), "MLFLOW_TRACKING_URI": stack.server.uri, "DATABASE_PASSWORD": PASSWORD},
     )
     assert done.returncode == 0, done.stdout

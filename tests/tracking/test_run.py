@@ -21,6 +21,7 @@ from mlflow import MlflowClient
 
 import tracking
 from common.errors import InputError
+from tests.conftest import PATIENCE
 from tests.tracking.servers import Server, free_port
 from tracking import __main__ as commands
 from tracking import run as run_module
@@ -235,9 +236,10 @@ def test_continues_the_run_of_mlflow_run(database: str, monkeypatch: pytest.Monk
     monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
     params = {"n_dis": 2, "gp_scale": 10.0, "lr": 0.0001, "name": "a b", "dataset": "digits", "nz": 128}
-    with tracking.start_run("wgan", params) as run:
+    with tracking.start_run("wgan", params, run_name="by me") as run:
         run.log_metrics({"loss": 1.0}, 1)
     assert run.run_id == made.info.run_id
+    assert client.get_run(run.run_id).info.run_name == "by me"
     assert not run.resumed
     stored = client.get_run(run.run_id)
     assert stored.info.status == "FINISHED"
@@ -369,7 +371,7 @@ def test_four_processes_meet_an_absent_database(tmp_path: Path, monkeypatch: pyt
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     processes = [train(tmp_path / f"runs{number}", "", 12, 0.0) for number in range(4)]
     run_ids = [started(process)[0] for process in processes]
-    assert [process.wait(90) for process in processes] == [0, 0, 0, 0]
+    assert [process.wait(PATIENCE) for process in processes] == [0, 0, 0, 0]
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     for run_id in run_ids:
         assert_whole(client, run_id, 12)
@@ -392,7 +394,7 @@ def test_killed_and_resumed_at_random_points(database: str, tmp_path: Path) -> N
         file.write('{"op": "metrics", "time": 1, "step": 190, "val')  # a write that the power cut short
     process = train(tmp_path / "runs", resume, 200, 0.0)
     run_id, step = started(process)
-    assert process.wait(60) == 0
+    assert process.wait(PATIENCE) == 0
     assert step >= 14
     assert run_ids == {run_id}
     assert_whole(MlflowClient(database), run_id, 200)
@@ -407,7 +409,7 @@ def test_signals_end_with_a_checkpoint(database: str, tmp_path: Path, number: in
     run_id, _ = started(process)
     time.sleep(0.5)
     process.send_signal(number)
-    assert process.wait(30) == code
+    assert process.wait(PATIENCE) == code
     client = MlflowClient(database)
     assert client.get_run(run_id).info.status == "KILLED"
     state = tracking.load_checkpoint(tmp_path / "runs" / run_id / "checkpoint.pt")
@@ -421,7 +423,7 @@ def test_server_dies_in_the_middle(server: Server, tmp_path: Path) -> None:
     server.kill()
     time.sleep(3.0)
     server.start()
-    assert process.wait(90) == 0
+    assert process.wait(PATIENCE) == 0
     assert_whole(MlflowClient(server.uri), run_id, 220)
 
 
@@ -506,7 +508,7 @@ def test_resumed_on_another_machine(server: Server, tmp_path: Path, carried: boo
     process = train(tmp_path / "there", run_id, 700, 0.0)
     same_id, step = started(process)
     assert (same_id, step > 20) == (run_id, True)
-    assert process.wait(60) == 0
+    assert process.wait(PATIENCE) == 0
     assert_whole(MlflowClient(server.uri), run_id, 700)
 
 

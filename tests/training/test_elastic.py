@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from tests.conftest import PATIENCE
 from tests.running import client, command, environment, history, run_trainer, runs
 from tests.tracking.servers import free_port
 from tests.trainers.wgan.test_run import TINY, _step_on_disk, assert_same_weights, checkpoint_of
@@ -45,7 +46,7 @@ def start(folder: Path, **parameters: object) -> subprocess.Popen[str]:
 
 def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
     """Until a checkpoint of a later step than `step` is on the disk."""
-    deadline = time.monotonic() + 400
+    deadline = time.monotonic() + PATIENCE
     while _step_on_disk(folder) <= step:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
@@ -53,7 +54,6 @@ def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_a_killed_worker_costs_nothing_but_the_steps_since_the_checkpoint(
     folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -69,7 +69,7 @@ def test_a_killed_worker_costs_nothing_but_the_steps_since_the_checkpoint(
         wait_for_step(folder, step, process)
         step = _step_on_disk(folder)
         os.kill(workers(process)[rank].pid, signal.SIGKILL)
-    output = process.communicate(timeout=600)[0]
+    output = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 0, output
     assert output.count("resumed at step") >= 2, output
 
@@ -83,12 +83,11 @@ def test_a_killed_worker_costs_nothing_but_the_steps_since_the_checkpoint(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_without_restarts_a_lost_worker_ends_the_run_and_it_can_be_resumed(folder: Path) -> None:
     process = start(folder, **PAIR)
     wait_for_step(folder, 0, process)
     os.kill(workers(process)[1].pid, signal.SIGKILL)
-    output = process.communicate(timeout=300)[0]
+    output = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode != 0, output
     [run] = runs(folder)
     assert run.info.status in ("FAILED", "KILLED"), output
@@ -132,7 +131,7 @@ def kill_machine(machine: subprocess.Popen[bytes]) -> None:
 
 
 def wait_for_text(log: Path, pattern: str, machine: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + PATIENCE
     while not re.search(pattern, log.read_text()):
         assert machine.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
@@ -149,7 +148,6 @@ def wait_for_port(port: int, machine: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_a_job_goes_on_with_one_machine_and_takes_the_other_in_again(folder: Path) -> None:
     port = free_port()
     log, other_log = folder / "first.log", folder / "second.log"
@@ -166,8 +164,8 @@ def test_a_job_goes_on_with_one_machine_and_takes_the_other_in_again(folder: Pat
         [run] = runs(folder)
         second = start_machine(folder, port, other_log)
         wait_for_text(log, r"(?s)resumed at step.*resumed at step", first)
-        assert first.wait(400) == 0, log.read_text()
-        assert second.wait(60) == 0, other_log.read_text()
+        assert first.wait(PATIENCE) == 0, log.read_text()
+        assert second.wait(PATIENCE) == 0, other_log.read_text()
     finally:
         for machine in (first, second):
             if machine.poll() is None:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from common.errors import InputError
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE, ROOT
 from tests.running import run_trainer, runs
 from tests.tracking.servers import free_port
 from training.processes import Processes, join_processes
@@ -61,7 +61,7 @@ def test_a_process_leaves_its_group_when_it_ends() -> None:
         for rank in range(2)
     ]
     for process in started:
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=PATIENCE)
         assert (process.returncode, output) == (0, "group left: True\n")
 
 
@@ -79,7 +79,11 @@ def test_other_faults_are_tried_again_and_end_with_torchruns_status() -> None:
     again = "import os, sys; print('attempt', os.environ['TORCHELASTIC_RESTART_COUNT']); sys.exit(3)"
     torchrun = ["-m", "training.torchrun", "--standalone", "--nproc-per-node=1", "--max-restarts=1", "--no-python"]
     done = subprocess.run(
-        [sys.executable, *torchrun, sys.executable, "-c", again], cwd=ROOT, capture_output=True, text=True, timeout=240
+        [sys.executable, *torchrun, sys.executable, "-c", again],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
     assert (done.returncode, done.stdout) == (1, "attempt 0\nattempt 1\n"), done.stderr
     assert "ChildFailedError" in done.stderr

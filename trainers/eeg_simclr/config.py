@@ -16,15 +16,22 @@ SFREQ = 160.0
 
 @dataclass(frozen=True, config=CONFIG)
 class EegSimclrConfig(EegConfig):
-    """Pre-train a channel encoder by contrast, without labels, and see if that helps to classify imagined fist
-    movement.
-    """
+    """Pre-train an encoder by contrast, without labels, and see if that helps to classify imagined fist movement."""
 
     preset: Literal["quick", "physionet", "drawn"] = option(  # type: ignore[assignment]
         "physionet",
         "quick: simulated subjects, minutes on two CPU cores; physionet: 96 people of EEGMMI, downloaded; drawn: the "
         "same with the networks and settings of Mohsenvand et al. in full size",
     )
+    pretext: Literal["neighbour", "channel"] = option(
+        "neighbour",
+        "neighbour: neighbouring slices after the cue against those before it, over all channels; channel: views of "
+        "single channels (Mohsenvand et al.), sized and trained by the parameters below",
+    )
+    labelled_trials: Integers = option(
+        (4, 12, 22, 50, 100), "pretext=neighbour: numbers of labelled trials to learn from, even; all is added"
+    )
+    n_draws: int = option(5, "pretext=neighbour: draws of each number of labelled trials", ge=1)
     # Networks
     channels: Literal["all", "motor"] = option(
         "all", "channels to classify by: all 64, or the 21 of rows FC, C and CP; pre-training draws from all"
@@ -53,7 +60,9 @@ class EegSimclrConfig(EegConfig):
     pretrain_weight_decay: float = option(0.0001, "AdamW's weight decay in pre-training", ge=0)
     tau: float = option(0.05, "temperature of NT-Xent", gt=0)
     mask_same_trial: bool = option(True, "exclude channels of the same trial from each other's negatives")
-    unlabelled_runs: OptionalStr = option("1-14", "runs to pre-train on beside the labelled trials, or none")
+    unlabelled_runs: OptionalStr = option(
+        "1-14", "runs that pretext=channel pre-trains on beside the labelled trials, or none"
+    )
     # Augmentations
     augmentations: Strings = option(NAMES, f"augmentations that make the views: some of {', '.join(NAMES)}")
     n_augmentations: int = option(2, "augmentations drawn for each view of each channel", ge=1)
@@ -75,6 +84,8 @@ class EegSimclrConfig(EegConfig):
 
     @model_validator(mode="after")
     def _values_agree(self) -> "EegSimclrConfig":
+        if any(n < 2 or n % 2 for n in self.labelled_trials):
+            raise ValueError(f"labelled_trials={self.labelled_trials}: even numbers from 2 on, half of each class")
         for name in ("amplitude", "zero_mask", "noise", "band_stop"):
             if len(getattr(self, name)) != 2:
                 raise ValueError(f"{name}: give two numbers, from and to, such as 0,1")
@@ -112,13 +123,15 @@ class EegSimclrConfig(EegConfig):
                 f"kernels: {max(self.kernels)} samples are too many for reflection padding of a window of {shortest} "
                 "(window / decimate)"
             )
+        if self.pretext == "neighbour" and self.nproc > 1:
+            raise ValueError(f"nproc={self.nproc}: pretext=neighbour trains in one process; give pretext=channel too")
         return self
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
         **QUICK,
-        "subjects": "1-9",
+        "subjects": "1-24",
         "epochs": 3,
         "patience": 3,
         "batch_size": 32,
@@ -137,6 +150,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "physionet": {},
     "drawn": {
+        "pretext": "channel",
         "width": 1.0,
         "kernels": (128, 64, 16, 64),
         "head_width": 1.0,

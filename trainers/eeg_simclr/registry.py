@@ -1,17 +1,23 @@
-"""What `eeg_simclr` registers: the pre-trained channel encoder, and the classifier of raw epochs."""
+"""What `eeg_simclr` registers: the pre-trained encoder, and the classifier of raw epochs."""
 
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from data.eeg.load import EegData
+from data.eeg.recording import fir_kernel
+from models.eeg.lateral import mirror_of
+from models.eeg.neighbour import NeighbourClassifier, NeighbourEpochClassifier
 from tracking.registry.models import ModelInfo, log_model
 from tracking.run import AnyRun
 from trainers.eeg_simclr.config import EegSimclrConfig
+from trainers.eeg_simclr.neighbour import TASK_SECONDS, vector_slices
 from trainers.eeg_simclr.networks import OWN, build_encoder
 from training.config import as_params
-from training.eeg.registry import facts_of, register_classifier
+from training.eeg.registry import facts_of, log_classifier, register_classifier
+from training.eeg.slices import ALIGN_SHRINKAGE, REFERENCE_TRIALS, decimation
 
 
 def register_networks(
@@ -59,5 +65,62 @@ def register_networks(
         own=OWN,
         entry_point="eeg_simclr",
         sizes=of_the_head,
+        alias=alias,
+    )
+
+
+def register_neighbour(
+    run: AnyRun,
+    config: EegSimclrConfig,
+    data: EegData,
+    *,
+    network: NeighbourClassifier,
+    reference: Tensor,
+    metrics: Mapping[str, float],
+    alias: str | None,
+) -> ModelInfo:
+    """Register the encoder of slices (vectors in, z out) and the classifier of raw epochs in volts.
+
+    reference: training people's mean covariance, for those who send few epochs.
+    """
+    facts, band = facts_of(config, data), (config.l_freq, config.h_freq)
+    n_features, n_components = network.encoder.components.shape
+    sizes = {"n_features": n_features, "n_components": n_components}
+    example = np.random.default_rng(0).standard_normal((4, n_features)).astype(np.float32)
+    seen = {"dataset": config.dataset, "subjects": np.unique(data.subject).tolist()}
+    log_model(
+        run,
+        network.encoder,
+        "eeg_neighbour_encoder",
+        example,
+        registered_name="eeg-neighbour-encoder",
+        config={"class": "eeg-neighbour-encoder", **sizes, **seen},
+        params=as_params(config),
+        tags=facts,
+        metadata={**facts, "input": "odd tangent vectors of half-second slices [n, n_features], aligned by person"},
+        alias=alias,
+    )
+    served = NeighbourEpochClassifier(
+        network,
+        torch.from_numpy(fir_kernel(data.sfreq, *band)),
+        vector_slices(band)[: len(TASK_SECONDS)],
+        mirror_of(data.ch_names),
+        reference,
+        tmin=float(data.times[0]),
+        sfreq=data.sfreq,
+        step=decimation(data.sfreq, config.h_freq),
+        passed=band,
+        shrinkage=ALIGN_SHRINKAGE,
+        n_usual=REFERENCE_TRIALS,
+    )
+    return log_classifier(
+        run,
+        config=config,
+        data=data,
+        served=served,
+        metrics=metrics,
+        own=OWN,
+        entry_point="eeg_simclr",
+        sizes={"pretext": config.pretext, **sizes},
         alias=alias,
     )

@@ -1,249 +1,201 @@
-"""Contrastive pre-training on EEG, then classification of imagined fist movements: `mlflow run . -e eeg_simclr`.
+"""Pre-training without labels on EEG, then classification from few labelled trials: `mlflow run . -e eeg_simclr`.
 
-`run_eeg_simclr` reads from top to bottom: recordings, windows and folds -> for each fold: an encoder pre-trained on
-channels of the training people without labels, then fine-tuned, frozen, probed, and the same network trained from
-scratch, over shares of the labels -> baselines on the same folds -> figures over subjects: does pre-training help? ->
-encoder and classifier for the registry -> summary. training/eeg/ has what the EEG trainers share; docs/eeg_simclr.md
-explains.
+`run_neighbour` reads from top to bottom: recordings and folds -> vectors of slices -> for each fold and set of
+electrodes: an encoder pre-trained without labels, penalties of its rivals chosen, classifiers fitted to 4, 12, ... and
+all labelled trials -> figures over people: does pre-training help? -> a last encoder and classifier for the registry ->
+summary. pretext=channel is in channel.py. training/eeg/ has what the EEG trainers share; docs/eeg_simclr.md explains.
 """
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 from common.progress import Progress
-from data.eeg.load import EegData, Preprocessing, load_eeg
-from data.eeg.pool import ChannelPool, labelled_share
-from data.eeg.splits import Fold, shuffled_labels
+from data.eeg.splits import shuffled_labels
 from data.eeg.windows import Windows
-from trainers.eeg_simclr.comparison import percent, record_comparison
-from trainers.eeg_simclr.config import PRESETS, EegSimclrConfig, frozen_fit
-from trainers.eeg_simclr.frozen import FrozenEncoder, fit_probe, probe_once
-from trainers.eeg_simclr.networks import OWN, RIVALS
-from trainers.eeg_simclr.pretraining import Pretraining, build_pool, pretrain_once, pretraining_key
-from trainers.eeg_simclr.registry import register_networks
+from models.eeg.neighbour import FewShotHead, NeighbourClassifier, NeighbourEncoder
+from trainers.eeg_simclr.channel import run_channel
+from trainers.eeg_simclr.config import PRESETS, EegSimclrConfig
+from trainers.eeg_simclr.curves import Found, found_of, record_curves, results_with_all_labels
+from trainers.eeg_simclr.neighbour import (
+    N_COMPONENTS,
+    OWN,
+    TUNED,
+    Curve,
+    Trials,
+    curve_of,
+    features_of,
+    fine_settings,
+    fit_fine,
+    head_logits,
+    load_trials,
+    pretrain,
+    tuned_penalties,
+    usable_budgets,
+    vector_slices,
+)
+from trainers.eeg_simclr.registry import register_neighbour
 from training.config import launch_processes, parse_config
-from training.eeg.baselines import build_eegnet, classical_results
-from training.eeg.fit import ADVICE, final_fold, fit_once, seeded
+from training.eeg.baselines import classical_results, group_of, tested_trials, training_trials
+from training.eeg.fit import ADVICE
 from training.eeg.load import load_for
 from training.eeg.records import end_with_summary, log_figures, log_recordings, log_results, results_text
-from training.eeg.results import check_leakage, network_results
-from training.session import Session
+from training.eeg.results import Leakage, leakage_of
+from training.eeg.slices import ALL, ELECTRODES, check_slices, reference_covariances
+from training.session import Session, Stopped
 from training.summary import render_summary
 from training.trial import StudyTrial
 
-WHOLE = 1.0
-"""The share of the labels that is all of them."""
 
+class Parts(NamedTuple):
+    """A fold's trials. judges: those of `train` by whom the rivals' penalties are chosen."""
 
-def load_unlabelled(config: EegSimclrConfig) -> EegData | None:
-    """The further recordings to pre-train on, without labels; None where none are asked for."""
-    if not config.unlabelled_runs:
-        return None
-    return load_eeg(
-        config.dataset,
-        config.cache_dir,
-        config.data_dir,
-        config.subjects,
-        config.unlabelled_runs,
-        Preprocessing(l_freq=config.l_freq, h_freq=config.h_freq, tmin=config.tmin, tmax=config.tmax),
-        labelled=False,
-        exclude=config.exclude,
-        on_bad=config.on_bad,
-        checksums=config.checksums,
-    )
-
-
-def shares_of(config: EegSimclrConfig) -> list[float]:
-    """The shares of the labels, all of them first."""
-    return sorted({*config.label_fractions, WHOLE}, reverse=True)
-
-
-def n_epochs(config: EegSimclrConfig, n_folds: int) -> int:
-    """All epochs of a run, for the progress shown."""
-    pretrainings = n_folds + 1 + len([tau for tau in config.tau_sweep if tau != config.tau])
-    comparisons = n_folds * len(shares_of(config))
-    whole_networks = 2 * comparisons + config.leakage_check + 1 + n_folds * config.baselines
-    return pretrainings * config.pretrain_epochs + whole_networks * config.epochs + comparisons * config.frozen_epochs
+    train: np.ndarray
+    judges: np.ndarray
+    test: np.ndarray
 
 
 @dataclass
 class Work:
-    """What every part of a run is trained with."""
+    """What every part of a run is done with. A part that an earlier process of the run finished comes from `done`."""
 
     session: Session
     progress: Progress
     config: EegSimclrConfig
-    data: EegData
-    windows: Windows
-    pool: ChannelPool
-    unlabelled: EegData | None
+    trials: dict[str, Trials]
 
-    def pretrain(self, fold: Fold, tau: float | None = None) -> dict[str, Any]:
-        """The finished pre-training for `fold`, at the temperature `tau` instead of the run's, if given."""
-        config = self.config if tau is None else replace(self.config, tau=tau)
-        key = pretraining_key(fold) + ("" if tau is None else f"_tau_{tau:g}")
-        return pretrain_once(
-            self.session, self.progress, key, config, self.pool, self.windows, fold, unlabelled=self.unlabelled
-        )
+    def finish(self, key: str, result: dict[str, Any]) -> dict[str, Any]:
+        """Keep a part's result. Raises Stopped where a signal came."""
+        self.session.finish(key, result)
+        if self.session.stop_asked():
+            raise Stopped
+        return result
 
-    def encoder(self, weights: Mapping[str, torch.Tensor] | None) -> FrozenEncoder:
-        """The encoder with these weights; None: untrained."""
-        return FrozenEncoder(self.config, weights, self.windows, self.session.device)
+    def pretrain(self, key: str, electrodes: str, rows: np.ndarray) -> dict[str, Any]:
+        """{"weights", "losses"} of the encoder pre-trained on the trials `rows` without labels."""
+        done = self.session.done
+        if key not in done:
+            encoder, losses = pretrain(self.trials[electrodes], rows, self.config.seed)
+            steps = {step: loss for step, loss in enumerate(losses, 1) if step % 10 == 0}
+            for step, loss in steps.items():
+                self.session.run.log_metrics({f"{key}_train_loss": loss}, step=step)
+            self.finish(key, {"weights": encoder.state_dict(), "losses": losses})
+        self.progress.advance(note=key)
+        return done[key]
 
-    def fit(self, name: str, key: str, encoder: FrozenEncoder, fold: Fold, label: np.ndarray) -> dict[str, Any]:
-        """The finished fit `key` of the network `name` on `encoder`, with the labels of the fold's training windows."""
-        session, progress, config = self.session, self.progress, self.config
-        if name.endswith("probe"):
-            return probe_once(session, key, encoder, fold, label, fold.test)
-        if name == "frozen":
-            config = frozen_fit(config)
-        encoded = name == "frozen" and encoder.may_encode() and key not in session.done
-        windows = encoder.encoded if encoded else self.windows
-        return fit_once(session, progress, key, encoder.network(name, encoded), windows, fold, label, config)
+    def curve(self, electrodes: str, number: int, part: Parts) -> Curve:
+        """Every classifier's logits of the fold's test trials; with some electrodes only, of fewer rivals."""
+        where, config, trials = f"{electrodes}_fold_{number}", self.config, self.trials[electrodes]
+        pretraining = f"pretrain_fold_{number}" if electrodes == ALL else f"pretrain_{where}"
+        encoder = restored(self.pretrain(pretraining, electrodes, part.train))
+        features = features_of(trials, encoder, part.train, config.seed)
+        budgets, done = usable_budgets(config.labelled_trials, trials.label, part.train), self.session.done
+        if f"penalties_{where}" not in done:
+            learners = np.setdiff1d(part.train, part.judges)
+            rivals = {name: features[name] for name in (TUNED if electrodes == ALL else TUNED[:1])}
+            kept = usable_budgets(config.labelled_trials, trials.label, learners)
+            best = tuned_penalties(
+                rivals, trials.label, learners, part.judges, budgets=kept, n_draws=config.n_draws, beyond=budgets
+            )
+            self.finish(f"penalties_{where}", best)
+        self.progress.advance(note=f"{where}: penalties")
+        if f"curve_{where}" not in done:
+            penalties = done[f"penalties_{where}"]
+            curve = curve_of(
+                features, trials, part.train, part.test, penalties=penalties, budgets=budgets, n_draws=config.n_draws
+            )
+            self.finish(f"curve_{where}", dict(curve))
+        self.progress.advance(note=f"{where}: learning curve")
+        return done[f"curve_{where}"]
 
+    def leakage(self, encoder: NeighbourEncoder, part: Parts, dealt: np.ndarray) -> Leakage:
+        """Fine-tuned on all labels of the fold dealt anew: it must be at chance."""
+        if "leakage" not in self.session.done:
+            features = features_of(self.trials[ALL], encoder, part.train, self.config.seed)
+            head, tested = fit_fine(features, part.train, dealt), torch.from_numpy(part.test)
+            logit = head_logits(head, features["scratch"][tested], features["probe"][tested])
+            self.finish("leakage", {"logit": logit})
+        logit = self.session.done["leakage"]["logit"].numpy()
+        return leakage_of(np.stack([-logit, logit], axis=1), dealt[part.test])
 
-def train_fold(work: Work, number: int, fold: Fold) -> dict[float, dict[str, dict[str, Any]]]:
-    """{share of the labels: {network: its finished fit on the fold}}: pre-trained without labels, then all networks."""
-    pretrained, untrained = work.encoder(work.pretrain(fold)["weights"]), work.encoder(None)
-    fits: dict[float, dict[str, dict[str, Any]]] = {}
-    for share in shares_of(work.config):
-        labelled = labelled_share(fold, work.windows, share, work.config.seed)
-        fits[share] = {}
-        for name in (OWN, *RIVALS):
-            encoder = untrained if name in ("scratch", "random_probe") else pretrained
-            key = f"{name}_fold{number}" if share == WHOLE else f"{name}_{percent(share)}_fold{number}"
-            fits[share][name] = work.fit(name, key, encoder, labelled, work.windows.label)
-    return fits
-
-
-def sweep_tau(work: Work, fold: Fold) -> None:
-    """Pre-train `fold` at several temperatures; a probe of each is judged on its validation people."""
-    for tau in work.config.tau_sweep:
-        pretrained = work.pretrain(fold, None if tau == work.config.tau else tau)
-        encoder = work.encoder(pretrained["weights"])
-        key = f"probe_tau_{tau:g}"
-        if key not in work.session.done:
-            network = encoder.network("probe").to(work.session.device)
-            log_p = fit_probe(network, encoder.pooled, work.windows.label, fold.train, fold.validation)
-            work.session.finish(key, {"log_p": log_p, "weights": None, "curve": pretrained["curve"]})
-
-
-def search(work: Work, fold: Fold) -> None:
-    """A study's trial: the pre-training alone, judged by a linear probe on the validation people now and then."""
-    session, config, windows = work.session, work.config, work.windows
-    every = max(1, config.pretrain_epochs // 4)
-
-    def judge(pretraining: Pretraining) -> None:
-        if pretraining.epoch % every and not pretraining.finished:
-            return
-        encoder = work.encoder(pretraining.result()["weights"])
-        network = encoder.network("probe").to(session.device)
-        log_p = fit_probe(network, encoder.pooled, windows.label, fold.train, fold.validation)
-        y = torch.from_numpy(windows.label[fold.validation])
-        figures = {"log_loss": float(F.nll_loss(log_p, y)), "accuracy": float((log_p.argmax(1) == y).float().mean())}
-        measured = session.trial.measure(network, windows.gather(fold.validation[:1]))
-        session.trial.report(session.run, {**figures, **measured}, pretraining.epoch)
-
-    key = pretraining_key(fold)
-    pretrain_once(
-        session, work.progress, key, config, work.pool, windows, fold, unlabelled=work.unlabelled, judge=judge
-    )
+    def final(self) -> NeighbourClassifier:
+        """The classifier to be served: pre-trained on all trials, fine-tuned on all labels."""
+        trials, rows = self.trials[ALL], np.arange(len(self.trials[ALL].label))
+        encoder = restored(self.pretrain("pretrain_final", ALL, rows))
+        if "final" not in self.session.done:
+            head = fit_fine(features_of(trials, encoder, rows, self.config.seed), rows, trials.label)
+            self.finish("final", {"weights": head.state_dict()})
+        head = FewShotHead(N_COMPONENTS, 1, fine_settings(len(rows))[0])
+        head.load_state_dict(self.session.done["final"]["weights"])
+        return NeighbourClassifier(encoder, head).requires_grad_(False).eval()
 
 
-def train_eegnet(work: Work, folds: Sequence[Fold]) -> list[dict[str, Any]]:
-    """EEGNet's finished fit on each fold, with all labels."""
-    fits = []
-    for number, fold in enumerate(folds, 1):
-        with seeded(work.config.seed):
-            network = build_eegnet(work.data, work.config.window)
-        key, label = f"eegnet_fold{number}", work.windows.label
-        fits.append(fit_once(work.session, work.progress, key, network, work.windows, fold, label, work.config))
-    return fits
+def restored(pretrained: dict[str, Any]) -> NeighbourEncoder:
+    """The encoder of a finished pre-training."""
+    encoder = NeighbourEncoder(torch.empty_like(pretrained["weights"]["components"]))
+    encoder.load_state_dict(pretrained["weights"])
+    return encoder.requires_grad_(False)
+
+
+def parts_of(windows: Windows, folds: list[Any]) -> list[Parts]:
+    """The trials of every fold. Nothing is stopped early: the validation trials are trained on too."""
+    return [
+        Parts(training_trials(windows, fold), np.unique(windows.trial[fold.validation]), tested_trials(windows, fold))
+        for fold in folds
+    ]
 
 
 def run_eeg_simclr(config: EegSimclrConfig, trial: StudyTrial | None = None) -> int:
     """Pre-train, train, compare, record, register; the exit status. trial: the run's place in a study."""
+    return run_channel(config, trial) if config.pretext == "channel" else run_neighbour(config, trial)
+
+
+def run_neighbour(config: EegSimclrConfig, trial: StudyTrial | None = None) -> int:
+    """The same for pretext=neighbour."""
     session = Session("eeg_simclr", config, trial, advice=ADVICE)
-    unlabelled = load_unlabelled(config)
     data, windows, folds = load_for(session, config)
-    pool = build_pool(config, data, windows, unlabelled)
-    dealt, everything = shuffled_labels(windows, config.seed), final_fold(windows, folds)
+    slices = vector_slices((config.l_freq, config.h_freq))
+    check_slices(slices, data, hint="; pretext=channel has no slices")
+    parts, sets = parts_of(windows, folds), list(ELECTRODES)
+    dealt = shuffled_labels(windows, config.seed)[np.unique(windows.trial, return_index=True)[1]]
 
     with session:
         run, began = session.run, time.monotonic()
         log_recordings(session, config, data, windows, folds)
-        with Progress(n_epochs(config, len(folds)), unit="epoch", quiet=not session.is_first) as progress:
-            work = Work(session, progress, config, data, windows, pool=pool, unlabelled=unlabelled)
-            if session.trial.searching:
-                search(work, folds[0])
-                return 0
-            by_fold = [train_fold(work, number, fold) for number, fold in enumerate(folds, 1)]
-            eegnet = train_eegnet(work, folds) if config.baselines else []
-            shuffled = None
-            if config.leakage_check:
-                encoder = work.encoder(session.done[pretraining_key(folds[0])]["weights"])
-                shuffled = work.fit(OWN, "leakage", encoder, folds[0], dealt)
-            encoder_weights = work.pretrain(everything)["weights"]
-            final = work.fit(OWN, "final", work.encoder(encoder_weights), everything, windows.label)
-            sweep_tau(work, folds[0])
+        trials, covariances = load_trials(data, config.split, sets)
+        with Progress(3 * len(sets) * len(parts) + 1, unit="part") as progress:
+            work = Work(session, progress, config, trials)
+            curves = {name: [work.curve(name, k, part) for k, part in enumerate(parts, 1)] for name in sets}
+            encoder = restored(session.done["pretrain_fold_1"])
+            leakage = work.leakage(encoder, parts[0], dealt) if config.leakage_check else None
+            final = work.final()
         session.end_training()
-        if not session.is_first:
-            return 0
         run.log_checkpoint()
 
-        fits = {
-            share: {name: [fold[share][name] for fold in by_fold] for name in (OWN, *RIVALS)} for share in by_fold[0]
-        }
-        results = network_results({**fits[WHOLE], **({"eegnet": eegnet} if eegnet else {})}, windows, folds)
+        tests = [part.test for part in parts]
+        results = results_with_all_labels(curves[ALL], data, tests)
         if config.baselines:
             results |= classical_results(config, data, windows, folds)
-        leakage = check_leakage(shuffled, windows, folds[0], dealt)
-        log_results(run, results, leakage, step=config.epochs)
-        curves = {f"fold {i}": fit["curve"] for i, fit in enumerate(fits[WHOLE][OWN], 1)}
-        log_figures(run, config, data, OWN, results, curves)
-        if unlabelled is not None:
-            name = f"{unlabelled.dataset}-unlabelled"
-            run.log_data(name, unlabelled.fingerprint, unlabelled.summary(), "pre-training")
-        comparison = record_comparison(
-            run,
-            config,
-            data,
-            windows,
-            folds,
-            fits=fits,
-            results=results,
-            done=session.done,
-            shown=last_networks(work, fits[WHOLE]),
-            device=session.device,
-        )
+        log_results(run, results, leakage, step=1)
+        log_figures(run, config, data, OWN, results, {})
+        found: dict[str, Found] = {name: found_of(curves[name], data, tests) for name in sets}
+        losses = {key: part["losses"] for key, part in session.done.items() if key.startswith("pretrain_fold")}
+        record_curves(run, found, losses, f"{config.dataset}, {config.split}", best=ALL)
 
-        if leakage is None or not leakage.leaks:  # else the network is not to be served
-            network = work.encoder(None).network(OWN)
-            network.load_state_dict(final["weights"])
-            metrics = results[OWN].metrics(OWN)
-            register_networks(run, config, data, network.eval(), metrics, encoder_weights, alias=session.trial.alias)
+        if leakage is None or not leakage.leaks:  # else the classifier is not to be served
+            group = group_of(data, config.split)
+            reference = reference_covariances(covariances, group, np.arange(len(group)))
+            metrics, alias = results[OWN].metrics(OWN), session.trial.alias
+            register_neighbour(run, config, data, network=final, reference=reference, metrics=metrics, alias=alias)
         common = results_text(config, data, OWN, results, leakage)
-        text = render_summary(Path(__file__).parent, results=common, comparison=comparison)
+        text = render_summary(Path(__file__).parent, results=common, comparison=None, found=found, best=ALL)
         end_with_summary(session, text, leakage, seconds=time.monotonic() - began)
     return session.status
-
-
-def last_networks(work: Work, fits: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, nn.Module]:
-    """The networks of the last fold, with all labels, whose embeddings are drawn."""
-    shown = {}
-    for title, name in (("pre-trained", "frozen"), ("fine-tuned", OWN)):
-        shown[title] = work.encoder(None).network(name).to(work.session.device)
-        shown[title].load_state_dict(fits[name][-1]["weights"])
-    return shown
 
 
 def main(argv: list[str] | None = None) -> int:

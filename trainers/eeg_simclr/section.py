@@ -6,7 +6,7 @@ from training.section import Panel, Section
 SECTION = Section(
     title="EEG: contrastive learning (SimCLR)",
     place=60,
-    params=PARAMS,
+    params=(*PARAMS, "test_subjects", "pretext"),
     metrics=("simclr_subject_mean", "scratch_subject_mean", "frozen_subject_mean", "leakage_check_accuracy"),
     scores=SCORES,
     panels=(

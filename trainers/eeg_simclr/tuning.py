@@ -1,5 +1,6 @@
 """What `tune` searches and judges of `eeg_simclr`."""
 
+from common.errors import InputError
 from trainers.eeg_simclr.config import PRESETS, EegSimclrConfig
 from trainers.eeg_simclr.run import run_eeg_simclr
 from training.eeg.tuning import (
@@ -23,6 +24,14 @@ SPACE = {
     "band_width": "2.0..10.0",
 }
 
+
+def check_tunable(config: EegSimclrConfig) -> None:
+    """InputError where there is nothing to search, or a study would choose by people that it trains on."""
+    if config.pretext != "channel":
+        raise InputError(f"fixed: pretext={config.pretext} has none of the settings to search; give pretext=channel")
+    check_people_held_out(config)
+
+
 TARGET = Target(
     name="eeg_simclr",
     config=EegSimclrConfig,
@@ -32,8 +41,8 @@ TARGET = Target(
     objectives=OBJECTIVES,
     default_objectives=("log_loss",),
     horizon="pretrain_epochs",
-    check=check_people_held_out,
-    every_run={**EVERY_RUN, "tau_sweep": (), "label_fractions": (1.0,)},
+    check=check_tunable,
+    every_run={**EVERY_RUN, "pretext": "channel", "tau_sweep": (), "label_fractions": (1.0,)},
     every_trial=EVERY_TRIAL,
     quick={"pretrain_epochs": 4},
     quick_final={"pretrain_epochs": 8, "baselines": False},

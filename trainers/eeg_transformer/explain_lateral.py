@@ -18,8 +18,9 @@ from evaluation.figures import plot_step_curves
 from models.eeg.lateral import OddTangent, Slice, mirror_of
 from tracking.run import AnyRun
 from trainers.eeg_transformer.config import EegTransformerConfig
-from trainers.eeg_transformer.lateral import ELECTRODES, SLICES
+from trainers.eeg_transformer.lateral import SLICES
 from training.eeg.results import Result
+from training.eeg.slices import ELECTRODES
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,12 @@ def plot_people(results: Mapping[str, Result], n_trials: int, title: str) -> Fig
     people = sorted(own, key=lambda p: (own[p], p))
     figure = Figure(figsize=(max(6.0, 0.16 * len(people) + 2), 4), layout="constrained")
     axis = figure.subplots()
-    axis.axhspan(*chance_bounds(n_trials), color="grey", alpha=0.2, label=f"guessing in {n_trials} trials")
+    axis.axhspan(
+        *chance_bounds((n_trials // 2, n_trials - n_trials // 2)),
+        color="grey",
+        alpha=0.2,
+        label=f"guessing in {n_trials} trials",
+    )
     shown = [name for name in ("rule", "csp_lda", "fbcsp", "tangent_lr", "tangent_slices", "eegnet") if name in results]
     for name, marker in zip(shown, "vsd^*x", strict=False):
         values = [results[name].by_subject[p] for p in people]

@@ -6,7 +6,6 @@ number of updates. Nothing in it sees a person to be tested, or the order of tri
 """
 
 import math
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.eeg.recording import CHANNELS
 from models.attention.spec import AttentionSpec
 from models.eeg.lateral import Slice
 from models.eeg.slice_transformer import LateralTransformer, SliceWeighing, slice_context
@@ -36,13 +34,6 @@ SLICES = (
     Slice(1, 4, *LOW, shrinkage=0.1),
 )
 """Chosen on 46 of the people 1-69 (docs/eeg_transformer.md)."""
-ALL = "all_64"
-ELECTRODES = {
-    ALL: CHANNELS,
-    "central_posterior": tuple(c for c in CHANNELS if re.fullmatch(r"(FC|C|CP)[1-6z]|(P|PO|O|I)[0-9z]+", c)),
-    "motor_21": tuple(c for c in CHANNELS if re.fullmatch(r"(FC|C|CP)[1-6z]", c)),
-}
-"""Sets of electrodes that the network is fitted to: all; without frontal and temporal ones; over the motor cortex."""
 N_COMPONENTS = 96
 RIDGE = 7.0
 N_GROUPS = 5
@@ -157,17 +148,18 @@ def fit_lateral(
     context = contexts(evidence, group)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = LateralTransformer(*vectors.shape[1:], settings.n_networks, attention)
+        _, n_slices, n_features = vectors.shape
+        network = LateralTransformer(n_slices, n_features, settings.n_networks, attention)
         network.directions.copy_(torch.from_numpy(directions))
         network.usual_context.copy_(torch.stack([context[group == g][0] for g in np.unique(group)]).mean(0))
         losses = [
             train_weighing(
-                one,
+                one,  # type: ignore[arg-type]
                 evidence,
                 context,
                 torch.from_numpy(label),
                 settings=settings,
-                seed=seed + k,  # type: ignore[arg-type]
+                seed=seed + k,
             )
             for k, one in enumerate(network.networks)
         ]

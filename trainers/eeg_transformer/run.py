@@ -27,8 +27,6 @@ from models.eeg.slice_transformer import LateralTransformer
 from trainers.eeg_transformer.config import PRESETS, EegTransformerConfig
 from trainers.eeg_transformer.explain_lateral import explain, record_explanation
 from trainers.eeg_transformer.lateral import (
-    ALL,
-    ELECTRODES,
     SLICES,
     Training,
     fit_lateral,
@@ -53,6 +51,8 @@ from training.eeg.load import load_for
 from training.eeg.records import end_with_summary, log_figures, log_recordings, log_results, results_text
 from training.eeg.results import Predictions, Result, evaluate, leakage_of, sign_tests
 from training.eeg.slices import (
+    ALL,
+    ELECTRODES,
     TrialCovariances,
     aligned_vectors,
     causal_vectors,
@@ -146,7 +146,8 @@ def causal_log_p(
 def restored(config: EegTransformerConfig, trials: Trials, fit: dict[str, Any]) -> LateralTransformer:
     """The network of a finished fit with all electrodes."""
     spec = AttentionSpec.for_length(config.attention, len(SLICES))
-    network = LateralTransformer(*trials.vectors[ALL].shape[1:], config.n_networks, spec)
+    _, n_slices, n_features = trials.vectors[ALL].shape
+    network = LateralTransformer(n_slices, n_features, config.n_networks, spec)
     network.load_state_dict(fit["weights"])
     return network.eval()
 

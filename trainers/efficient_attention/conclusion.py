@@ -23,7 +23,7 @@ def conclusion(
     """Which to choose when, in Markdown, from the figures alone."""
     starts = {name: crossover(taken, seconds[EXACT]) if name != EXACT else None for name, taken in seconds.items()}
     text = [
-        *speed_table(seconds, memory, errors, starts, device),
+        *speed_table(seconds, memory, errors=errors, starts=starts, device=device),
         *time_table(seconds, memory),
         "",
         "## Which to choose",

@@ -151,7 +151,9 @@ def record_scaling(
     assert isinstance(exact, EegTransformer)
     errors = exchange_errors(exact, config, windows, fold)
     progress = Progress(len(names) * len(config.lengths) * (config.rounds + 1), unit="timing")
-    seconds = measure_times(names, config.lengths, config.rounds, device, lambda note: progress.advance(note=note))
+    seconds = measure_times(
+        names, config.lengths, rounds=config.rounds, device=device, progress=lambda note: progress.advance(note=note)
+    )
     progress.close()
     memory: dict[str, dict[int, float]] = {}
     if config.memory and device.type == "cpu":
@@ -179,7 +181,7 @@ def record_scaling(
             "seconds": value,
             "tokens_per_second": length / value,
             "megabytes": memory.get(name, {}).get(length),
-            "backend": backend(name, length, N_HEADS, D_MODEL // N_HEADS, device),
+            "backend": backend(name, length, n_heads=N_HEADS, d_head=D_MODEL // N_HEADS, device=device),
             "allocator": allocator(),
             "device": where,
         }
@@ -187,7 +189,9 @@ def record_scaling(
         for length, value in points.items()
     ]
     run.log_dict({"rows": rows, "exchange_error": errors}, "scaling.json")
-    return conclusion(results, seconds, memory, errors, exact.n_tokens(config.window), where)
+    return conclusion(
+        results, seconds, memory=memory, errors=errors, n_tokens=exact.n_tokens(config.window), device=where
+    )
 
 
 def record_tasks(run: AnyRun, config: EfficientAttentionConfig, data: EegData, device: torch.device) -> str:
@@ -237,13 +241,21 @@ def label_and_stream(
     train = [r for r in recordings if r.run != last[r.subject]]
     n_times = max(r.signal.shape[1] for r in recordings)
     plans = [
-        LabelSizes(name, patch_len, len(data.ch_names), n_times, data.sfreq, config.label_epochs)
+        LabelSizes(
+            name, patch_len, n_chans=len(data.ch_names), n_times=n_times, sfreq=data.sfreq, epochs=config.label_epochs
+        )
         for patch_len in config.label_patches
         for name in config.label_mechanisms
         if name not in (EXACT, *QUADRATIC) or n_times // patch_len <= config.label_exact_tokens
     ]
     causal = LabelSizes(
-        "linear", config.stream_patch, len(data.ch_names), n_times, data.sfreq, config.label_epochs, causal=True
+        "linear",
+        config.stream_patch,
+        n_chans=len(data.ch_names),
+        n_times=n_times,
+        sfreq=data.sfreq,
+        epochs=config.label_epochs,
+        causal=True,
     )
     progress = Progress((len(plans) + 1) * config.label_epochs, unit="labelling epoch")
     memory = (
@@ -254,7 +266,7 @@ def label_and_stream(
     labelled = []
     for plan, megabytes in zip((*plans, causal), memory, strict=True):
         network, row = label_recordings(
-            plan, train, test, config.seed, device, lambda note: progress.advance(note=note)
+            plan, train, test=test, seed=config.seed, device=device, note=lambda note: progress.advance(note=note)
         )
         labelled.append(replace(row, megabytes=megabytes))
         metrics = {
@@ -268,7 +280,12 @@ def label_and_stream(
         run.log_metrics(kept, step=plan.n_tokens)
     progress.close()
     streamed = stream_recording(
-        network, test[0], scale_of(train), data.sfreq, config.stream_seconds, config.stream_piece
+        network,
+        test[0],
+        scale=scale_of(train),
+        sfreq=data.sfreq,
+        seconds=config.stream_seconds,
+        piece=config.stream_piece,
     )
     run.log_metrics(
         {"stream_difference": streamed.difference, "stream_milliseconds": streamed.milliseconds_last}, step=0
@@ -291,7 +308,16 @@ def search(
     untested = replace(fold, test=np.array([], dtype=int))
     with Progress(config.epochs, unit="epoch", quiet=not session.is_first) as progress:
         network = fresh_network(config, data, own)
-        fit_once(session, progress, f"{own}_fold1", network, windows, untested, windows.label, config)
+        fit_once(
+            session,
+            progress,
+            f"{own}_fold1",
+            network=network,
+            windows=windows,
+            fold=untested,
+            label=windows.label,
+            config=config,
+        )
 
 
 def run_efficient_attention(config: EfficientAttentionConfig, trial: StudyTrial | None = None) -> int:
@@ -309,7 +335,7 @@ def run_efficient_attention(config: EfficientAttentionConfig, trial: StudyTrial 
 
     with session:
         run, began = session.run, time.monotonic()
-        log_recordings(session, config, data, windows, folds)
+        log_recordings(session, config, data=data, windows=windows, folds=folds)
         if session.trial.searching:
             search(session, config, data, windows, folds[0], own)
             return 0
@@ -319,14 +345,41 @@ def run_efficient_attention(config: EfficientAttentionConfig, trial: StudyTrial 
             for name in names:
                 for number, fold in enumerate(folds, 1):
                     network, key = fresh_network(config, data, name), f"{name}_fold{number}"
-                    fit = fit_once(session, progress, key, network, windows, fold, windows.label, config)
+                    fit = fit_once(
+                        session,
+                        progress,
+                        key,
+                        network=network,
+                        windows=windows,
+                        fold=fold,
+                        label=windows.label,
+                        config=config,
+                    )
                     fits[name].append(fit)
             shuffled = None
             if config.leakage_check:
                 network = fresh_network(config, data, own)
-                shuffled = fit_once(session, progress, "leakage", network, windows, folds[0], dealt, config)
+                shuffled = fit_once(
+                    session,
+                    progress,
+                    "leakage",
+                    network=network,
+                    windows=windows,
+                    fold=folds[0],
+                    label=dealt,
+                    config=config,
+                )
             network = fresh_network(config, data, own)
-            final = fit_once(session, progress, "final", network, windows, everything, windows.label, config)
+            final = fit_once(
+                session,
+                progress,
+                "final",
+                network=network,
+                windows=windows,
+                fold=everything,
+                label=windows.label,
+                config=config,
+            )
         session.end_training()
         if not session.is_first:
             return 0
@@ -340,15 +393,19 @@ def run_efficient_attention(config: EfficientAttentionConfig, trial: StudyTrial 
         log_figures(run, config, data, own, results, {f"fold {i}": fit["curve"] for i, fit in enumerate(fits[own], 1)})
         exact = fresh_network(config, data, EXACT)
         exact.load_state_dict(fits[EXACT][-1]["weights"])
-        found = record_scaling(run, config, windows, folds[-1], exact, results, session.device)
+        found = record_scaling(
+            run, config, windows=windows, fold=folds[-1], exact=exact, results=results, device=session.device
+        )
         tasks = record_tasks(run, config, data, session.device)
 
         if leakage is None or not leakage.leaks:  # else the network is not to be served
             network = fresh_network(config, data, own)
             network.load_state_dict(final["weights"])
             own_config, metrics = transformer_config(config, own), results[own].metrics(own)
-            register_transformer(run, own_config, data, network.eval(), metrics, own=own, alias=session.trial.alias)
-        common = results_text(config, data, own, results, leakage)
+            register_transformer(
+                run, own_config, data=data, network=network.eval(), metrics=metrics, own=own, alias=session.trial.alias
+            )
+        common = results_text(config, data, own=own, results=results, leakage=leakage)
         text = render_summary(Path(__file__).parent, results=common, conclusion=found, tasks=tasks)
         end_with_summary(session, text, leakage, seconds=time.monotonic() - began)
     return session.status

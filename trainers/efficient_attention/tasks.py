@@ -265,7 +265,7 @@ def label_recordings(
     """Train on some recordings, label the others, measure."""
     scale = scale_of(train)
     began = time.monotonic()
-    network = train_labeller(sizes, train, scale, seed, device, note)
+    network = train_labeller(sizes, train, scale=scale, seed=seed, device=device, note=note)
     training_seconds = time.monotonic() - began
     scores = label_scores(network, test, scale, device)
     seconds = inference_seconds(network, torch.from_numpy(test[0].signal[None] * scale).to(device))
@@ -323,11 +323,11 @@ def stream_recording(
     return Streamed(
         seconds,
         piece,
-        float((found - expected).abs().max()),
-        1000 * statistics.median(taken[:minute]),
-        1000 * statistics.median(taken[-minute:]),
-        state.n_numbers(),
-        state.position,
+        difference=float((found - expected).abs().max()),
+        milliseconds_first=1000 * statistics.median(taken[:minute]),
+        milliseconds_last=1000 * statistics.median(taken[-minute:]),
+        state_numbers=state.n_numbers(),
+        n_tokens=state.position,
     )
 
 

@@ -57,7 +57,7 @@ def run_fid(config: FidConfig) -> int:
         output_dir=config.output_dir,
         run_name=config.run_name,
     ) as run:
-        log_reference(run, images)
+        log_reference(run, config, images)
         extractor = build_extractor(config, run, processes.device)
         check_count(config.n_images, "n_images", extractor, config)
         reference = measure_reference(config, images, extractor, processes)

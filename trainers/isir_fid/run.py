@@ -43,7 +43,7 @@ def run_isir_fid(config: IsirFidConfig) -> int:
         output_dir=config.output_dir,
         run_name=config.run_name,
     ) as run:
-        log_reference(run, images)
+        log_reference(run, config, images)
         extractor = build_extractor(config, run, processes.device)
         check_count(config.n_images, "n_images", extractor, config)
         check_count(config.n_sweep, "n_sweep", extractor, config)

@@ -122,9 +122,11 @@ def register_networks(
         "step": training.step,
         "commit": git_state().get("git.commit", "unknown"),
     }
-    # What measures the generator later must prepare its reference images in the same way: the facts go with the
-    # weights.
-    trained_on = {**facts, "data_dir": as_params(config)["data_dir"]}
+    # What measures the generator later must compare it with the same images, prepared in the same way: the facts go
+    # with the weights. The path is absolute, since the measuring may run in another folder.
+    data_dir = "" if config.data_dir is None else str(config.data_dir.absolute())
+    whole = images.split_fingerprint or images.fingerprint
+    trained_on = {**facts, "data_dir": data_dir, "split_fingerprint": whole}
     about = {"image_size": config.image_size, "nets": config.nets, "trained_on": trained_on}
     of_generator = {**about, "nz": config.nz, "ngf": config.ngf}
     z = torch.randn(4, config.nz, generator=torch.Generator().manual_seed(0)).numpy()

@@ -33,10 +33,10 @@ def load_training_images(config: WganConfig, quiet: bool) -> ImageSet:
     images = load_images(
         config.dataset,
         config.image_size,
-        config.split,
-        config.data_dir,
-        config.cache_dir,
-        config.on_bad,
+        split=config.split,
+        data_dir=config.data_dir,
+        cache_dir=config.cache_dir,
+        on_bad=config.on_bad,
         progress=not quiet,
     )
     return divide(images, config.validation_share)[0]
@@ -47,7 +47,14 @@ def load_held_out(config: WganConfig) -> ImageSet | None:
     if config.split != "train" or config.dataset == "folder":
         return None
     split = "valid" if config.dataset == "celeba" else "test"
-    return load_images(config.dataset, config.image_size, split, config.data_dir, config.cache_dir, config.on_bad)
+    return load_images(
+        config.dataset,
+        config.image_size,
+        split=split,
+        data_dir=config.data_dir,
+        cache_dir=config.cache_dir,
+        on_bad=config.on_bad,
+    )
 
 
 def check_resumable(config: WganConfig, session: Session, images: ImageSet) -> None:
@@ -156,7 +163,7 @@ def run_wgan(config: WganConfig, trial: StudyTrial | None = None) -> int:
 
     with session:
         run, began = session.run, time.monotonic()
-        log = StepLog(run, session.processes, METRICS, config.log_every, config.batch_size)
+        log = StepLog(run, session.processes, names=METRICS, log_every=config.log_every, batch_size=config.batch_size)
         if session.checkpoint is not None:
             training.load_state_dict(session.checkpoint["training"])
             batches.load_state_dict(session.checkpoint["batches"])
@@ -166,7 +173,7 @@ def run_wgan(config: WganConfig, trial: StudyTrial | None = None) -> int:
             begins = f"{'resumed at' if session.checkpoint else 'from'} step {training.step}"
             print(f"{images.source}, split {images.split}: {len(images):,} images; run {run.run_id}; {begins}")
 
-        train_in_sight(config, session, training, batches, log, codes)
+        train_in_sight(config, session, training=training, batches=batches, log=log, codes=codes)
         if session.trial.searching:
             return 0
         save(session, training, batches, log)
@@ -182,7 +189,7 @@ def run_wgan(config: WganConfig, trial: StudyTrial | None = None) -> int:
             models = register_networks(run, config, training, figures, images, session.trial.alias)
             session.trial.conclude(run, training.ema.model, codes)
             run.finish()
-            print_summary(run, config, log, figures, models, seconds)
+            print_summary(run, config, log=log, figures=figures, models=models, seconds=seconds)
     return session.status
 
 

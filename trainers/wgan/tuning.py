@@ -1,13 +1,12 @@
 """What `tune` searches and judges of `wgan`: the distance of generated images to validation images."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
-from data.images.load import divide, load_images
+from data.images.load import ImageSet, divide, load_images
+from data.images.sources import DATASETS
 from evaluation.features import Extractor, extract
 from evaluation.frechet import Gaussian, frechet_distance, squared_mmd
 from evaluation.images import to_uint8
@@ -35,34 +34,38 @@ SPACE = {
 
 def check_images_left(config: WganConfig) -> None:
     """InputError where a study would choose by images that it trains on, or train on test images."""
-    if config.dataset != "celeba" and config.validation_share == 0:
+    if DATASETS[config.dataset].validation_split is None and config.validation_share == 0:
         raise InputError("fixed: validation_share=0 leaves no images to choose by; give a share above 0")
     if config.split != "train":
         raise InputError(f"fixed: split={config.split} may hold test images; a study trains on split=train")
 
 
-def load_split(config: WganConfig, split: str) -> np.ndarray:
-    """Images uint8 [n, 3, S, S] of a split: for `valid` CelebA's own partition, else the share kept from training."""
-    own = split != "valid" or config.dataset == "celeba"
-    images = load_images(
+def load_split(config: WganConfig, split: str) -> ImageSet:
+    """The images of a split."""
+    return load_images(
         config.dataset,
         config.image_size,
-        split if own else config.split,
-        config.data_dir,
-        config.cache_dir,
-        config.on_bad,
+        split=split,
+        data_dir=config.data_dir,
+        cache_dir=config.cache_dir,
+        on_bad=config.on_bad,
         progress=False,
     )
-    if own:
-        return images.pixels
-    validation = divide(images, config.validation_share)[1]
+
+
+def validation_pixels(config: WganConfig) -> np.ndarray:
+    """Images uint8 [n, 3, S, S]: the data set's own validation split, else the share kept from training."""
+    own_split = DATASETS[config.dataset].validation_split
+    if own_split is not None:
+        return load_split(config, own_split).pixels
+    validation = divide(load_split(config, config.split), config.validation_share)[1]
     assert validation is not None
     return validation.pixels
 
 
 def feature_network(config: WganConfig, run: AnyRun, features: str | None) -> Extractor:
-    """The digits' own feature network, Inception for other images, or what `features` names."""
-    name = features or ("digits" if config.dataset == "digits" else "inception")
+    """The feature network that `features` names, else the data set's."""
+    name = features or DATASETS[config.dataset].features
     device = join_processes(config.device).device
     return build_extractor(MeasureConfig(features=name, cache_dir=config.cache_dir), run, device)
 
@@ -74,14 +77,14 @@ def register_features(config: WganConfig, run: AnyRun, features: str | None) -> 
 
 def measure_validation(config: WganConfig, objectives: tuple[str, ...], run: AnyRun, features: str | None) -> Measure:
     """Distances of a generator's images to the validation images."""
-    return distances_to(load_split(config, "valid"), objectives, feature_network(config, run, features))
+    return distances_to(validation_pixels(config), objectives, feature_network(config, run, features))
 
 
 def measure_test(config: WganConfig, objectives: tuple[str, ...], run: AnyRun, features: str | None) -> Measure:
     """Distances to the test images; nothing where a folder has none."""
-    if config.dataset == "folder" and not (Path(str(config.data_dir)) / "test").is_dir():
+    if not DATASETS[config.dataset].has_test_split(config.data_dir):
         return measure_nothing(config, objectives, run, features)
-    return distances_to(load_split(config, "test"), objectives, feature_network(config, run, features))
+    return distances_to(load_split(config, "test").pixels, objectives, feature_network(config, run, features))
 
 
 def distances_to(pixels: np.ndarray, objectives: tuple[str, ...], extractor: Extractor) -> Measure:

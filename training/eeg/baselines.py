@@ -88,6 +88,14 @@ def laplacian(ch_names: Sequence[str], centre: str, around: Sequence[str]) -> Te
     return weights
 
 
+def rule_difference(covariance: Tensor, ch_names: Sequence[str]) -> np.ndarray:
+    """Log power of C3 less that of C4, small Laplacians, from covariances [n, n_chans, n_chans]: float64 [n]."""
+    left = laplacian(ch_names, "C3", ("FC3", "CP3", "C1", "C5"))
+    right = laplacian(ch_names, "C4", ("FC4", "CP4", "C2", "C6"))
+    power = [torch.einsum("c,ncd,d->n", w, covariance, w).clamp_min(1e-12).log() for w in (left, right)]
+    return (power[0] - power[1]).double().numpy()
+
+
 def baseline_inputs(data: EegData, split: str) -> BaselineInputs:
     """Computed once for all folds: no person's inputs depend on another's, or on a label."""
     p, group = data.preprocessing, group_of(data, split)
@@ -98,12 +106,9 @@ def baseline_inputs(data: EegData, split: str) -> BaselineInputs:
         *(Slice(*inside(data, EARLY_SECONDS), *band) for band in filter_bank(*passed)),
     )
     found = trial_covariances(data, slices)
-    left = laplacian(data.ch_names, "C3", ("FC3", "CP3", "C1", "C5"))
-    right = laplacian(data.ch_names, "C4", ("FC4", "CP4", "C2", "C6"))
-    power = [torch.einsum("c,ncd,d->n", w, found.parts[:, 0], w).clamp_min(1e-12).log() for w in (left, right)]
     aligned = aligned_covariances(found, group)
     return BaselineInputs(
-        rule=(power[0] - power[1]).double().numpy(),
+        rule=rule_difference(found.parts[:, 0], data.ch_names),
         wide=aligned[:, 1],
         banks=aligned[:, 2:],
         mirror=mirror_of(data.ch_names).numpy(),

@@ -16,6 +16,7 @@ from common.progress import Progress
 from data.eeg.aligned_windows import normalise
 from data.eeg.splits import Fold
 from data.eeg.windows import WindowBatches, Windows
+from evaluation.classification import balanced_accuracy
 from models.eeg.augment import AugmentRanges, augment, pad_by_reflection
 from models.sync_norm import synchronise_batch_norms
 from tracking.checkpoint import restore_optimizer
@@ -57,16 +58,17 @@ class Fit:
         self.batches = WindowBatches(
             windows,
             np.tile(fold.train, passes),
-            batch,
-            config.seed,
-            processes.device,
-            processes.rank,
-            processes.world_size,
+            batch_size=batch,
+            seed=config.seed,
+            device=processes.device,
+            rank=processes.rank,
+            world_size=processes.world_size,
         )
         self.optimizer = torch.optim.AdamW(network.parameters(), config.lr, weight_decay=config.weight_decay)
         counts = torch.bincount(self.label[fold.train], minlength=2).float()
         self.class_weight = (counts.sum() / (2 * counts)).to(processes.device)
         self.epoch, self.update, self.best_loss, self.best_epoch = 0, 0, math.inf, -1
+        self.best_accuracy = -1.0  # balanced, so that a constant answer is not the best where one class is larger
         self.best = copy.deepcopy(network.state_dict())
         self.curve: list[dict[str, float]] = []
 
@@ -111,17 +113,18 @@ class Fit:
         log_p = predict(self.network, self.windows, self.fold.validation, self.processes.device)
         y = self.label[self.fold.validation]
         # The first process's figures in all of them, so that all stop alike.
-        validation_loss, validation_accuracy = self.processes.share(
+        validation_loss, validation_accuracy, balanced = self.processes.share(
             (
                 F.nll_loss(torch.from_numpy(log_p), y).item(),
                 float((torch.from_numpy(log_p).argmax(1) == y).float().mean()),
+                torch.tensor(balanced_accuracy(y.numpy(), log_p.argmax(1))).item(),
             )
         )
-        # By accuracy, and by loss only between equals: a network may grow too sure on the few validation subjects, so
-        # that its loss is lowest before it has learnt anything, while its ranking of their trials still improves.
-        before = self.curve[self.best_epoch]["validation_accuracy"] if self.best_epoch >= 0 else -1.0
-        if (validation_accuracy, -validation_loss) > (before, -self.best_loss):
-            self.best_loss, self.best_epoch = validation_loss, self.epoch
+        # By balanced accuracy, and by loss only between equals: a network may grow too sure on the few validation
+        # subjects, so that its loss is lowest before it has learnt anything, while its ranking of their trials still
+        # improves.
+        if (balanced, -validation_loss) > (self.best_accuracy, -self.best_loss):
+            self.best_loss, self.best_epoch, self.best_accuracy = validation_loss, self.epoch, balanced
             self.best = copy.deepcopy(self.network.state_dict())
         self.epoch += 1
         point = {
@@ -135,8 +138,8 @@ class Fit:
         return {**point, "windows_per_second": n_windows / seconds, "epoch_seconds": time.perf_counter() - began}
 
     def best_point(self) -> dict[str, float]:
-        """Log-loss and accuracy on the validation windows after the best epoch so far."""
-        return {"log_loss": self.best_loss, "accuracy": self.curve[self.best_epoch]["validation_accuracy"]}
+        """Log-loss and balanced accuracy on the validation windows after the best epoch so far."""
+        return {"log_loss": self.best_loss, "accuracy": self.best_accuracy}
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -146,6 +149,7 @@ class Fit:
             "best": self.best,
             "best_loss": self.best_loss,
             "best_epoch": self.best_epoch,
+            "best_accuracy": self.best_accuracy,
             "epoch": self.epoch,
             "update": self.update,
             "curve": self.curve,
@@ -157,6 +161,10 @@ class Fit:
         self.batches.load_state_dict(state["batches"])
         self.best, self.best_loss, self.best_epoch = state["best"], state["best_loss"], state["best_epoch"]
         self.epoch, self.update, self.curve = state["epoch"], state["update"], list(state["curve"])
+        if "best_accuracy" in state:
+            self.best_accuracy = state["best_accuracy"]
+        elif self.best_epoch >= 0:  # a checkpoint of before the best epoch was chosen by balanced accuracy
+            self.best_accuracy = self.curve[self.best_epoch]["validation_accuracy"]
 
     def result(self) -> dict[str, Any]:
         """The test windows' log-probabilities by the best weights (None without any), those weights, and the curves."""
@@ -207,7 +215,7 @@ def fit_once(
     network = network.to(session.device)
     if session.processes.world_size > 1:
         synchronise_batch_norms(network)
-    fit = Fit(config, network, windows, fold, session.processes, label)
+    fit = Fit(config, network, windows=windows, fold=fold, processes=session.processes, label=label)
     session.restore(key, fit)
     progress.advance(fit.epoch)
     for point in session.epochs(key, fit):

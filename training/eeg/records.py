@@ -53,8 +53,11 @@ def log_figures(
         counts = confusion(trials.label, trials.p_right)
         run.log_figure(plot_confusion(counts, f"{name}, per trial: {what}"), f"figures/confusion_{name}.png")
     per_subject = len(results[own].trials.label) // len(results[own].by_subject)
+    left = round(per_subject * float((results[own].trials.label == 0).mean()))
     tables = {name: result.by_subject for name, result in results.items()}
-    run.log_figure(plot_subjects(tables, per_subject, f"Accuracy per trial: {what}"), "figures/subjects.png")
+    run.log_figure(
+        plot_subjects(tables, (left, per_subject - left), f"Accuracy per trial: {what}"), "figures/subjects.png"
+    )
     first = data.times[0]
     step = config.window - config.overlap
     positions = {name: r.by_position for name, r in results.items() if r.by_position is not None}

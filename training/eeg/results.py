@@ -13,7 +13,9 @@ from data.eeg.windows import Windows
 from evaluation.classification import (
     accuracy_by_position,
     accuracy_by_subject,
+    balanced_accuracy,
     chance_bounds,
+    class_counts,
     classification_scores,
     mean_interval,
     paired_interval,
@@ -41,7 +43,7 @@ class Predictions:
         """Mean log-probability over the windows of each trial."""
         trials, log_p = trial_means(self.log_p, self.trial)
         first = np.array([np.flatnonzero(self.trial == t)[0] for t in trials])
-        return Predictions(log_p, self.label[first], self.subject[first], trials, None)
+        return Predictions(log_p, self.label[first], subject=self.subject[first], trial=trials, position=None)
 
     @property
     def p_right(self) -> np.ndarray:
@@ -52,7 +54,11 @@ def window_predictions(log_p: Sequence[np.ndarray], windows: Windows, folds: Seq
     """Predictions of the test windows of several folds."""
     test = np.concatenate([fold.test for fold in folds])
     return Predictions(
-        np.concatenate(log_p), windows.label[test], windows.subject[test], windows.trial[test], windows.position[test]
+        np.concatenate(log_p),
+        windows.label[test],
+        subject=windows.subject[test],
+        trial=windows.trial[test],
+        position=windows.position[test],
     )
 
 
@@ -61,7 +67,7 @@ def trial_predictions(
 ) -> Predictions:
     """Predictions of the test trials of several folds."""
     test = np.concatenate([np.unique(windows.trial[fold.test]) for fold in folds])
-    return Predictions(np.concatenate(log_p), data.label[test], data.subject[test], test, None)
+    return Predictions(np.concatenate(log_p), data.label[test], subject=data.subject[test], trial=test, position=None)
 
 
 @dataclass(frozen=True)
@@ -95,10 +101,10 @@ def evaluate(predictions: Predictions) -> Result:
     return Result(
         classification_scores(trials.label, trials.p_right),
         windows,
-        by_subject,
-        mean_interval(list(by_subject.values())),
-        by_position,
-        trials,
+        by_subject=by_subject,
+        interval=mean_interval(list(by_subject.values())),
+        by_position=by_position,
+        trials=trials,
     )
 
 
@@ -113,11 +119,18 @@ def subjects_table(results: Mapping[str, Result]) -> str:
 
 
 def chance_verdict(result: Result) -> str:
-    """How the accuracy per trial stands to what a coin reaches in as many trials, in words."""
-    n_trials, accuracy = len(result.trials.label), result.trial["accuracy"]
-    low, high = chance_bounds(n_trials)
+    """How the balanced accuracy per trial stands to what a coin reaches in as many trials, in words.
+
+    Of the accuracy itself a constant answer reaches the larger class's share. With as many of both classes it is the
+    balanced accuracy.
+    """
+    counts, accuracy = class_counts(result.trials.label), result.trial["balanced_accuracy"]
+    low, high = chance_bounds(counts)
     verdict = "above" if accuracy > high else "below" if accuracy < low else "within"
-    return f"{verdict} what a coin reaches in {n_trials} trials ({low:.3f} to {high:.3f})"
+    text = f"{verdict} what a coin reaches in {sum(counts)} trials ({low:.3f} to {high:.3f})"
+    if counts[0] == counts[1]:
+        return text
+    return f"balanced {accuracy:.3f} of {counts[0]} left and {counts[1]} right, {text}"
 
 
 def comparisons(results: Mapping[str, Result], own: str) -> list[str]:
@@ -138,7 +151,9 @@ def comparisons(results: Mapping[str, Result], own: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Leakage:
-    """What a network reached that was trained on labels dealt anew; low, high: what a coin reaches (99.9 %)."""
+    """The balanced accuracy of a network that was trained on labels dealt anew; low, high: what a coin reaches
+    (99.9 %).
+    """
 
     accuracy: float
     n_trials: int
@@ -164,8 +179,8 @@ def check_leakage(fit: Mapping[str, Any] | None, windows: Windows, fold: Fold, d
 
 def leakage_of(log_p: np.ndarray, dealt: np.ndarray) -> Leakage:
     """The same from log-probabilities [n_trials, 2] and the labels dealt to these trials."""
-    accuracy = float((log_p.argmax(1) == dealt).mean())
-    return Leakage(accuracy, len(dealt), *chance_bounds(len(dealt), 0.999))
+    accuracy = balanced_accuracy(dealt, log_p.argmax(1))
+    return Leakage(accuracy, len(dealt), *chance_bounds(class_counts(dealt), 0.999))
 
 
 def sign_tests(results: Mapping[str, Result], own: str) -> dict[str, float]:

@@ -5,6 +5,7 @@ vectors = aligned_vectors(found, group)             # with all trials of the per
 vectors = causal_vectors(found, group, reference)   # with those before the present one alone
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from common.errors import InputError
 from data.eeg.load import EegData
+from data.eeg.recording import CHANNELS
 from models.eeg.lateral import OddTangent, Slice, bands_of, mirror_of, shrinkages, slice_covariances
 from models.eeg.whitening import whitening
 
@@ -21,6 +23,13 @@ ALIGN_SHRINKAGE = 0.05
 """Of the covariances that a person's trials are whitened by, see models/eeg/whitening.py."""
 REFERENCE_TRIALS = 5
 """How many trials the training people's mean counts for where only a person's earlier trials are known."""
+ALL = "all_64"
+ELECTRODES = {
+    ALL: CHANNELS,
+    "central_posterior": tuple(c for c in CHANNELS if re.fullmatch(r"(FC|C|CP)[1-6z]|(P|PO|O|I)[0-9z]+", c)),
+    "motor_21": tuple(c for c in CHANNELS if re.fullmatch(r"(FC|C|CP)[1-6z]", c)),
+}
+"""Sets of electrodes that networks are fitted to: all; without frontal and temporal ones; over the motor cortex."""
 
 
 @dataclass(frozen=True, eq=False)

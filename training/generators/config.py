@@ -36,7 +36,9 @@ class MeasureConfig(DeviceConfig, RecordConfig):
         "inception", "inception, digits, a models:/ address, or a TorchScript or .pt2 file that takes images in [-1, 1]"
     )
     weights: OptionalPath = option(None, "file of Inception's weights; not given: torch-hub's cache, else downloaded")
-    force: bool = option(False, "measure despite too few images, other preprocessing or other Inception weights")
+    force: bool = option(
+        False, "measure despite too few or other images, other preprocessing or other Inception weights"
+    )
     n_images: int = option(50_000, "generated images", ge=MIN_IMAGES)
     n_neighbours: int = option(10_000, "images of each side used for precision and recall", ge=8)
     batch_size: int = option(100, "images in memory at once", ge=1)

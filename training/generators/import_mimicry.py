@@ -29,8 +29,9 @@ def trained_on(dataset: str | None, data_dir: Path | None, split: str, image_siz
     return {
         "dataset": dataset,
         "split": split,
-        "data_dir": str(data_dir) if data_dir else None,
+        "data_dir": str(data_dir.absolute()) if data_dir else None,
         "data_fingerprint": images.fingerprint,
+        "split_fingerprint": images.fingerprint,
         "preprocessing_hash": images.preprocessing_hash,
     }
 

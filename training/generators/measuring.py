@@ -53,7 +53,8 @@ class Reference:
 def reference_images(config: MeasureConfig, generator: StoredNetwork) -> ImageSet:
     """The reference images, prepared exactly as those the generator was trained on.
 
-    Raises InputError where the preprocessing differs (it costs tens of FID points) unless `force`.
+    Raises InputError, unless `force`, where the preprocessing differs (it costs tens of FID points), and where the
+    reference is the split that the generator was trained on but holds other images than then.
     """
     known = generator.trained_on
     dataset = config.dataset if config.dataset != "model" else known.get("dataset")
@@ -86,11 +87,28 @@ def reference_images(config: MeasureConfig, generator: StoredNetwork) -> ImageSe
         print(
             f"{generator.uri} does not say how its training images were prepared; make sure the reference is the same"
         )
+    if not config.force:
+        check_training_images(config, generator, images)
     return images
 
 
-def log_reference(run: AnyRun, images: ImageSet) -> None:
-    """Record which images the run compares with, as a data set of the run."""
+def check_training_images(config: MeasureConfig, generator: StoredNetwork, images: ImageSet) -> None:
+    """InputError where `images` should be the ones that the generator was trained on, and are others."""
+    known = generator.trained_on
+    same_split = config.dataset == "model" and config.split == known.get("split")
+    if same_split and known.get("split_fingerprint") not in (None, images.fingerprint):
+        raise InputError(
+            f"dataset: {images.source} does not hold the {config.split} images that {generator.uri} was trained on "
+            f"(from {known.get('data_dir') or known.get('dataset')}): files were added, removed or changed, or it is "
+            "another folder; give data_dir with the images of the training, dataset=folder to compare with others on "
+            "purpose, or force=true"
+        )
+
+
+def log_reference(run: AnyRun, config: MeasureConfig, images: ImageSet) -> None:
+    """Record which images the run compares with, as a data set of the run; a forced comparison is tagged as such."""
+    if config.force:
+        run.set_tags({"forced": "force=true: images, preprocessing or weights were not checked"})
     run.log_data(
         name=images.name,
         fingerprint=images.fingerprint,

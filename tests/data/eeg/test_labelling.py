@@ -19,6 +19,11 @@ def test_labels_hold_from_onset_to_end() -> None:
     assert label[30:].tolist() == [UNLABELLED] * 5
 
 
+def test_stretches_marked_bad_have_no_label() -> None:
+    notes = mne.Annotations([0.0, 0.5], [3.0, 1.0], ["T1", "BAD_blink"])
+    assert labels_of_samples(notes, 30, 10.0).tolist() == [1] * 5 + [UNLABELLED] * 10 + [1] * 15
+
+
 def test_whole_recordings_are_what_the_trials_were_cut_from(tmp_path: Path) -> None:
     data = load_eeg("simulated", tmp_path, subjects="1-2", runs="4,8", quiet=True)
     found = whole_recordings(data, [2])

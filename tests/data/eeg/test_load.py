@@ -1,6 +1,8 @@
 """From recordings to trials: what they hold, that they are built once and whole, and bad input."""
 
+import hashlib
 import json
+import math
 import os
 import shutil
 import stat
@@ -15,10 +17,12 @@ import pytest
 from common.errors import InputError
 from data.eeg import cache as eeg_cache
 from data.eeg import load as eeg_module
+from data.eeg import physionet
 from data.eeg.load import EegData, Preprocessing, load_eeg
 from data.eeg.physionet import recording_path
 from data.eeg.recording import CHANNELS, read_trials
 from data.eeg.simulated import simulate_recording, write_edf
+from tests.conftest import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -32,6 +36,13 @@ def folder(edf_file: Path, tmp_path: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, target)
     return tmp_path / "data"
+
+
+def sign(path: Path, number: int) -> None:
+    """Make the bytes of a recording its own: `number` becomes part of the patient's field."""
+    payload = bytearray(path.read_bytes())
+    payload[80:88] = f"{number:8d}".encode()
+    path.write_bytes(payload)
 
 
 def load(folder: Path, **changes: object) -> EegData:
@@ -145,7 +156,7 @@ def test_processes_that_ask_at_once_get_the_same_trials(folder: Path) -> None:
     started = [
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)
     ]
-    outputs = [process.communicate(timeout=120) for process in started]
+    outputs = [process.communicate(timeout=PATIENCE) for process in started]
     assert len({out for out, _ in outputs}) == 1, outputs
     assert sum("recording 3/3" in err for _, err in outputs) == 1  # one built, the others waited
 
@@ -250,14 +261,75 @@ def test_known_bad_subjects_are_left_out_with_the_reason(folder: Path) -> None:
                 recording_path(folder, subject, 4).with_name(f"S002R{run:02d}.edf"),
                 recording_path(folder, subject, run),
             )
+            sign(recording_path(folder, subject, run), subject)
     data = load(folder, subjects="2,3,88")
     np.testing.assert_array_equal(np.unique(data.subject), [2, 3])
     assert [(entry.subject, entry.run) for entry in data.excluded] == [(88, None)]
-    assert "128 Hz" in data.excluded[0].reason
+    assert "exclude=known leaves out EEGMMI's person 88 (sampled at 128 Hz" in data.excluded[0].reason
+    assert "if these are recordings of somebody else, take exclude=none" in data.excluded[0].reason
     assert 88 in load(folder, subjects="2,3,88", exclude="none").subject
     assert set(load(folder, subjects="2,3,88", exclude="3").subject) == {2, 88}
-    with pytest.raises(InputError, match=r"every subject asked for is left out \(88: sampled at 128 Hz"):
+    with pytest.raises(InputError, match=r"every subject asked for is left out \(88: .*sampled at 128 Hz"):
         load(folder, subjects="88")
+
+
+@pytest.mark.parametrize(("subject", "run"), [(3, 4), (2, 8)])
+def test_one_recording_under_two_names_is_refused(folder: Path, subject: int, run: int) -> None:
+    for other in (4, 8, 12) if subject == 3 else ():
+        path = recording_path(folder, 3, other)
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(recording_path(folder, 2, other), path)
+        sign(path, 3)
+    shutil.copy(recording_path(folder, 2, 4), recording_path(folder, subject, run))
+    name = f"S{subject:03d}R{run:02d}.edf"
+    with pytest.raises(InputError, match=rf"S002R04.edf: it has the same bytes as .*{name}, so one recording would"):
+        load(folder, subjects="2-3" if subject == 3 else "2")
+    data = load(folder, subjects="2-3" if subject == 3 else "2", on_bad="skip")
+    assert [(entry.subject, entry.run) for entry in data.excluded] == [(2, 4), (subject, run)]
+    assert not ((data.subject == 2) & (data.run == 4)).any()
+
+
+def test_physionets_bytes_at_another_path_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with checksums=false: whose bytes these are is known."""
+    digest = hashlib.sha256(recording_path(folder, 2, 4).read_bytes()).hexdigest()
+    monkeypatch.setattr(physionet, "recording_of", {digest: "S001/S001R08.edf"}.get)
+    expected = r"S002R04.edf: the bytes of PhysioNet's S001/S001R08.edf lie at the path of S002/S002R04.edf: move it"
+    for checksums in (True, False):
+        with pytest.raises(InputError, match=expected):
+            load(folder, checksums=checksums)
+    with pytest.raises(InputError, match=r"no recording is left of 1, .*S002R04.edf and following: the bytes of"):
+        load(folder, runs="4", on_bad="skip")
+
+
+@pytest.mark.parametrize("damage", ["no recordings", "a list", "other labels", "no field"])
+def test_a_damaged_index_is_built_again(folder: Path, damage: str) -> None:
+    trials = np.array(load(folder, runs="4,8").trials)
+    file = next((folder.parent / "cache").glob("eeg-*/index.json"))
+    index = json.loads(file.read_text())
+    if damage == "no recordings":
+        del index["recordings"]
+    elif damage == "other labels":
+        index["label"][3] = 7
+    elif damage == "no field":
+        del index["recordings"][0]["dead"]
+    file.write_text(json.dumps([index] if damage == "a list" else index))
+    np.testing.assert_array_equal(load(folder, runs="4,8").trials, trials)
+
+
+@pytest.mark.parametrize("name", ["tmin", "tmax"])
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 1e300, -1e9])
+def test_trials_without_end_are_refused(name: str, value: float) -> None:
+    with pytest.raises(InputError, match="seconds from the cue, allowed are -600 to 600"):
+        Preprocessing(**{name: value})
+
+
+def test_a_damaged_recording_is_one_line_with_its_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(mne.io, "read_raw_edf", fail)
+    with pytest.raises(InputError, match=r"S002R04.edf: MNE cannot read it \(ZeroDivisionError: division by zero"):
+        load(folder)
 
 
 def test_one_class_only_is_refused(folder: Path) -> None:
@@ -312,7 +384,7 @@ def test_mnes_log_level_is_left_alone(simulated: EegData) -> None:
 def inspect(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"}
     command = [sys.executable, "-m", "data.eeg", "inspect", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def test_inspect_prints_the_table_and_writes_the_figures(eeg_cache: Path, simulated: EegData, tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """One recording: equal to the exercise's pipeline, and every fault named."""
 
 import contextlib
-import shutil
+import functools
+import math
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import mne
@@ -11,16 +14,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
+from data.eeg.edf import ANNOTATIONS, BadRecording, check_edf_bytes, edf_header
 from data.eeg.physionet import recording_path
 from data.eeg.recording import (
     CHANNELS,
-    BadRecording,
     Preprocessing,
-    check_edf_bytes,
+    check_values,
     find_faulty_channels,
+    marked_bad,
     read_epochs,
     read_raw,
     read_trials,
+    try_read_trials,
 )
 from data.eeg.simulated import simulate_recording, write_edf
 
@@ -149,6 +154,72 @@ def test_rewritten_line_feeds_are_named_in_real_files(real_data: Path, old: byte
     assert "line feeds were rewritten" in reason(whole.replace(old, new))
 
 
+def test_a_file_rewritten_in_text_mode_and_cut_to_the_right_size_is_named(edf_file: Path) -> None:
+    whole = edf_file.read_bytes()
+    assert "line feeds were rewritten" in reason(whole.replace(b"\n", b"\r\n")[: len(whole)])
+
+
+def test_an_all_zero_recording_is_not_called_rewritten(edf_file: Path, tmp_path: Path) -> None:
+    """It holds neither line feeds nor carriage returns, but no other bytes either."""
+    payload = bytearray(edf_file.read_bytes())
+    header = edf_header(payload)
+    for start in range(header.n_header_bytes, len(payload), header.record_bytes):
+        payload[start : start + header.stamp_offset] = bytes(header.stamp_offset)
+    (tmp_path / "zero.edf").write_bytes(payload)
+    assert b"\n" not in payload[header.n_header_bytes :]
+    assert "64 flat and 0 clipped channels" in refuse(tmp_path / "zero.edf")
+
+
+def with_stamps(payload: bytes, stamps: Sequence[float]) -> bytes:
+    """The same data records under other time stamps, without annotations, for which a longer stamp leaves no room."""
+    header, changed = edf_header(payload), bytearray(payload)
+    size = 2 * header.n_samples[header.labels.index(ANNOTATIONS)]
+    for number, stamp in enumerate(stamps):
+        at = header.n_header_bytes + number * header.record_bytes + header.stamp_offset
+        changed[at : at + size] = f"+{stamp:g}\x14\x14".encode().ljust(size, b"\0")
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("kind", [b"EDF+C", b"EDF+D"])
+def test_a_recording_with_a_gap_is_refused(edf_file: Path, kind: bytes) -> None:
+    whole = edf_file.read_bytes()
+    whole = whole[:192] + kind + whole[197:]
+    check_edf_bytes(with_stamps(whole, range(125)))
+    check_edf_bytes(with_stamps(whole, [k + 0.25 for k in range(125)]))  # a start within a second is EDF+'s own
+    refused = reason(with_stamps(whole, [*range(60), *range(70, 135)]))
+    assert "it has a gap: data record 61 starts at 70 s where the one before it ends at 60 s" in refused
+    assert "data record 61 starts at 50 s" in reason(with_stamps(whole, [*range(60), *range(50, 115)]))
+    assert "data record 61 starts at 60.01 s" in reason(with_stamps(whole, [*range(60), *np.arange(60.01, 125)]))
+    drifting = [1.001 * k for k in range(125)]  # a sixth of a sample each second
+    assert "it has a gap: data record 5 " in reason(with_stamps(whole, drifting))
+
+
+def test_a_data_record_without_a_time_stamp_is_refused(edf_file: Path) -> None:
+    payload = bytearray(edf_file.read_bytes())
+    header = edf_header(payload)
+    payload[header.n_header_bytes + 7 * header.record_bytes + header.stamp_offset] = ord("x")
+    assert reason(bytes(payload)) == "data record 8 of 125 has no time stamp"
+
+
+LIMITS = {"physical minimum": 104, "physical maximum": 112, "digital minimum": 120, "digital maximum": 128}
+
+
+@pytest.mark.parametrize("field", LIMITS)
+@pytest.mark.parametrize("value", [b"nan", b"inf", b"-inf", b"1e999", b"minus 80", b""])
+def test_limits_that_are_no_numbers_are_refused(edf_file: Path, field: str, value: bytes) -> None:
+    payload = bytearray(edf_file.read_bytes())
+    at = 256 + 65 * LIMITS[field] + 8 * 5  # the sixth channel's
+    payload[at : at + 8] = value.ljust(8)
+    assert f"limits of channel {CHANNELS[5]} in its header are not numbers".lower() in reason(bytes(payload)).lower()
+
+
+def test_limits_without_a_range_are_refused(edf_file: Path) -> None:
+    payload = bytearray(edf_file.read_bytes())
+    at = 256 + 65 * LIMITS["physical maximum"]
+    payload[at : at + 8] = b"-8092   "
+    assert "leave no range (-8092 to -8092, digital" in reason(bytes(payload))
+
+
 def test_trailing_bytes_and_other_formats_are_named(edf_file: Path) -> None:
     whole = edf_file.read_bytes()
     assert "follow the last data record" in reason(whole + b"\0\1\2")
@@ -170,8 +241,13 @@ def test_any_header_byte_may_be_wrong(edf_file: Path, at: int, value: int) -> No
 # Recordings that are whole but not what they should be
 
 
+@functools.cache
+def original() -> mne.io.BaseRaw:
+    return simulate_recording(0, 1, 4)
+
+
 def changed(tmp_path: Path, change) -> Path:  # type: ignore[no-untyped-def]
-    raw = simulate_recording(0, 1, 4)
+    raw = original().copy()
     path = tmp_path / "changed.edf"
     write_edf(change(raw) or raw, path)
     return path
@@ -189,9 +265,10 @@ def test_128_hz_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_channels_are_named(tmp_path: Path) -> None:
-    assert "2 of the 64 EEG channels are missing: C3 C4" in refuse(
-        changed(tmp_path, lambda raw: raw.drop_channels(["C3..", "C4.."]))
-    )
+    refused = refuse(changed(tmp_path, lambda raw: raw.rename_channels({"C3..": "E17", "C4..": "E54"})))
+    assert refused == "2 of the 64 EEG channels are missing: C3 C4; names in it that are not EEGMMI's: E17 E54"
+    refused = refuse(changed(tmp_path, lambda raw: raw.drop_channels(["C3.."])))
+    assert refused == "1 of the 64 EEG channels are missing: C3; names in it that are not EEGMMI's: none"
 
 
 def test_a_recording_without_tasks_is_refused(tmp_path: Path) -> None:
@@ -235,11 +312,170 @@ def test_a_dead_recording_is_refused(tmp_path: Path) -> None:
     assert "20 flat and 0 clipped channels of 64" in refuse(changed(tmp_path, unplug))
 
 
-def test_a_file_mne_cannot_read_is_refused(edf_file: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy.edf"
-    shutil.copy(edf_file, copy)
-    payload = bytearray(copy.read_bytes())
-    at = 256 + 65 * (16 + 80 + 8)  # the first channel's physical minimum
-    payload[at : at + 8] = b"minus 80"
-    copy.write_bytes(bytes(payload))
-    assert "MNE cannot read it" in refuse(copy)
+def test_values_over_a_tenth_of_a_volt_are_refused(edf_file: Path, tmp_path: Path) -> None:
+    payload = bytearray(edf_file.read_bytes())
+    at = 256 + 65 * LIMITS["physical maximum"] + 8 * 5
+    payload[at : at + 8] = b"8092e+03"
+    (tmp_path / "high.edf").write_bytes(payload)
+    assert f"channel {CHANNELS[5]} reaches " in refuse(tmp_path / "high.edf")
+    signal = np.zeros((64, 1000))
+    signal[3, 7] = math.nan
+    with pytest.raises(BadRecording, match="FCz holds values that are not numbers"):
+        check_values(signal)
+
+
+def test_dead_stretches_are_flagged(tmp_path: Path) -> None:
+    def unplug(raw: mne.io.BaseRaw) -> None:
+        raw._data[:, 50 * 160 : 61 * 160] = 1e-5
+        raw._data[:5, 50 * 160 : 61 * 160] += 1e-4 * np.random.default_rng(0).normal(size=(5, 11 * 160))
+        raw._data[:, 124 * 160 :] = 0.0  # as every genuine file ends
+
+    _, _, report = read_trials(changed(tmp_path, unplug), 1, 4, Preprocessing())
+    assert report.dead == ("50-61 s",)
+    assert report.notes == "no signal at 50-61 s"
+
+
+def test_the_amplitude_of_constant_channels_is_zero(tmp_path: Path) -> None:
+    """Their variance is rounding noise, on either side of zero."""
+
+    def hold(raw: mne.io.BaseRaw) -> None:
+        raw._data[:] = 0.00123 * np.arange(1, 65)[:, None] / 64
+
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.setattr("data.eeg.recording.MAX_FAULTY_CHANNELS", 64)
+        _, _, report = read_trials(changed(tmp_path, hold), 1, 4, Preprocessing())
+    assert report.median_sd_uv == pytest.approx(0.0, abs=0.01)
+
+
+def annotated(tmp_path: Path, *more: tuple[float, float, str]) -> Path:
+    def note(raw: mne.io.BaseRaw) -> None:
+        for onset, duration, description in more:
+            raw.annotations.append(onset, duration, description)
+
+    return changed(tmp_path, note)
+
+
+def test_trials_marked_bad_are_dropped_as_mne_drops_them(tmp_path: Path) -> None:
+    """The cues lie at 4.2, 12.5, 20.8 s, ...; a trial reaches from 1 s before to 4 s after."""
+    path = annotated(tmp_path, (12.0, 0.5, "BAD_blink"), (24.9, 0.0, "bad"), (40.0, 20.0, "Bad segment"))
+    trials, label, report = read_trials(path, 1, 4, Preprocessing())
+    epochs = read_epochs(path, Preprocessing())
+    expected = epochs.get_data(verbose="ERROR")
+    assert report.n_bad == 15 - len(expected) - report.n_lost >= 4
+    assert report.notes == f"{report.n_bad} trials dropped: marked bad in the recording"
+    np.testing.assert_allclose(trials, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+    np.testing.assert_array_equal(label, epochs.events[:, 2] - 2)
+    stretches, _, report = read_trials(path, 1, 4, Preprocessing(), labelled=False)
+    assert report.n_bad == 24 - len(stretches) >= 5
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 19_000), st.integers(0, 800)), min_size=1, max_size=4))
+def test_the_samples_that_mark_a_trial_bad_are_mnes(notes: list[tuple[int, int]]) -> None:
+    raw = mne.io.RawArray(np.zeros((1, 20_000)), mne.create_info(["C3"], 160.0, "eeg"), verbose="ERROR")
+    onset, duration = np.array(notes).T / 160
+    raw.set_annotations(mne.Annotations(onset, duration, ["BAD_x"] * len(notes)), verbose="ERROR")
+    cues = np.arange(672, 19_000, 1328)
+    events = np.stack([cues, np.zeros_like(cues), np.ones_like(cues)], axis=1)
+    epochs = mne.Epochs(raw, events, tmin=-1.0, tmax=4.0, preload=True, verbose="ERROR", on_missing="ignore")
+    kept = ~marked_bad(raw.annotations, cues - 160, Preprocessing())
+    np.testing.assert_array_equal(np.flatnonzero(kept), epochs.selection)
+
+
+def test_a_recording_joined_from_pieces_is_refused(tmp_path: Path) -> None:
+    assert "it is joined from pieces ('EDGE boundary' at 50 s)" in refuse(
+        annotated(tmp_path, (50.0, 0.0, "EDGE boundary"))
+    )
+
+
+@pytest.mark.parametrize("onset", [4.2, 4.2 + 1 / 160, 6.0])
+def test_two_tasks_at_once_are_refused(tmp_path: Path, onset: float) -> None:
+    def note(raw: mne.io.BaseRaw) -> None:
+        raw.annotations.delete(-1)
+        first = next(n for n in raw.annotations if n["description"] in ("T1", "T2"))
+        raw.annotations.append(onset, 4.1, "T2" if first["description"] == "T1" else "T1")
+
+    refused = refuse(changed(tmp_path, note))
+    assert re.match(
+        r"T[12] at 4\.2 s and T[12] at \d\.\d+ s overlap: one signal under two labels|T[12] at 4.2", refused
+    )
+
+
+@pytest.mark.parametrize("error", [Exception, ZeroDivisionError, OverflowError, KeyError, ValueError])
+def test_whatever_mne_raises_is_one_line(
+    edf_file: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error("two\nlines")
+
+    monkeypatch.setattr(mne.io, "read_raw_edf", fail)
+    refused = refuse(edf_file)
+    assert refused.startswith(f"MNE cannot read it ({error.__name__}: ")
+    assert "\n" not in refused
+
+
+def test_a_latin_1_comment_is_named(tmp_path: Path) -> None:
+    path = annotated(tmp_path, (50.0, 0.0, "fatigue?"))
+    payload = path.read_bytes()
+    assert payload.count(b"fatigue?") == 1
+    path.write_bytes(payload.replace(b"fatigue?", "fatigué?".encode("latin-1")))
+    assert "an annotation is not UTF-8 text" in refuse(path)
+
+
+def test_wrong_bytes_come_before_the_fault_they_cause(edf_file: Path, tmp_path: Path) -> None:
+    whole = edf_file.read_bytes()
+    (tmp_path / "text.edf").write_bytes(whole.replace(b"\n", b"\r\n")[: len(whole)])
+    found = try_read_trials(tmp_path / "text.edf", 1, 4, Preprocessing(), labelled=True, is_genuine=False)
+    assert isinstance(found, str)
+    assert re.match(r"its bytes are not PhysioNet's \(SHA-256 differs\), and its line feeds were rewritten", found)
+
+
+# Whatever a byte becomes
+
+
+@pytest.fixture(scope="module")
+def short_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording of 20 s with two trials."""
+    path = tmp_path_factory.mktemp("short") / "short.edf"
+    write_edf(simulate_recording(0, 1, 4).crop(tmax=20 - 1 / 160), path)
+    return path
+
+
+FLIPS = st.lists(st.tuples(st.integers(0, 2**22), st.integers(0, 255)), min_size=1, max_size=4)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(in_header=FLIPS, in_annotations=FLIPS, anywhere=FLIPS, where=st.sampled_from("haw"), labelled=st.booleans())
+def test_no_byte_gives_a_traceback_or_trials_that_are_not_numbers(
+    short_file: Path,
+    tmp_path: Path,
+    in_header: list[tuple[int, int]],
+    in_annotations: list[tuple[int, int]],
+    anywhere: list[tuple[int, int]],
+    where: str,
+    labelled: bool,
+) -> None:
+    payload = bytearray(short_file.read_bytes())
+    header = edf_header(payload)
+    size = header.record_bytes - header.stamp_offset
+    if where == "h":
+        for at, value in in_header:
+            payload[at % header.n_header_bytes] = value
+    elif where == "a":
+        for at, value in in_annotations:
+            record = header.n_header_bytes + at // size % header.n_records * header.record_bytes
+            payload[record + header.stamp_offset + at % size] = value
+    else:
+        for at, value in anywhere:
+            payload[at % len(payload)] = value
+    path = tmp_path / "flipped.edf"
+    path.write_bytes(payload)
+    found = try_read_trials(path, 1, 4, Preprocessing(), labelled=labelled, is_genuine=True)
+    if isinstance(found, str):
+        assert "\n" not in found
+    else:
+        trials, label, report = found
+        assert np.isfinite(trials).all()
+        assert len(trials) == len(label) == report.n_trials
+        assert np.isfinite(report.median_sd_uv)

@@ -1,5 +1,6 @@
 """The exercise's own route, torcheeg's MNEDataset, gives the same windows."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,23 @@ def test_equal_on_simulated_recordings_that_lose_trials(tmp_path: Path) -> None:
     data = load_eeg("simulated", tmp_path, subjects="1-2", runs="4,8", preprocessing=preprocessing, quiet=True)
     assert len(data.trials) == 4 * 14
     assert_equal(data, 160, 80)
+
+
+def test_a_difference_between_the_routes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = load_eeg("simulated", tmp_path, subjects="1", runs="4,8", quiet=True)
+    assert_equal(data, 160, 80)
+    swapped = dataclasses.replace(data, label=1 - data.label)
+    with pytest.raises(InputError, match=r"found 270 windows where windows=views has 270, the label of 0 of them"):
+        swapped.torcheeg_windows()
+    shorter = dataclasses.replace(data, recordings=data.recordings[:1], label=data.label[:15])
+    with pytest.raises(InputError, match=r"found 270 windows where windows=views has 135"):
+        shorter.torcheeg_windows()
+
+
+def test_a_constant_window_is_zeros_as_in_the_other_route() -> None:
+    assert np.abs(mean_std_normalize(np.full((64, 160), 3e-5))["eeg"]).max() < 1e-15
+    noise = 1e-20 * np.random.default_rng(0).normal(size=(64, 160))
+    assert np.abs(mean_std_normalize(noise)["eeg"]).max() < 1e-15
 
 
 def test_each_setting_has_its_own_store(real_data: Path, tmp_path: Path) -> None:

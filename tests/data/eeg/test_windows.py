@@ -71,6 +71,16 @@ def test_a_constant_window_reads_as_zeros() -> None:
     )
 
 
+@pytest.mark.parametrize("constant", [0.0, 1e-22, 3.3e-5, -0.001])
+def test_a_constant_window_with_rounding_noise_is_not_amplified(constant: float) -> None:
+    noise = np.random.default_rng(0).normal(size=(1, 2, 10)) * max(abs(constant) * 1e-8, 1e-20)
+    zero = np.zeros(1, np.int64)
+    windows = EegWindows(
+        (constant + noise).astype(np.float32), label=zero, subject=zero, run=zero, window=10, overlap=0
+    )
+    assert windows.gather(np.arange(1)).abs().max() < 1e-9
+
+
 @pytest.mark.parametrize(("window", "overlap"), [(802, 0), (1, 0), (160, 160), (160, -1)])
 def test_impossible_windows_are_refused(window: int, overlap: int) -> None:
     with pytest.raises(InputError, match=r"^(window|overlap)="):

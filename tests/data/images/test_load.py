@@ -24,7 +24,7 @@ from torchvision.transforms import CenterCrop, Compose, Resize
 from common.errors import InputError
 from data.images import cache as image_cache
 from data.images.load import ImageBatches, ImageSet, load_images
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE, ROOT
 from tests.data.images.image_trees import write_celeba, write_folder, write_zip
 
 
@@ -257,7 +257,7 @@ def test_disk_that_fills_up_while_decoding(tmp_path: Path) -> None:
     data_dir = write_folder(tmp_path / "x", [f"{n}.jpg" for n in range(10)])
     code = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n" + LOAD
     process = run_python(code, data_dir, tmp_path / "cache", 128)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert "InputError" in errors
     assert "cannot keep the decoded images (File too large); 0.5 MB are needed; make room" in errors
     assert caches(tmp_path / "cache") == []
@@ -321,12 +321,12 @@ def test_damaged_cache_is_made_anew(tmp_path: Path, capfd: pytest.CaptureFixture
 def test_killed_while_decoding_leaves_nothing_half_written(tmp_path: Path, after: float) -> None:
     data_dir = write_folder(tmp_path / "x", [f"{n:03d}.jpg" for n in range(120)], size=(1000, 800))
     process = run_python(LOAD, data_dir, tmp_path / "cache", 256)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not caches(tmp_path / "cache") and time.monotonic() < deadline:
         time.sleep(0.005)  # until it has begun to write
     time.sleep(after)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == -signal.SIGKILL, "it was too fast: this test needs larger images"
     assert all(path.name.startswith(".") for path in caches(tmp_path / "cache"))  # hidden leftovers at most
     images = load(data_dir, tmp_path / "cache", image_size=256)
@@ -338,7 +338,7 @@ def test_killed_while_decoding_leaves_nothing_half_written(tmp_path: Path, after
 def test_two_processes_at_once_decode_once(tmp_path: Path) -> None:
     data_dir = write_folder(tmp_path / "x", [f"{n:03d}.jpg" for n in range(60)], size=(1000, 800))
     processes = [run_python(LOAD, data_dir, tmp_path / "cache", 64) for _ in range(3)]
-    results = [process.communicate(timeout=120) for process in processes]
+    results = [process.communicate(timeout=PATIENCE) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], results
     assert len({output for output, _ in results}) == 1
     assert sum("image 60/60" in errors for _, errors in results) == 1  # one of them has decoded, and said so

@@ -28,7 +28,7 @@ from models.eeg.transformer import EegTransformer, EpochClassifier
 from models.gan.digit_classifier import DigitClassifier
 from models.gan.isir import I_SIR
 from models.gan.networks import Critic, Generator
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE, ROOT
 from tests.tracking.servers import ModelServer, serving_environment
 from tracking import store
 from tracking.registry.models import log_model
@@ -162,7 +162,7 @@ def test_every_kind_loads_by_alias_and_by_download_where_this_project_is_not(
         env=serving_environment(registry.uri),
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     with torch.no_grad():
@@ -428,7 +428,7 @@ def run_documented(server: ModelServer, name: str, folder: Path) -> str:
         text = text.replace("127.0.0.1:5001", f"127.0.0.1:{server.port}")
         command = ["bash", "-ec", text] if language == "bash" else [sys.executable, "-c", text]
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, (text, done.stderr)
         printed.append(done.stdout)
     return "\n".join(printed)

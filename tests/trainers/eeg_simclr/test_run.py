@@ -1,5 +1,5 @@
-"""The eeg_simclr entry point: what it records, that it resumes exactly, whom it pre-trains on, what it refuses, and its
-report.
+"""The eeg_simclr entry point with pretext=channel: what it records, that it resumes exactly, whom it pre-trains on,
+what it refuses, and its report.
 """
 
 import copy
@@ -44,6 +44,7 @@ from training.processes import Processes, average_gradients
 from training.session import NotFinite
 
 TINY: dict[str, object] = {
+    "pretext": "channel",
     "subjects": "1-3",
     "runs": "4",
     "overlap": 0,

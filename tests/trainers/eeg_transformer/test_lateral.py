@@ -17,8 +17,6 @@ from tracking.registry.evaluations import evaluations_in
 from trainers.eeg_transformer.config import PRESETS, EegTransformerConfig
 from trainers.eeg_transformer.explain_lateral import order_facts, patterns_of
 from trainers.eeg_transformer.lateral import (
-    ALL,
-    ELECTRODES,
     RIDGE,
     SLICES,
     Training,
@@ -31,6 +29,7 @@ from trainers.eeg_transformer.lateral import (
 from training.config import parse_config, preset_config
 from training.eeg.baselines import CLASSICAL, baseline_inputs, classical_log_probabilities, fit_eegnet, predict_eegnet
 from training.eeg.load import load_data
+from training.eeg.slices import ALL, ELECTRODES
 
 FEW = Training(n_networks=2, n_updates=20)
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from common.errors import InputError
 from tests.browser import chromium, open_browser
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE, ROOT
 from tests.running import client, environment, runs
 from tests.tracking.servers import Server, free_port
 from tracking.reading import Reader
@@ -329,7 +329,6 @@ def test_unknown_experiment_run_and_folder_are_named(store: MlflowClient, tmp_pa
     assert not made  # refused before a run of its own
 
 
-@pytest.mark.timeout(500)  # of a busy machine
 def test_a_server_that_does_not_answer_is_one_line_and_status_2(tmp_path: Path) -> None:
     variables = {**environment(tmp_path), "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}"}
     done = subprocess.run(
@@ -338,7 +337,7 @@ def test_a_server_that_does_not_answer_is_one_line_and_status_2(tmp_path: Path) 
         env=variables,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=PATIENCE,
     )
     assert done.returncode == 2
     [line] = done.stderr.strip().splitlines()

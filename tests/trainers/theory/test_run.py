@@ -15,6 +15,7 @@ from torch import nn
 
 from common.errors import InputError
 from evaluation.distances import smoothed_kl_slope
+from tests.conftest import PATIENCE
 from tests.running import client, command, environment, run_trainer, runs
 from trainers.theory.config import TheoryConfig
 from trainers.theory.correction import Correction, corrections
@@ -202,7 +203,7 @@ def test_sigterm_ends_the_run_as_killed(folder: Path) -> None:
     while process.poll() is None and not runs(folder):
         time.sleep(0.2)
     process.terminate()
-    output = process.communicate(timeout=100)[0]
+    output = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 143, output
     assert "Traceback" not in output
     assert [run.info.status for run in runs(folder)] == ["KILLED"]

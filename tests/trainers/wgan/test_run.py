@@ -24,6 +24,7 @@ from common.errors import InputError
 from data.images.load import ImageSet
 from models.gan.networks import Critic, Generator
 from models.sync_norm import synchronise_batch_norms
+from tests.conftest import PATIENCE
 from tests.data.images.image_trees import write_celeba
 from tests.running import client, command, environment, history, run_trainer, runs
 from trainers.wgan.config import WganConfig
@@ -169,7 +170,7 @@ def test_killed_at_random_points_and_resumed_it_ends_the_same(folder: Path, fini
         if attempt < 3:
             # Not before the first checkpoint of the attempt may exist: then each kill falls into a later stretch of the
             # run.
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + PATIENCE
             before = _step_on_disk(folder)
             while _step_on_disk(folder) <= before and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.02)
@@ -180,7 +181,7 @@ def test_killed_at_random_points_and_resumed_it_ends_the_same(folder: Path, fini
             if process.returncode == 0:  # a fast machine came to the end first
                 break
         else:
-            output = process.communicate(timeout=200)[0]
+            output = process.communicate(timeout=PATIENCE)[0]
             assert process.returncode == 0, output
             break
     assert killed >= 2
@@ -210,7 +211,7 @@ def test_sigterm_checkpoints_and_the_same_command_goes_on(folder: Path, finished
     while _step_on_disk(folder) == 0 and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=100)[0]
+    output = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 143, output
     [run] = runs(folder)
     assert run.info.status == "KILLED"

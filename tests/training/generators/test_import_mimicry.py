@@ -16,6 +16,7 @@ from torch import nn
 
 from common.errors import InputError
 from models.gan import mimicry
+from tests.conftest import PATIENCE
 from tests.running import client, environment, runs
 from tracking.registry.evaluations import evaluations_in
 from trainers.fid import run as fid
@@ -188,7 +189,9 @@ def test_critics_that_are_refused(there: Path) -> None:
 def test_a_bomb_ends_in_one_line_and_status_2(folder: Path) -> None:
     write_faulty("bomb", folder / "netG.pth", folder / "exploded")
     command = [sys.executable, "-m", "training.generators.import_mimicry", "netG.pth"]
-    done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("error: netG.pth is not a checkpoint of torch-mimicry")
     assert len(done.stderr.strip().splitlines()) == 1

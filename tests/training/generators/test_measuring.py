@@ -1,4 +1,4 @@
-"""What fid and isir_fid share: how many images they need, and which of them precision and recall look at."""
+"""What fid and isir_fid share: which images they compare with, how many they need, and what the scores look at."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,19 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from common.errors import InputError
-from data.images.load import ImageSet
+from data.images.load import ImageSet, load_images
 from evaluation.features import Extractor, Features, network_extractor
 from evaluation.frechet import Gaussian
 from trainers.fid.config import PRESETS, FidConfig
 from trainers.isir_fid.config import PRESETS as ISIR_PRESETS
 from trainers.isir_fid.config import IsirFidConfig
 from trainers.isir_fid.samplers import SamplerEvaluation
-from training.config import parse_config
+from training.config import parse_config, preset_config
 from training.generators.config import MeasureConfig
-from training.generators.measuring import Reference, check_count, measure_reference, scores
+from training.generators.measuring import Reference, check_count, measure_reference, reference_images, scores
 from training.generators.stored import StoredNetwork
 from training.processes import Processes
 
@@ -108,3 +109,40 @@ def test_the_seconds_of_plain_sampling_are_of_the_generator_alone() -> None:
     )
     assert evaluation.generating_seconds(torch.zeros(25, 4)) > 0
     assert made == [10, 10, 5]
+
+
+def photos(folder: Path, n: int, seed: int) -> Path:
+    """n random pictures of 16 pixels."""
+    folder.mkdir()
+    rng = np.random.default_rng(seed)
+    for i in range(n):
+        Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).save(folder / f"{i:03d}.png")
+    return folder
+
+
+def test_the_reference_is_the_images_of_the_training_or_refused(tmp_path: Path) -> None:
+    """In another folder, another `photos`, or the same one with more images, is no reference by default."""
+    own, other = photos(tmp_path / "own", 12, seed=0), photos(tmp_path / "other", 12, seed=1)
+    seen = load_images("folder", 16, "train", own, tmp_path / "cache", progress=False)
+    known = {
+        "dataset": "folder",
+        "split": "train",
+        "data_dir": str(own),
+        "preprocessing_hash": seen.preprocessing_hash,
+        "split_fingerprint": seen.fingerprint,
+    }
+    network: Any = None
+    generator = StoredNetwork(network=network, uri="g", image_size=16, nz=4, trained_on=known)
+
+    def reference(**changes: Any) -> str:
+        config = preset_config(FidConfig, PRESETS, "quick", cache_dir=tmp_path / "cache", **changes)
+        return reference_images(config, generator).fingerprint
+
+    assert reference() == seen.fingerprint
+    with pytest.raises(InputError, match=f"does not hold the train images that g was trained on .from {own}."):
+        reference(data_dir=other)
+    assert reference(data_dir=other, force=True) != seen.fingerprint
+    assert reference(data_dir=other, dataset="folder") != seen.fingerprint  # on purpose
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(own / "one_more.png")
+    with pytest.raises(InputError, match="files were added, removed or changed"):
+        reference()

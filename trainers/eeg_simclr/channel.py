@@ -1,0 +1,244 @@
+"""pretext=channel: the contrast of single channels of Mohsenvand et al. 2020, then classification.
+
+`run_channel` reads from top to bottom: recordings, windows and folds -> for each fold: an encoder pre-trained on
+channels of the training people without labels, then fine-tuned, frozen, probed, and the same network trained from
+scratch, over shares of the labels -> baselines on the same folds -> figures over subjects: does pre-training help? ->
+encoder and classifier for the registry -> summary. training/eeg/ has what the EEG trainers share; docs/eeg_simclr.md
+explains.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from common.progress import Progress
+from data.eeg.load import EegData, Preprocessing, load_eeg
+from data.eeg.pool import ChannelPool, labelled_share
+from data.eeg.splits import Fold, shuffled_labels
+from data.eeg.windows import Windows
+from trainers.eeg_simclr.comparison import percent, record_comparison
+from trainers.eeg_simclr.config import EegSimclrConfig, frozen_fit
+from trainers.eeg_simclr.frozen import FrozenEncoder, fit_probe, probe_once
+from trainers.eeg_simclr.networks import OWN, RIVALS
+from trainers.eeg_simclr.pretraining import Pretraining, build_pool, pretrain_once, pretraining_key
+from trainers.eeg_simclr.registry import register_networks
+from training.eeg.baselines import build_eegnet, classical_results
+from training.eeg.fit import ADVICE, final_fold, fit_once, seeded
+from training.eeg.load import load_for
+from training.eeg.records import end_with_summary, log_figures, log_recordings, log_results, results_text
+from training.eeg.results import check_leakage, network_results
+from training.session import Session
+from training.summary import render_summary
+from training.trial import StudyTrial
+
+WHOLE = 1.0
+"""The share of the labels that is all of them."""
+
+
+def load_unlabelled(config: EegSimclrConfig) -> EegData | None:
+    """The further recordings to pre-train on, without labels; None where none are asked for."""
+    if not config.unlabelled_runs:
+        return None
+    return load_eeg(
+        config.dataset,
+        config.cache_dir,
+        config.data_dir,
+        config.subjects,
+        config.unlabelled_runs,
+        Preprocessing(l_freq=config.l_freq, h_freq=config.h_freq, tmin=config.tmin, tmax=config.tmax),
+        labelled=False,
+        exclude=config.exclude,
+        on_bad=config.on_bad,
+        checksums=config.checksums,
+    )
+
+
+def shares_of(config: EegSimclrConfig) -> list[float]:
+    """The shares of the labels, all of them first."""
+    return sorted({*config.label_fractions, WHOLE}, reverse=True)
+
+
+def n_epochs(config: EegSimclrConfig, n_folds: int) -> int:
+    """All epochs of a run, for the progress shown."""
+    pretrainings = n_folds + 1 + len([tau for tau in config.tau_sweep if tau != config.tau])
+    comparisons = n_folds * len(shares_of(config))
+    whole_networks = 2 * comparisons + config.leakage_check + 1 + n_folds * config.baselines
+    return pretrainings * config.pretrain_epochs + whole_networks * config.epochs + comparisons * config.frozen_epochs
+
+
+@dataclass
+class Work:
+    """What every part of a run is trained with."""
+
+    session: Session
+    progress: Progress
+    config: EegSimclrConfig
+    data: EegData
+    windows: Windows
+    pool: ChannelPool
+    unlabelled: EegData | None
+
+    def pretrain(self, fold: Fold, tau: float | None = None) -> dict[str, Any]:
+        """The finished pre-training for `fold`, at the temperature `tau` instead of the run's, if given."""
+        config = self.config if tau is None else replace(self.config, tau=tau)
+        key = pretraining_key(fold) + ("" if tau is None else f"_tau_{tau:g}")
+        return pretrain_once(
+            self.session, self.progress, key, config, self.pool, self.windows, fold, unlabelled=self.unlabelled
+        )
+
+    def encoder(self, weights: Mapping[str, torch.Tensor] | None) -> FrozenEncoder:
+        """The encoder with these weights; None: untrained."""
+        return FrozenEncoder(self.config, weights, self.windows, self.session.device)
+
+    def fit(self, name: str, key: str, encoder: FrozenEncoder, fold: Fold, label: np.ndarray) -> dict[str, Any]:
+        """The finished fit `key` of the network `name` on `encoder`, with the labels of the fold's training windows."""
+        session, progress, config = self.session, self.progress, self.config
+        if name.endswith("probe"):
+            return probe_once(session, key, encoder, fold, label, fold.test)
+        if name == "frozen":
+            config = frozen_fit(config)
+        encoded = name == "frozen" and encoder.may_encode() and key not in session.done
+        windows = encoder.encoded if encoded else self.windows
+        return fit_once(session, progress, key, encoder.network(name, encoded), windows, fold, label, config)
+
+
+def train_fold(work: Work, number: int, fold: Fold) -> dict[float, dict[str, dict[str, Any]]]:
+    """{share of the labels: {network: its finished fit on the fold}}: pre-trained without labels, then all networks."""
+    pretrained, untrained = work.encoder(work.pretrain(fold)["weights"]), work.encoder(None)
+    fits: dict[float, dict[str, dict[str, Any]]] = {}
+    for share in shares_of(work.config):
+        labelled = labelled_share(fold, work.windows, share, work.config.seed)
+        fits[share] = {}
+        for name in (OWN, *RIVALS):
+            encoder = untrained if name in ("scratch", "random_probe") else pretrained
+            key = f"{name}_fold{number}" if share == WHOLE else f"{name}_{percent(share)}_fold{number}"
+            fits[share][name] = work.fit(name, key, encoder, labelled, work.windows.label)
+    return fits
+
+
+def sweep_tau(work: Work, fold: Fold) -> None:
+    """Pre-train `fold` at several temperatures; a probe of each is judged on its validation people."""
+    for tau in work.config.tau_sweep:
+        pretrained = work.pretrain(fold, None if tau == work.config.tau else tau)
+        encoder = work.encoder(pretrained["weights"])
+        key = f"probe_tau_{tau:g}"
+        if key not in work.session.done:
+            network = encoder.network("probe").to(work.session.device)
+            log_p = fit_probe(network, encoder.pooled, work.windows.label, fold.train, fold.validation)
+            work.session.finish(key, {"log_p": log_p, "weights": None, "curve": pretrained["curve"]})
+
+
+def search(work: Work, fold: Fold) -> None:
+    """A study's trial: the pre-training alone, judged by a linear probe on the validation people now and then."""
+    session, config, windows = work.session, work.config, work.windows
+    every = max(1, config.pretrain_epochs // 4)
+
+    def judge(pretraining: Pretraining) -> None:
+        if pretraining.epoch % every and not pretraining.finished:
+            return
+        encoder = work.encoder(pretraining.result()["weights"])
+        network = encoder.network("probe").to(session.device)
+        log_p = fit_probe(network, encoder.pooled, windows.label, fold.train, fold.validation)
+        y = torch.from_numpy(windows.label[fold.validation])
+        figures = {"log_loss": float(F.nll_loss(log_p, y)), "accuracy": float((log_p.argmax(1) == y).float().mean())}
+        measured = session.trial.measure(network, windows.gather(fold.validation[:1]))
+        session.trial.report(session.run, {**figures, **measured}, pretraining.epoch)
+
+    key = pretraining_key(fold)
+    pretrain_once(
+        session, work.progress, key, config, work.pool, windows, fold, unlabelled=work.unlabelled, judge=judge
+    )
+
+
+def train_eegnet(work: Work, folds: Sequence[Fold]) -> list[dict[str, Any]]:
+    """EEGNet's finished fit on each fold, with all labels."""
+    fits = []
+    for number, fold in enumerate(folds, 1):
+        with seeded(work.config.seed):
+            network = build_eegnet(work.data, work.config.window)
+        key, label = f"eegnet_fold{number}", work.windows.label
+        fits.append(fit_once(work.session, work.progress, key, network, work.windows, fold, label, work.config))
+    return fits
+
+
+def run_channel(config: EegSimclrConfig, trial: StudyTrial | None = None) -> int:
+    """Pre-train, train, compare, record, register; the exit status. trial: the run's place in a study."""
+    session = Session("eeg_simclr", config, trial, advice=ADVICE)
+    unlabelled = load_unlabelled(config)
+    data, windows, folds = load_for(session, config)
+    pool = build_pool(config, data, windows, unlabelled)
+    dealt, everything = shuffled_labels(windows, config.seed), final_fold(windows, folds)
+
+    with session:
+        run, began = session.run, time.monotonic()
+        log_recordings(session, config, data, windows, folds)
+        with Progress(n_epochs(config, len(folds)), unit="epoch", quiet=not session.is_first) as progress:
+            work = Work(session, progress, config, data, windows, pool=pool, unlabelled=unlabelled)
+            if session.trial.searching:
+                search(work, folds[0])
+                return 0
+            by_fold = [train_fold(work, number, fold) for number, fold in enumerate(folds, 1)]
+            eegnet = train_eegnet(work, folds) if config.baselines else []
+            shuffled = None
+            if config.leakage_check:
+                encoder = work.encoder(session.done[pretraining_key(folds[0])]["weights"])
+                shuffled = work.fit(OWN, "leakage", encoder, folds[0], dealt)
+            encoder_weights = work.pretrain(everything)["weights"]
+            final = work.fit(OWN, "final", work.encoder(encoder_weights), everything, windows.label)
+            sweep_tau(work, folds[0])
+        session.end_training()
+        if not session.is_first:
+            return 0
+        run.log_checkpoint()
+
+        fits = {
+            share: {name: [fold[share][name] for fold in by_fold] for name in (OWN, *RIVALS)} for share in by_fold[0]
+        }
+        results = network_results({**fits[WHOLE], **({"eegnet": eegnet} if eegnet else {})}, windows, folds)
+        if config.baselines:
+            results |= classical_results(config, data, windows, folds)
+        leakage = check_leakage(shuffled, windows, folds[0], dealt)
+        log_results(run, results, leakage, step=config.epochs)
+        curves = {f"fold {i}": fit["curve"] for i, fit in enumerate(fits[WHOLE][OWN], 1)}
+        log_figures(run, config, data, OWN, results, curves)
+        if unlabelled is not None:
+            name = f"{unlabelled.dataset}-unlabelled"
+            run.log_data(name, unlabelled.fingerprint, unlabelled.summary(), "pre-training")
+        comparison = record_comparison(
+            run,
+            config,
+            data,
+            windows,
+            folds,
+            fits=fits,
+            results=results,
+            done=session.done,
+            shown=last_networks(work, fits[WHOLE]),
+            device=session.device,
+        )
+
+        if leakage is None or not leakage.leaks:  # else the network is not to be served
+            network = work.encoder(None).network(OWN)
+            network.load_state_dict(final["weights"])
+            metrics = results[OWN].metrics(OWN)
+            register_networks(run, config, data, network.eval(), metrics, encoder_weights, alias=session.trial.alias)
+        common = results_text(config, data, OWN, results, leakage)
+        text = render_summary(Path(__file__).parent, results=common, comparison=comparison, found=None)
+        end_with_summary(session, text, leakage, seconds=time.monotonic() - began)
+    return session.status
+
+
+def last_networks(work: Work, fits: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, nn.Module]:
+    """The networks of the last fold, with all labels, whose embeddings are drawn."""
+    shown = {}
+    for title, name in (("pre-trained", "frozen"), ("fine-tuned", OWN)):
+        shown[title] = work.encoder(None).network(name).to(work.session.device)
+        shown[title].load_state_dict(fits[name][-1]["weights"])
+    return shown
