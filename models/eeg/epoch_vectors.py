@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from models.eeg.lateral import OddTangent, Slice, bands_of, slice_covariances
+from models.eeg.lateral import OddTangent, Slice, bands_of, shrinkages, slice_covariances
 from models.eeg.whitening import whitening
 
 
@@ -24,6 +24,8 @@ class EpochVectors(nn.Module):
 
     kernel: Tensor
     reference: Tensor
+    shrinkages: Tensor
+    band_of: Tensor
 
     def __init__(
         self,
@@ -47,6 +49,9 @@ class EpochVectors(nn.Module):
         self.shrinkage, self.n_usual = shrinkage, n_usual
         self.register_buffer("kernel", kernel.float())
         self.register_buffer("reference", reference.double())
+        self.register_buffer("shrinkages", shrinkages(slices))
+        bands = bands_of(slices)
+        self.register_buffer("band_of", torch.tensor([bands.index(s.band) for s in slices]))
 
     def vectors(self, x: Tensor) -> Tensor:
         """Odd tangent vectors [N, n_slices, n_features] of raw epochs, aligned and centred as one person's."""
@@ -59,8 +64,6 @@ class EpochVectors(nn.Module):
             filtered, self.slices, tmin=self.tmin, sfreq=self.sfreq / self.step, passed=self.passed
         )
         mean = (self.n_usual * self.reference + whole.double().sum(0)) / (self.n_usual + n)
-        bands = bands_of(self.slices)
-        whiten = torch.stack([whitening(mean[bands.index(s.band)], self.shrinkage) for s in self.slices])
-        aligned = whiten @ parts.double() @ whiten
-        found = torch.stack([self.tangent(aligned[:, k], s.shrinkage) for k, s in enumerate(self.slices)], 1)
+        whiten = torch.stack([whitening(covariance, self.shrinkage) for covariance in mean.unbind()])[self.band_of]
+        found = self.tangent(whiten @ parts.double() @ whiten, self.shrinkages)
         return found - found.sum(0) / (self.n_usual + n)

@@ -65,9 +65,10 @@ def mirror_basis(mirror: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([(one + other) / math.sqrt(2), eye[midline]]), (one - other) / math.sqrt(2)
 
 
-def log_covariance(covariance: Tensor, shrinkage: float) -> Tensor:
+def log_covariance(covariance: Tensor, shrinkage: float | Tensor) -> Tensor:
     """Matrix logarithm of (1 - shrinkage) C + shrinkage tr(C) / n_chans I: [..., n_chans, n_chans], float64.
 
+    shrinkage: one for all, or of the shape [..., 1, 1].
     Half a second of 64 channels has fewer samples than channels: without shrinkage it has no logarithm.
     """
     c = covariance.double()
@@ -98,7 +99,7 @@ class OddTangent(nn.Module):
     def n_features(self) -> int:
         return len(self.even) * len(self.odd)
 
-    def forward(self, covariance: Tensor, shrinkage: float = 0.2) -> Tensor:
+    def forward(self, covariance: Tensor, shrinkage: float | Tensor = 0.2) -> Tensor:
         log = log_covariance(covariance, shrinkage)
         return (math.sqrt(2) * (self.even @ log @ self.odd.T)).flatten(-2).float()
 
@@ -125,6 +126,11 @@ def covariances(x: Tensor) -> Tensor:
 def bands_of(slices: Sequence[Slice]) -> list[tuple[float, float]]:
     """The bands of the slices, each once, ascending."""
     return sorted({s.band for s in slices})
+
+
+def shrinkages(slices: Sequence[Slice]) -> Tensor:
+    """Of each slice, [n_slices, 1, 1]."""
+    return torch.tensor([s.shrinkage for s in slices], dtype=torch.float64)[:, None, None]
 
 
 def slice_covariances(

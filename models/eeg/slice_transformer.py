@@ -82,7 +82,8 @@ class SliceWeighing(nn.Module):
         """Weights of the slices, [N, n_slices], that sum to 1; the same for a mirrored trial."""
         scores = self.prior.expand_as(evidence)
         if self.attends:
-            scores = scores + (self._scores(evidence, context) + self._scores(-evidence, context)) / 2
+            both = self._scores(torch.cat([evidence, -evidence]), torch.cat([context, context]))
+            scores = scores + (both[: evidence.shape[0]] + both[evidence.shape[0] :]) / 2
         return scores.softmax(1)
 
     def forward(self, evidence: Tensor, context: Tensor) -> Tensor:

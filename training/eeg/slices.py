@@ -16,7 +16,7 @@ from torch import Tensor
 from common.errors import InputError
 from data.eeg.load import EegData
 from data.eeg.recording import CHANNELS
-from models.eeg.lateral import OddTangent, Slice, bands_of, mirror_of, slice_covariances
+from models.eeg.lateral import OddTangent, Slice, bands_of, mirror_of, shrinkages, slice_covariances
 from models.eeg.whitening import whitening
 
 ALIGN_SHRINKAGE = 0.05
@@ -102,10 +102,10 @@ def aligned_vectors(found: TrialCovariances, group: np.ndarray) -> Tensor:
     Every group (the trials of a person, or of a run) is whitened band by band by its own mean covariance, and its mean
     vector is taken off: all its trials are used, no label is.
     """
-    tangent = OddTangent(mirror_of(found.ch_names))
+    tangent, shrinkage = OddTangent(mirror_of(found.ch_names)), shrinkages(found.slices)
     vectors = torch.empty(*found.parts.shape[:2], tangent.n_features)
     for rows, aligned in _aligned_by_group(found, group):
-        own = _tangents(found.slices, aligned, tangent)
+        own = tangent(aligned, shrinkage)
         vectors[rows] = own - own.mean(0)
     return vectors
 
@@ -131,7 +131,7 @@ def causal_vectors(found: TrialCovariances, group: np.ndarray, reference: Tensor
     reference: `reference_covariances` of the training people, which counts as REFERENCE_TRIALS trials before the first
     one; so do vectors of 0 in the mean. Trials stand in the order of time.
     """
-    tangent = OddTangent(mirror_of(found.ch_names))
+    tangent, shrinkage = OddTangent(mirror_of(found.ch_names)), shrinkages(found.slices)
     vectors = torch.empty(*found.parts.shape[:2], tangent.n_features)
     for g in np.unique(group):
         rows = np.flatnonzero(group == g)
@@ -139,7 +139,7 @@ def causal_vectors(found: TrialCovariances, group: np.ndarray, reference: Tensor
         own = torch.empty(len(rows), *vectors.shape[1:])
         for k, row in enumerate(rows):
             matrices = torch.stack([whitening(c, ALIGN_SHRINKAGE) for c in total / before[k]])
-            own[k] = _tangents(found.slices, _whitened(found, torch.tensor([row]), matrices), tangent)[0]
+            own[k] = tangent(_whitened(found, torch.tensor([row]), matrices), shrinkage)[0]
             total = total + found.whole[row].double()
         means = (own.cumsum(0) - own) / before[:, None, None]
         vectors[torch.from_numpy(rows)] = own - means
@@ -158,8 +158,3 @@ def _whitened(found: TrialCovariances, rows: Tensor, matrices: Tensor) -> Tensor
     """Covariances of the slices of `rows` between the band's whitening matrix on both sides, float64."""
     whiten = matrices[found.band_of]
     return whiten @ found.parts[rows].double() @ whiten
-
-
-def _tangents(slices: Sequence[Slice], aligned: Tensor, tangent: OddTangent) -> Tensor:
-    """Vectors [n_rows, n_slices, n_features] of whitened covariances."""
-    return torch.stack([tangent(aligned[:, k], s.shrinkage) for k, s in enumerate(slices)], 1)
