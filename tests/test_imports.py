@@ -24,6 +24,7 @@ MAY_IMPORT = {
 PURE = {
     "torch",
     "math",
+    "re",
     "typing",
     "dataclasses",
     "collections",

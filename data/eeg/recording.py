@@ -63,7 +63,7 @@ class Preprocessing:
     montage: str = "colin27_1005"  # MNE's new name of `standard_1005`
 
     def __post_init__(self) -> None:
-        if not max(abs(self.tmin), abs(self.tmax)) <= MAX_TRIAL_SECONDS:  # NaN and infinities too
+        if not all(abs(t) <= MAX_TRIAL_SECONDS for t in (self.tmin, self.tmax)):  # NaN and infinities too
             raise InputError(
                 f"tmin={self.tmin:g}, tmax={self.tmax:g}: seconds from the cue, allowed are -{MAX_TRIAL_SECONDS:g} to "
                 f"{MAX_TRIAL_SECONDS:g}"
