@@ -346,13 +346,17 @@ def start_run(
     # The error that ended an earlier attempt is no error of this one.
     again = {"resumed": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "error": ""} if opening.resumed else {}
     run.set_tags({**every_tag, **again})
+    _log_config(run, params)
+    run.log_dict(where_it_runs, "environment.json")
+    run.start_writer()
+    return run
+
+
+def _log_config(run: Run, params: Mapping[str, Any]) -> None:
     # `resume` says how this process began, not what the run is; the tag `resumed` tells that.
     config = {name: value for name, value in params.items() if name != "resume"}
     run.log_params(config)
     run.log_dict(config, "config.json")
-    run.log_dict(where_it_runs, "environment.json")
-    run.start_writer()
-    return run
 
 
 @contextlib.contextmanager

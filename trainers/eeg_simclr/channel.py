@@ -23,6 +23,7 @@ from data.eeg.load import EegData, Preprocessing, load_eeg
 from data.eeg.pool import ChannelPool, labelled_share
 from data.eeg.splits import Fold, shuffled_labels
 from data.eeg.windows import Windows
+from tracking.run import AnyRun
 from trainers.eeg_simclr.comparison import percent, record_comparison
 from trainers.eeg_simclr.config import EegSimclrConfig, frozen_fit
 from trainers.eeg_simclr.frozen import FrozenEncoder, fit_probe, probe_once
@@ -168,6 +169,33 @@ def train_eegnet(work: Work, folds: Sequence[Fold]) -> list[dict[str, Any]]:
     return fits
 
 
+def log_unlabelled(run: AnyRun, unlabelled: EegData | None) -> None:
+    """Record which further recordings were pre-trained on."""
+    if unlabelled is not None:
+        name = f"{unlabelled.dataset}-unlabelled"
+        run.log_data(name, unlabelled.fingerprint, unlabelled.summary(), "pre-training")
+
+
+def register_trained(
+    work: Work,
+    weights: Mapping[str, torch.Tensor],
+    encoder_weights: Mapping[str, torch.Tensor],
+    metrics: Mapping[str, float],
+) -> None:
+    """Register the encoder, and the classifier with these weights."""
+    network = work.encoder(None).network(OWN)
+    network.load_state_dict(weights)
+    register_networks(
+        work.session.run,
+        work.config,
+        data=work.data,
+        network=network.eval(),
+        metrics=metrics,
+        encoder_weights=encoder_weights,
+        alias=work.session.trial.alias,
+    )
+
+
 def run_channel(config: EegSimclrConfig, trial: StudyTrial | None = None) -> int:
     """Pre-train, train, compare, record, register; the exit status. trial: the run's place in a study."""
     session = Session("eeg_simclr", config, trial, advice=ADVICE)
@@ -208,9 +236,7 @@ def run_channel(config: EegSimclrConfig, trial: StudyTrial | None = None) -> int
         log_results(run, results, leakage, step=config.epochs)
         curves = {f"fold {i}": fit["curve"] for i, fit in enumerate(fits[WHOLE][OWN], 1)}
         log_figures(run, config, data, OWN, results, curves)
-        if unlabelled is not None:
-            name = f"{unlabelled.dataset}-unlabelled"
-            run.log_data(name, unlabelled.fingerprint, unlabelled.summary(), "pre-training")
+        log_unlabelled(run, unlabelled)
         comparison = record_comparison(
             run,
             config,
@@ -225,10 +251,7 @@ def run_channel(config: EegSimclrConfig, trial: StudyTrial | None = None) -> int
         )
 
         if leakage is None or not leakage.leaks:  # else the network is not to be served
-            network = work.encoder(None).network(OWN)
-            network.load_state_dict(final["weights"])
-            metrics = results[OWN].metrics(OWN)
-            register_networks(run, config, data, network.eval(), metrics, encoder_weights, alias=session.trial.alias)
+            register_trained(work, final["weights"], encoder_weights, results[OWN].metrics(OWN))
         common = results_text(config, data, OWN, results, leakage)
         text = render_summary(Path(__file__).parent, results=common, comparison=comparison, found=None)
         end_with_summary(session, text, leakage, seconds=time.monotonic() - began)

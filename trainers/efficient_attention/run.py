@@ -13,7 +13,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +226,31 @@ def record_tasks(run: AnyRun, config: EfficientAttentionConfig, data: EegData, d
     return tasks_report(recall, labelled, streamed, what, on_gpu=device.type == "cuda")
 
 
+def label_plans(
+    config: EfficientAttentionConfig, n_chans: int, n_times: int, sfreq: float
+) -> tuple[list[LabelSizes], LabelSizes]:
+    """(what is trained to label recordings of n_times samples, the causal network for streaming)."""
+
+    def plan(name: str, patch_len: int, causal: bool = False) -> LabelSizes:
+        return LabelSizes(
+            name,
+            patch_len,
+            n_chans=n_chans,
+            n_times=n_times,
+            sfreq=sfreq,
+            epochs=config.label_epochs,
+            causal=causal,
+        )
+
+    plans = [
+        plan(name, patch_len)
+        for patch_len in config.label_patches
+        for name in config.label_mechanisms
+        if name not in (EXACT, *QUADRATIC) or n_times // patch_len <= config.label_exact_tokens
+    ]
+    return plans, plan("linear", config.stream_patch, causal=True)
+
+
 def label_and_stream(
     run: AnyRun, config: EfficientAttentionConfig, data: EegData, device: torch.device
 ) -> tuple[list[Labelled], Streamed]:
@@ -240,23 +265,7 @@ def label_and_stream(
     test = [r for r in recordings if r.run == last[r.subject]]
     train = [r for r in recordings if r.run != last[r.subject]]
     n_times = max(r.signal.shape[1] for r in recordings)
-    plans = [
-        LabelSizes(
-            name, patch_len, n_chans=len(data.ch_names), n_times=n_times, sfreq=data.sfreq, epochs=config.label_epochs
-        )
-        for patch_len in config.label_patches
-        for name in config.label_mechanisms
-        if name not in (EXACT, *QUADRATIC) or n_times // patch_len <= config.label_exact_tokens
-    ]
-    causal = LabelSizes(
-        "linear",
-        config.stream_patch,
-        n_chans=len(data.ch_names),
-        n_times=n_times,
-        sfreq=data.sfreq,
-        epochs=config.label_epochs,
-        causal=True,
-    )
+    plans, causal = label_plans(config, len(data.ch_names), n_times, data.sfreq)
     progress = Progress((len(plans) + 1) * config.label_epochs, unit="labelling epoch")
     memory = (
         inference_megabytes([*plans, causal])
@@ -301,22 +310,27 @@ def fresh_network(config: EfficientAttentionConfig, data: EegData, name: str) ->
         return build_with_attention(config, data.trials.shape[1], name)
 
 
-def search(
-    session: Session, config: EfficientAttentionConfig, data: EegData, windows: Windows, fold: Fold, own: str
-) -> None:
-    """A study's trial: one fit on the first fold, judged on its validation windows; no test window is looked at."""
-    untested = replace(fold, test=np.array([], dtype=int))
-    with Progress(config.epochs, unit="epoch", quiet=not session.is_first) as progress:
-        network = fresh_network(config, data, own)
-        fit_once(
-            session,
-            progress,
-            f"{own}_fold1",
-            network=network,
-            windows=windows,
-            fold=untested,
-            label=windows.label,
-            config=config,
+@dataclass(frozen=True)
+class Work:
+    """What every fit of a run is trained with."""
+
+    session: Session
+    progress: Progress
+    config: EfficientAttentionConfig
+    data: EegData
+    windows: Windows
+
+    def fit(self, name: str, key: str, fold: Fold, label: np.ndarray) -> dict[str, Any]:
+        """The finished fit `key` of a fresh network called `name`, with these labels of all windows."""
+        return fit_once(
+            self.session,
+            self.progress,
+            key,
+            network=fresh_network(self.config, self.data, name),
+            windows=self.windows,
+            fold=fold,
+            label=label,
+            config=self.config,
         )
 
 
@@ -336,50 +350,18 @@ def run_efficient_attention(config: EfficientAttentionConfig, trial: StudyTrial 
     with session:
         run, began = session.run, time.monotonic()
         log_recordings(session, config, data=data, windows=windows, folds=folds)
-        if session.trial.searching:
-            search(session, config, data, windows, folds[0], own)
-            return 0
-        n_fits = len(names) * len(folds) + config.leakage_check + 1
+        n_fits = 1 if session.trial.searching else len(names) * len(folds) + config.leakage_check + 1
         fits: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         with Progress(n_fits * config.epochs, unit="epoch", quiet=not session.is_first) as progress:
+            work = Work(session, progress, config, data=data, windows=windows)
+            if session.trial.searching:  # judged on validation windows; no test window is looked at
+                work.fit(own, f"{own}_fold1", replace(folds[0], test=np.array([], dtype=int)), windows.label)
+                return 0
             for name in names:
                 for number, fold in enumerate(folds, 1):
-                    network, key = fresh_network(config, data, name), f"{name}_fold{number}"
-                    fit = fit_once(
-                        session,
-                        progress,
-                        key,
-                        network=network,
-                        windows=windows,
-                        fold=fold,
-                        label=windows.label,
-                        config=config,
-                    )
-                    fits[name].append(fit)
-            shuffled = None
-            if config.leakage_check:
-                network = fresh_network(config, data, own)
-                shuffled = fit_once(
-                    session,
-                    progress,
-                    "leakage",
-                    network=network,
-                    windows=windows,
-                    fold=folds[0],
-                    label=dealt,
-                    config=config,
-                )
-            network = fresh_network(config, data, own)
-            final = fit_once(
-                session,
-                progress,
-                "final",
-                network=network,
-                windows=windows,
-                fold=everything,
-                label=windows.label,
-                config=config,
-            )
+                    fits[name].append(work.fit(name, f"{name}_fold{number}", fold, windows.label))
+            shuffled = work.fit(own, "leakage", folds[0], dealt) if config.leakage_check else None
+            final = work.fit(own, "final", everything, windows.label)
         session.end_training()
         if not session.is_first:
             return 0
