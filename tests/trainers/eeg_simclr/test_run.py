@@ -404,7 +404,7 @@ def recordings(folder: Path, change: str) -> Path:
         ("", {"data_dir": "nowhere"}, "nowhere"),
         ("", {"subjects": "110"}, "there is no subject 110"),
         ("", {"runs": "1"}, "in run 1 there is no left or right fist"),
-        ("", {"unlabelled_runs": "15"}, "there is no run 15"),
+        ("", {"unlabelled_runs": "15", "pretext": "channel"}, "there is no run 15"),
         ("", {}, "its bytes are not PhysioNet's"),
         ("one class", {"checksums": "false"}, "are left fist: two classes are needed"),
         ("128 Hz", {}, "sampled at 128 Hz instead of 160 Hz"),
