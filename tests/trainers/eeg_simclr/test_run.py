@@ -107,7 +107,7 @@ def test_a_run_records_all_it_should(finished: tuple[Path, str, str]) -> None:
         "tau_sweep",
         "embeddings",
     )
-    assert {"report.md", "label_fractions.json", *(f"figures/{name}.png" for name in figures)} <= found
+    assert {"summary.md", "label_fractions.json", *(f"figures/{name}.png" for name in figures)} <= found
     done, total = re.findall(r"epoch (\d+)/(\d+)", text)[-1]
     assert done == total
     for words in ("Did contrastive pre-training help?", "| 20 % | 100 % |", "Over the temperature", "simulated"):

@@ -83,7 +83,7 @@ def test_a_run_records_all_it_should(finished: tuple[Path, str, str]) -> None:
         "occlusion",
     )
     assert {
-        "report.md",
+        "summary.md",
         "subjects.json",
         "subjects.csv",
         "recordings.txt",

@@ -226,7 +226,7 @@ def test_a_whole_run(folder: Path) -> None:
     assert run.data.metrics["linear_causal_label_megabytes"] > 0
     found = {file.path for path in ("", "figures") for file in client(folder).list_artifacts(run.info.run_id, path)}
     figures = {f"figures/{name}.png" for name in ("seconds", "memory", "recall", "labelling")}
-    assert {"scaling.json", "tasks.json", "report.md", *figures} <= found
+    assert {"scaling.json", "tasks.json", "summary.md", *figures} <= found
     for heading in (
         "Which to choose",
         "Associative recall",
