@@ -106,11 +106,7 @@ def test_order_is_told_from_the_labels_before() -> None:
     right = np.array([True, True, False, True])
     facts = order_facts(label, recording, right, np.array([1, 2, 3, 4]))
     assert facts.alternation == 3 / 4  # of 1, 2, 3 and 5: the fifth trial begins a recording
-<<<<<<< HEAD
     assert (facts.after_other, facts.after_same) == (0.5, 1.0)  # the fifth trial counts in neither
-=======
-    assert (facts.after_other, facts.after_same) == (0.5, 1.0)  # the first of a recording is left out
->>>>>>> eegt
 
 
 def test_a_pattern_is_where_the_power_goes_with_the_evidence() -> None:
