@@ -107,7 +107,7 @@ SIZES = (
 PRESETS: dict[str, dict[str, Any]] = {
     # A smaller network for a sixth of the subjects, chosen on other simulated subjects (docs/eeg_transformer.md).
     "quick": {
-        **QUICK,
+        "dataset": QUICK["dataset"],  # with as many folds as on people
         "subjects": "1-12",
         "validation_share": 0.25,
         "epochs": 12,

