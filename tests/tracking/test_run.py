@@ -26,6 +26,7 @@ from tests.tracking.servers import Server, free_port
 from tracking import __main__ as commands
 from tracking import run as run_module
 from tracking import starting, store
+from tracking.resuming import run_folder
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -482,7 +483,7 @@ def test_started_without_its_server(
     assert_whole(client, run.run_id, 10)
     assert client.get_run(run.run_id).info.run_name == "early"
     # It is found again under the id that the server gave it.
-    assert run_module.run_folder(Path("runs"), run.run_id) == Path("runs") / local_id
+    assert run_folder(Path("runs"), run.run_id) == Path("runs") / local_id
     with tracking.start_run("toy", {"n": 1}, resume=run.run_id) as again:
         assert again.run_id == run.run_id
 
