@@ -127,7 +127,8 @@ def train_fold(work: Work, number: int, fold: Fold) -> dict[float, dict[str, dic
 def sweep_tau(work: Work, fold: Fold) -> None:
     """Pre-train `fold` at several temperatures; a probe of each is judged on its validation people."""
     for tau in work.config.tau_sweep:
-        pretrained = work.pretrain(fold, None if tau == work.config.tau else tau)
+        own = tau == work.config.tau  # the fold's own pre-training, finished and counted before
+        pretrained = work.session.done[pretraining_key(fold)] if own else work.pretrain(fold, tau)
         encoder = work.encoder(pretrained["weights"])
         key = f"probe_tau_{tau:g}"
         if key not in work.session.done:
