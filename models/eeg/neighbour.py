@@ -97,7 +97,7 @@ def fit_head(head: FewShotHead, x: Tensor, z: Tensor, label: Tensor, c: float) -
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = head_loss(head, x, z, label, c)
+        loss = head_loss(head, x, z, label=label, c=c)
         loss.backward()
         return loss
 

@@ -33,7 +33,14 @@ from trainers.eeg_simclr.registry import register_networks
 from training.eeg.baselines import build_eegnet, classical_results
 from training.eeg.fit import ADVICE, final_fold, fit_once, seeded
 from training.eeg.load import load_for
-from training.eeg.records import end_with_summary, log_figures, log_recordings, log_results, results_text
+from training.eeg.records import (
+    curves_by_fold,
+    end_with_summary,
+    log_figures,
+    log_recordings,
+    log_results,
+    results_text,
+)
 from training.eeg.results import check_leakage, network_results
 from training.session import Session
 from training.summary import render_summary
@@ -51,9 +58,9 @@ def load_unlabelled(config: EegSimclrConfig) -> EegData | None:
         config.dataset,
         config.cache_dir,
         config.data_dir,
-        config.subjects,
-        config.unlabelled_runs,
-        Preprocessing(l_freq=config.l_freq, h_freq=config.h_freq, tmin=config.tmin, tmax=config.tmax),
+        subjects=config.subjects,
+        runs=config.unlabelled_runs,
+        preprocessing=Preprocessing(l_freq=config.l_freq, h_freq=config.h_freq, tmin=config.tmin, tmax=config.tmax),
         labelled=False,
         exclude=config.exclude,
         on_bad=config.on_bad,
@@ -91,7 +98,14 @@ class Work:
         config = self.config if tau is None else replace(self.config, tau=tau)
         key = pretraining_key(fold) + ("" if tau is None else f"_tau_{tau:g}")
         return pretrain_once(
-            self.session, self.progress, key, config, self.pool, self.windows, fold, unlabelled=self.unlabelled
+            self.session,
+            self.progress,
+            key=key,
+            config=config,
+            pool=self.pool,
+            windows=self.windows,
+            fold=fold,
+            unlabelled=self.unlabelled,
         )
 
     def encoder(self, weights: Mapping[str, torch.Tensor] | None) -> FrozenEncoder:
@@ -102,12 +116,21 @@ class Work:
         """The finished fit `key` of the network `name` on `encoder`, with the labels of the fold's training windows."""
         session, progress, config = self.session, self.progress, self.config
         if name.endswith("probe"):
-            return probe_once(session, key, encoder, fold, label, fold.test)
+            return probe_once(session, key, encoder, fold=fold, label=label, asked=fold.test)
         if name == "frozen":
             config = frozen_fit(config)
         encoded = name == "frozen" and encoder.may_encode() and key not in session.done
         windows = encoder.encoded if encoded else self.windows
-        return fit_once(session, progress, key, encoder.network(name, encoded), windows, fold, label, config)
+        return fit_once(
+            session,
+            progress,
+            key=key,
+            network=encoder.network(name, encoded),
+            windows=windows,
+            fold=fold,
+            label=label,
+            config=config,
+        )
 
 
 def train_fold(work: Work, number: int, fold: Fold) -> dict[float, dict[str, dict[str, Any]]]:
@@ -120,7 +143,7 @@ def train_fold(work: Work, number: int, fold: Fold) -> dict[float, dict[str, dic
         for name in (OWN, *RIVALS):
             encoder = untrained if name in ("scratch", "random_probe") else pretrained
             key = f"{name}_fold{number}" if share == WHOLE else f"{name}_{percent(share)}_fold{number}"
-            fits[share][name] = work.fit(name, key, encoder, labelled, work.windows.label)
+            fits[share][name] = work.fit(name, key, encoder, fold=labelled, label=work.windows.label)
     return fits
 
 
@@ -133,7 +156,7 @@ def sweep_tau(work: Work, fold: Fold) -> None:
         key = f"probe_tau_{tau:g}"
         if key not in work.session.done:
             network = encoder.network("probe").to(work.session.device)
-            log_p = fit_probe(network, encoder.pooled, work.windows.label, fold.train, fold.validation)
+            log_p = fit_probe(network, encoder.pooled, work.windows.label, train=fold.train, asked=fold.validation)
             work.session.finish(key, {"log_p": log_p, "weights": None, "curve": pretrained["curve"]})
 
 
@@ -147,7 +170,7 @@ def search(work: Work, fold: Fold) -> None:
             return
         encoder = work.encoder(pretraining.result()["weights"])
         network = encoder.network("probe").to(session.device)
-        log_p = fit_probe(network, encoder.pooled, windows.label, fold.train, fold.validation)
+        log_p = fit_probe(network, encoder.pooled, windows.label, train=fold.train, asked=fold.validation)
         y = torch.from_numpy(windows.label[fold.validation])
         figures = {"log_loss": float(F.nll_loss(log_p, y)), "accuracy": float((log_p.argmax(1) == y).float().mean())}
         measured = session.trial.measure(network, windows.gather(fold.validation[:1]))
@@ -155,7 +178,15 @@ def search(work: Work, fold: Fold) -> None:
 
     key = pretraining_key(fold)
     pretrain_once(
-        session, work.progress, key, config, work.pool, windows, fold, unlabelled=work.unlabelled, judge=judge
+        session,
+        work.progress,
+        key=key,
+        config=config,
+        pool=work.pool,
+        windows=windows,
+        fold=fold,
+        unlabelled=work.unlabelled,
+        judge=judge,
     )
 
 
@@ -166,7 +197,18 @@ def train_eegnet(work: Work, folds: Sequence[Fold]) -> list[dict[str, Any]]:
         with seeded(work.config.seed):
             network = build_eegnet(work.data, work.config.window)
         key, label = f"eegnet_fold{number}", work.windows.label
-        fits.append(fit_once(work.session, work.progress, key, network, work.windows, fold, label, work.config))
+        fits.append(
+            fit_once(
+                work.session,
+                work.progress,
+                key=key,
+                network=network,
+                windows=work.windows,
+                fold=fold,
+                label=label,
+                config=work.config,
+            )
+        )
     return fits
 
 
@@ -207,9 +249,9 @@ def run_channel(config: EegSimclrConfig, trial: StudyTrial | None = None) -> int
 
     with session:
         run, began = session.run, time.monotonic()
-        log_recordings(session, config, data, windows, folds)
+        log_recordings(session, config, data, windows=windows, folds=folds)
         with Progress(n_epochs(config, len(folds)), unit="epoch", quiet=not session.is_first) as progress:
-            work = Work(session, progress, config, data, windows, pool=pool, unlabelled=unlabelled)
+            work = Work(session, progress, config, data=data, windows=windows, pool=pool, unlabelled=unlabelled)
             if session.trial.searching:
                 search(work, folds[0])
                 return 0
@@ -218,9 +260,9 @@ def run_channel(config: EegSimclrConfig, trial: StudyTrial | None = None) -> int
             shuffled = None
             if config.leakage_check:
                 encoder = work.encoder(session.done[pretraining_key(folds[0])]["weights"])
-                shuffled = work.fit(OWN, "leakage", encoder, folds[0], dealt)
+                shuffled = work.fit(OWN, "leakage", encoder, fold=folds[0], label=dealt)
             encoder_weights = work.pretrain(everything)["weights"]
-            final = work.fit(OWN, "final", work.encoder(encoder_weights), everything, windows.label)
+            final = work.fit(OWN, "final", work.encoder(encoder_weights), fold=everything, label=windows.label)
             sweep_tau(work, folds[0])
         session.end_training()
         if not session.is_first:
@@ -235,15 +277,14 @@ def run_channel(config: EegSimclrConfig, trial: StudyTrial | None = None) -> int
             results |= classical_results(config, data, windows, folds)
         leakage = check_leakage(shuffled, windows, folds[0], dealt)
         log_results(run, results, leakage, step=config.epochs)
-        curves = {f"fold {i}": fit["curve"] for i, fit in enumerate(fits[WHOLE][OWN], 1)}
-        log_figures(run, config, data, OWN, results, curves)
+        log_figures(run, config, data, own=OWN, results=results, curves=curves_by_fold(fits[WHOLE][OWN]))
         log_unlabelled(run, unlabelled)
         comparison = record_comparison(
             run,
             config,
             data,
-            windows,
-            folds,
+            windows=windows,
+            folds=folds,
             fits=fits,
             results=results,
             done=session.done,
@@ -253,7 +294,7 @@ def run_channel(config: EegSimclrConfig, trial: StudyTrial | None = None) -> int
 
         if leakage is None or not leakage.leaks:  # else the network is not to be served
             register_trained(work, final["weights"], encoder_weights, results[OWN].metrics(OWN))
-        common = results_text(config, data, OWN, results, leakage)
+        common = results_text(config, data, OWN, results=results, leakage=leakage)
         text = render_summary(Path(__file__).parent, results=common, comparison=comparison, found=None)
         end_with_summary(session, text, leakage, seconds=time.monotonic() - began)
     return session.status

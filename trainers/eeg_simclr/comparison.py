@@ -269,7 +269,9 @@ def record_comparison(
             plot_lines(panels, f"Temperature of NT-Xent, first fold's validation: {what}"), "figures/tau_sweep.png"
         )
     fold = folds[-1]
-    figure = embeddings_figure(shown, windows, fold, device, config.seed, f"Test windows of {fold.name}: {what}")
+    figure = embeddings_figure(
+        shown, windows, fold, device=device, seed=config.seed, title=f"Test windows of {fold.name}: {what}"
+    )
     run.log_figure(figure, "figures/embeddings.png")
     metrics: dict[str, float] = {}
     for share in (share for share in table if share < 1):

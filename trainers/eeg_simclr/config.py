@@ -172,5 +172,12 @@ def augment_ranges(config: EegSimclrConfig, sfreq: float) -> AugmentRanges:
     low_mask, high_mask = config.zero_mask
     amplitude, noise, band_stop = ((low, high) for low, high in (config.amplitude, config.noise, config.band_stop))
     return AugmentRanges(
-        amplitude, config.time_shift, config.dc_shift, (low_mask, high_mask), noise, band_stop, config.band_width, sfreq
+        amplitude,
+        config.time_shift,
+        dc_shift=config.dc_shift,
+        zero_mask=(low_mask, high_mask),
+        noise=noise,
+        band_stop=band_stop,
+        band_width=config.band_width,
+        sfreq=sfreq,
     )

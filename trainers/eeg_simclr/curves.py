@@ -96,7 +96,7 @@ def results_with_all_labels(curves: Sequence[Curve], data: EegData, tests: Seque
     for name in (name for name in MEANING if name in curves[0]):
         logit = np.concatenate([curve[name][ALL_LABELS][0].double().numpy() for curve in curves])
         log_p = np.stack([-np.logaddexp(0, logit), -np.logaddexp(0, -logit)], axis=1)
-        results[name] = evaluate(Predictions(log_p, data.label[test], data.subject[test], test, None))
+        results[name] = evaluate(Predictions(log_p, data.label[test], data.subject[test], trial=test, position=None))
     return results
 
 

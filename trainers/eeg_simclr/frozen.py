@@ -147,6 +147,6 @@ def probe_once(
     if key in session.done:
         return session.done[key]
     network = frozen.network("probe").to(session.device)
-    log_p = fit_probe(network, frozen.pooled, label, fold.train, asked)
+    log_p = fit_probe(network, frozen.pooled, label, train=fold.train, asked=asked)
     weights = {name: value.detach().cpu() for name, value in network.state_dict().items()}
     return session.finish(key, {"log_p": log_p if len(asked) else None, "weights": weights, "curve": []})

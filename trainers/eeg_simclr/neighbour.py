@@ -78,7 +78,7 @@ def load_trials(data: EegData, split: str, sets: Sequence[str]) -> tuple[dict[st
         vectors = aligned_vectors(covariances.pick(ELECTRODES[name]), group)
         n_task, n_rest = len(TASK_SECONDS), len(REST_SECONDS)
         task, rest, early = vectors.split([n_task, n_rest, 1], dim=1)
-        found[name] = Trials(task, rest, early[:, 0], rule, data.label, run)
+        found[name] = Trials(task, rest, early[:, 0], rule=rule, label=data.label, run=run)
     return found, covariances
 
 
@@ -155,7 +155,7 @@ def fine_settings(n_labelled: int) -> tuple[float, float]:
 
 def fit_linear(x: Tensor, label: Tensor, c: float) -> FewShotHead:
     """Logistic regression without an intercept: the head without any z."""
-    return fit_head(FewShotHead(x.shape[1], 0, strength=0.0), x, x[:, :0], label, c)
+    return fit_head(FewShotHead(x.shape[1], 0, strength=0.0), x, x[:, :0], label=label, c=c)
 
 
 def features_of(trials: Trials, encoder: NeighbourEncoder, rows: np.ndarray, seed: int) -> dict[str, Tensor]:
@@ -212,7 +212,7 @@ def fit_fine(features: Mapping[str, Tensor], rows: np.ndarray, label: np.ndarray
     index, (x, z) = torch.from_numpy(rows), (features["scratch"], features["probe"])
     strength, c = fine_settings(len(rows))
     head = FewShotHead(x.shape[1], z.shape[1], strength)
-    return fit_head(head, x[index], z[index], torch.from_numpy(label)[index], c)
+    return fit_head(head, x[index], z[index], label=torch.from_numpy(label)[index], c=c)
 
 
 def curve_of(

@@ -75,7 +75,13 @@ class Pretraining:
         n_windows = min(pairs // channels_per_window, len(train))
         n_windows -= n_windows % processes.world_size
         self.batches = WindowBatches(
-            pool, train, n_windows, config.seed, processes.device, processes.rank, processes.world_size
+            pool,
+            train,
+            batch_size=n_windows,
+            seed=config.seed,
+            device=processes.device,
+            rank=processes.rank,
+            world_size=processes.world_size,
         )
         # An even choice over the validation rows, so that every subject is in it.
         self.validation = validation[np.linspace(0, len(validation) - 1, min(MONITORED, len(validation))).astype(int)]
@@ -115,7 +121,9 @@ class Pretraining:
             # All randomness of an update from its seed and number alone: a resumed run draws the same.
             seed = self.config.seed * 1_000_003 + self.update * 101 + self.processes.rank
             z_a, z_b, trial = self.project(x, self.trials_of(chosen), torch.Generator().manual_seed(seed))
-            loss = gathered_nt_xent(z_a, z_b, self.tau, trial if self.mask_same_trial else None, self.processes)
+            loss = gathered_nt_xent(
+                z_a, z_b, self.tau, trial=trial if self.mask_same_trial else None, processes=self.processes
+            )
             self.optimizer.zero_grad()
             (loss * self.processes.world_size).backward()
             average_gradients(self.network)
@@ -270,9 +278,11 @@ def pretrain_once(
         progress.advance(config.pretrain_epochs)
         return session.done[key]
     rows = pretraining_rows(pool, windows, fold, config.split)
-    check_pretraining(pool, rows, windows, fold, config.split)
+    check_pretraining(pool, rows, windows, fold=fold, split=config.split)
     fingerprint = "" if unlabelled is None else unlabelled.fingerprint
-    work = begin_pretraining(config, pool, rows, fold.validation, session.processes, pool_fingerprint=fingerprint)
+    work = begin_pretraining(
+        config, pool, rows, validation=fold.validation, processes=session.processes, pool_fingerprint=fingerprint
+    )
     session.restore(key, work)
     progress.advance(work.epoch)
     for point in session.epochs(key, work):

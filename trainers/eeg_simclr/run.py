@@ -166,7 +166,7 @@ def run_neighbour(config: EegSimclrConfig, trial: StudyTrial | None = None) -> i
 
     with session:
         run, began = session.run, time.monotonic()
-        log_recordings(session, config, data, windows, folds)
+        log_recordings(session, config, data, windows=windows, folds=folds)
         trials, covariances = load_trials(data, config.split, sets)
         with Progress(3 * len(sets) * len(parts) + 1, unit="part") as progress:
             work = Work(session, progress, config, trials)
@@ -182,7 +182,7 @@ def run_neighbour(config: EegSimclrConfig, trial: StudyTrial | None = None) -> i
         if config.baselines:
             results |= classical_results(config, data, windows, folds)
         log_results(run, results, leakage, step=1)
-        log_figures(run, config, data, OWN, results, {})
+        log_figures(run, config, data, own=OWN, results=results, curves={})
         found: dict[str, Found] = {name: found_of(curves[name], data, tests) for name in sets}
         losses = {key: part["losses"] for key, part in session.done.items() if key.startswith("pretrain_fold")}
         record_curves(run, found, losses, f"{config.dataset}, {config.split}", best=ALL)
@@ -192,7 +192,7 @@ def run_neighbour(config: EegSimclrConfig, trial: StudyTrial | None = None) -> i
             reference = reference_covariances(covariances, group, np.arange(len(group)))
             metrics, alias = results[OWN].metrics(OWN), session.trial.alias
             register_neighbour(run, config, data, network=final, reference=reference, metrics=metrics, alias=alias)
-        common = results_text(config, data, OWN, results, leakage)
+        common = results_text(config, data, OWN, results=results, leakage=leakage)
         text = render_summary(Path(__file__).parent, results=common, comparison=None, found=found, best=ALL)
         end_with_summary(session, text, leakage, seconds=time.monotonic() - began)
     return session.status

@@ -7,7 +7,8 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
 from common.errors import InputError
-from data.eeg import physionet, simulated
+from data.eeg import physionet
+from data.eeg.sources import EEG_SOURCES
 from evaluation.classification import CLASSES
 from models.attention.spec import MECHANISMS, AttentionSpec
 from models.eeg.simclr import ChannelEncoder
@@ -179,7 +180,7 @@ def load_channel_encoder(config: TransformerConfig) -> ChannelEncoder:
         raise InputError(
             f"encoder_uri: {config.encoder_uri} is not a channel encoder, but {sizes.get('class', 'unknown')}"
         )
-    highest = {"simulated": simulated.N_SUBJECTS, "physionet": physionet.N_SUBJECTS}[config.dataset]
+    highest = EEG_SOURCES[config.dataset].n_subjects
     known = set(sizes["subjects"]) if sizes["dataset"] == config.dataset else set()
     shared = sorted(known & set(physionet.parse_numbers(config.subjects, "subjects", highest)))
     if shared:

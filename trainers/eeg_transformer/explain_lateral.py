@@ -105,8 +105,8 @@ def explain(
                 name_of(s),
                 mean_interval([float(right[subject == p].mean()) for p in people]),
                 float(weights[:, k].mean()),
-                float(by_person.std(correction=0)),
-                float(weights[:, k].std(correction=0)),
+                weight_sd_people=float(by_person.std(correction=0)),
+                weight_sd_trials=float(weights[:, k].std(correction=0)),
             )
         )
     trials = results["transformer"].trials

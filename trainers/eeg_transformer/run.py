@@ -99,7 +99,7 @@ def load_trials(config: EegTransformerConfig, data: EegData, windows: Windows) -
             vectors[name] = aligned_vectors(covariances.pick(chosen), group)
             progress.advance(note=f"{name}: vectors")
     dealt = shuffled_labels(windows, config.seed)[np.unique(windows.trial, return_index=True)[1]]
-    return Trials(covariances, vectors, data.label, dealt, group)
+    return Trials(covariances, vectors, data.label, dealt=dealt, group=group)
 
 
 def fit_and_test(
@@ -178,7 +178,7 @@ def train_all(
             config, trials, train, test, attention=attention, electrodes=electrodes, shuffled=name == "leakage"
         )
         if name == OWN:
-            result["causal"] = causal_log_p(config, trials, result, train, test)
+            result["causal"] = causal_log_p(config, trials, result, train=train, test=test)
         return result
 
     names = (
@@ -213,7 +213,7 @@ def results_of(
     def result(name: str, what: str = "log_p") -> Result:
         test = np.concatenate([part.test for part in parts])
         log_p = np.concatenate([fit[what].numpy() for fit in fits[name]])
-        return evaluate(Predictions(log_p, data.label[test], data.subject[test], test, None))
+        return evaluate(Predictions(log_p, data.label[test], data.subject[test], trial=test, position=None))
 
     networks = {name: result(name) for name in (OWN, "no_attention", "tangent_slices", "eegnet") if name in fits}
     electrodes = {name: result(name) for name in ELECTRODES if name in fits}
@@ -234,9 +234,9 @@ def run_lateral(config: EegTransformerConfig, trial: StudyTrial | None = None) -
 
     with session:
         run, began = session.run, time.monotonic()
-        log_recordings(session, config, data, windows, folds)
+        log_recordings(session, config, data, windows=windows, folds=folds)
         trials = load_trials(config, data, windows)
-        fits = train_all(session, config, data, trials, parts)
+        fits = train_all(session, config, data, trials=trials, parts=parts)
         session.end_training()
         run.log_checkpoint()
 
@@ -247,9 +247,11 @@ def run_lateral(config: EegTransformerConfig, trial: StudyTrial | None = None) -
         if config.leakage_check:
             leakage = leakage_of(fits["leakage"][0]["log_p"].numpy(), trials.dealt[parts[0].test])
         log_results(run, results, leakage, step=config.n_updates)
-        log_figures(run, config, data, OWN, results, {})
+        log_figures(run, config, data, own=OWN, results=results, curves={})
         explanation = explain(data, trials.vectors[ALL], parts=parts, fits=fits[OWN], results=results)
-        record_explanation(run, config, data, explanation, electrodes, results, fits[OWN])
+        record_explanation(
+            run, config, data=data, explanation=explanation, electrodes=electrodes, results=results, fits=fits[OWN]
+        )
 
         if leakage is None or not leakage.leaks:  # else the network is not to be served
             network, everybody = restored(config, trials, fits["final"][0]), np.arange(len(trials.label))
@@ -258,7 +260,7 @@ def run_lateral(config: EegTransformerConfig, trial: StudyTrial | None = None) -
             register_lateral(
                 run, config, data, network=network, reference=reference, metrics=metrics, alias=session.trial.alias
             )
-        common = results_text(config, data, OWN, results, leakage)
+        common = results_text(config, data, OWN, results=results, leakage=leakage)
         lateral = {"explanation": explanation, "electrodes": electrodes, "signs": sign_tests(results, OWN)}
         text = render_summary(Path(__file__).parent, results=common, costly_channels=None, lateral=lateral)
         end_with_summary(session, text, leakage, seconds=time.monotonic() - began)

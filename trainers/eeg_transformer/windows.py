@@ -6,7 +6,7 @@ registry -> summary. training/eeg/ has what the EEG trainers share; docs/eeg_tra
 """
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,14 @@ from trainers.eeg_transformer.registry import register_transformer
 from training.eeg.baselines import build_eegnet, classical_results
 from training.eeg.fit import ADVICE, final_fold, fit_once, seeded
 from training.eeg.load import load_for
-from training.eeg.records import end_with_summary, log_figures, log_recordings, log_results, results_text
+from training.eeg.records import (
+    curves_by_fold,
+    end_with_summary,
+    log_figures,
+    log_recordings,
+    log_results,
+    results_text,
+)
 from training.eeg.results import check_leakage, network_results
 from training.session import Session
 from training.summary import render_summary
@@ -40,12 +47,28 @@ def fresh_network(config: EegTransformerConfig, data: EegData, name: str = OWN) 
         return build_network(config, data.trials.shape[1])
 
 
-def search(session: Session, config: EegTransformerConfig, data: EegData, windows: Windows, fold: Fold) -> None:
-    """A study's trial: one fit on the first fold, judged on its validation windows; no test window is looked at."""
-    untested = replace(fold, test=np.array([], dtype=int))
-    with Progress(config.epochs, unit="epoch", quiet=not session.is_first) as progress:
-        network = fresh_network(config, data)
-        fit_once(session, progress, f"{OWN}_fold1", network, windows, untested, windows.label, config)
+@dataclass
+class Work:
+    """What every fit of a run is trained with."""
+
+    session: Session
+    progress: Progress
+    config: EegTransformerConfig
+    data: EegData
+    windows: Windows
+
+    def fit(self, key: str, fold: Fold, label: np.ndarray, name: str = OWN) -> dict[str, Any]:
+        """The finished fit `key` of a fresh network called `name`, with these labels of all windows."""
+        return fit_once(
+            self.session,
+            self.progress,
+            key=key,
+            network=fresh_network(self.config, self.data, name),
+            windows=self.windows,
+            fold=fold,
+            label=label,
+            config=self.config,
+        )
 
 
 def run_windows(config: EegTransformerConfig, trial: StudyTrial | None = None) -> int:
@@ -59,24 +82,19 @@ def run_windows(config: EegTransformerConfig, trial: StudyTrial | None = None) -
 
     with session:
         run, began = session.run, time.monotonic()
-        log_recordings(session, config, data, windows, folds)
-        if session.trial.searching:
-            search(session, config, data, windows, folds[0])
-            return 0
-        n_fits = len(names) * len(folds) + config.leakage_check + 1
+        log_recordings(session, config, data, windows=windows, folds=folds)
+        n_fits = 1 if session.trial.searching else len(names) * len(folds) + config.leakage_check + 1
         fits: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         with Progress(n_fits * config.epochs, unit="epoch", quiet=not session.is_first) as progress:
+            work = Work(session, progress, config, data=data, windows=windows)
+            if session.trial.searching:  # judged on validation windows; no test window is looked at
+                work.fit(f"{OWN}_fold1", replace(folds[0], test=np.array([], dtype=int)), windows.label)
+                return 0
             for name in names:
                 for number, fold in enumerate(folds, 1):
-                    network, key = fresh_network(config, data, name), f"{name}_fold{number}"
-                    fit = fit_once(session, progress, key, network, windows, fold, windows.label, config)
-                    fits[name].append(fit)
-            shuffled = None
-            if config.leakage_check:
-                network = fresh_network(config, data)
-                shuffled = fit_once(session, progress, "leakage", network, windows, folds[0], dealt, config)
-            network = fresh_network(config, data)
-            final = fit_once(session, progress, "final", network, windows, everything, windows.label, config)
+                    fits[name].append(work.fit(f"{name}_fold{number}", fold, windows.label, name))
+            shuffled = work.fit("leakage", folds[0], dealt) if config.leakage_check else None
+            final = work.fit("final", everything, windows.label)
         session.end_training()
         if not session.is_first:
             return 0
@@ -87,17 +105,21 @@ def run_windows(config: EegTransformerConfig, trial: StudyTrial | None = None) -
             results |= classical_results(config, data, windows, folds)
         leakage = check_leakage(shuffled, windows, folds[0], dealt)
         log_results(run, results, leakage, step=config.epochs)
-        log_figures(run, config, data, OWN, results, {f"fold {i}": fit["curve"] for i, fit in enumerate(fits[OWN], 1)})
+        log_figures(run, config, data, own=OWN, results=results, curves=curves_by_fold(fits[OWN]))
         last = fresh_network(config, data).to(session.device)
         last.load_state_dict(fits[OWN][-1]["weights"])
-        costly_channels = record_explanations(run, config, data, windows, folds[-1], last, session.device)
+        costly_channels = record_explanations(
+            run, config, data=data, windows=windows, fold=folds[-1], network=last, device=session.device
+        )
 
         if leakage is None or not leakage.leaks:  # else the network is not to be served
             network = fresh_network(config, data)
             network.load_state_dict(final["weights"])
             metrics = results[OWN].metrics(OWN)
-            register_transformer(run, config, data, network.eval(), metrics, own=OWN, alias=session.trial.alias)
-        common = results_text(config, data, OWN, results, leakage)
+            register_transformer(
+                run, config, data, network=network.eval(), metrics=metrics, own=OWN, alias=session.trial.alias
+            )
+        common = results_text(config, data, OWN, results=results, leakage=leakage)
         text = render_summary(Path(__file__).parent, results=common, costly_channels=costly_channels, lateral=None)
         end_with_summary(session, text, leakage, seconds=time.monotonic() - began)
     return session.status

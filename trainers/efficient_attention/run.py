@@ -25,6 +25,7 @@ from common.errors import InputError
 from common.progress import Progress
 from data.eeg.labelling import whole_recordings
 from data.eeg.load import EegData
+from data.eeg.sources import EEG_SOURCES
 from data.eeg.splits import Fold, shuffled_labels
 from data.eeg.windows import Windows
 from models.attention.spec import build_attention
@@ -63,7 +64,14 @@ from training.config import launch_processes, parse_config
 from training.eeg.baselines import build_eegnet, classical_results
 from training.eeg.fit import ADVICE, final_fold, fit_once, seeded
 from training.eeg.load import load_for
-from training.eeg.records import end_with_summary, log_figures, log_recordings, log_results, results_text
+from training.eeg.records import (
+    curves_by_fold,
+    end_with_summary,
+    log_figures,
+    log_recordings,
+    log_results,
+    results_text,
+)
 from training.eeg.results import Result, check_leakage, network_results
 from training.session import Session
 from training.summary import render_summary
@@ -222,8 +230,9 @@ def record_tasks(run: AnyRun, config: EfficientAttentionConfig, data: EegData, d
         )
     if labelled:
         run.log_figure(plot_labelling(labelled, config.dataset), "figures/labelling.png")
-    what = "Simulated subjects" if config.dataset == "simulated" else "EEGMMI"
-    return tasks_report(recall, labelled, streamed, what, on_gpu=device.type == "cuda")
+    people = EEG_SOURCES[config.dataset].people
+    people = people[0].upper() + people[1:]
+    return tasks_report(recall, labelled, streamed, people, on_gpu=device.type == "cuda")
 
 
 def label_plans(
@@ -372,7 +381,7 @@ def run_efficient_attention(config: EfficientAttentionConfig, trial: StudyTrial 
             results |= classical_results(config, data, windows, folds)
         leakage = check_leakage(shuffled, windows, folds[0], dealt)
         log_results(run, results, leakage, step=config.epochs)
-        log_figures(run, config, data, own, results, {f"fold {i}": fit["curve"] for i, fit in enumerate(fits[own], 1)})
+        log_figures(run, config, data, own=own, results=results, curves=curves_by_fold(fits[own]))
         exact = fresh_network(config, data, EXACT)
         exact.load_state_dict(fits[EXACT][-1]["weights"])
         found = record_scaling(

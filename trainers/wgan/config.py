@@ -8,6 +8,7 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import nn
 
+from data.images.sources import DATASETS
 from models.gan import mimicry
 from models.gan.networks import Critic, Generator
 from training.config import (
@@ -73,10 +74,11 @@ class WganConfig(MachineConfig, RecordConfig, ResumableConfig):
 
     @model_validator(mode="after")
     def _fields_agree(self) -> "WganConfig":
-        if self.dataset == "folder" and self.data_dir is None:
-            raise ValueError("data_dir: dataset=folder needs one, a folder or a zip of images")
-        if self.dataset == "digits" and self.data_dir is not None:
-            raise ValueError("data_dir: the embedded digits take none; did you mean dataset=folder?")
+        source = DATASETS[self.dataset]
+        if source.needs_dir and self.data_dir is None:
+            raise ValueError(f"data_dir: dataset={self.dataset} needs one, a folder or a zip of images")
+        if not source.takes_dir and self.data_dir is not None:
+            raise ValueError(f"data_dir: dataset={self.dataset} takes none; did you mean dataset=folder?")
         if self.batch_size % self.nproc:
             raise ValueError(
                 f"batch_size: {self.batch_size} images cannot be shared evenly by nproc={self.nproc} processes"

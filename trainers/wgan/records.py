@@ -1,7 +1,7 @@
 """What a run of `wgan` measures of its networks, records and registers."""
 
-import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from trainers.wgan.loop import METRICS, Training, sample_images
 from training.config import as_params
 from training.generators.stored import sampler_with
 from training.step_log import StepLog
+from training.summary import SUMMARY, render_summary
 
 
 @torch.no_grad()
@@ -156,19 +157,19 @@ def register_networks(
     ]
 
 
-def print_summary(
+def write_summary(
     run: AnyRun, config: WganConfig, log: StepLog, figures: dict[str, float], models: list[ModelInfo], seconds: float
 ) -> None:
-    """What was measured, where it is, and how to look at it. seconds: of the training."""
-    last = dict(zip(METRICS, log.history[-1], strict=True))
-    print(f"\n{config.steps} steps; {seconds:.0f} s of training")
-    shown = ("critic_loss", "generator_loss", "gradient_penalty")
-    print("  " + ", ".join(f"{name.replace('_', ' ')} {last[name]:.4f}" for name in shown))
-    estimates = ", ".join(f"{name.removeprefix('wasserstein_')} {value:.3f}" for name, value in figures.items())
-    print(f"  Wasserstein estimate: {estimates}")
-    if warning := lost_critic(log.column("critic_loss"), config.gp_scale):
-        print(f"  warning: {warning}", file=sys.stderr)
-    for model in models:
-        print(f"  model {model.uri}")
-    print(f"  run {run.run_id}, files in {run.folder}")
-    print(f"  open it: {run.url()}")
+    """Record and print what was measured and where it is. seconds: of the training."""
+    text = render_summary(
+        Path(__file__).parent,
+        config=config,
+        last=dict(zip(METRICS, log.history[-1], strict=True)),
+        figures=figures,
+        warning=lost_critic(log.column("critic_loss"), config.gp_scale),
+        models=models,
+        seconds=seconds,
+    )
+    run.log_text(text, SUMMARY)
+    run.finish()
+    print(f"\n{text}\nrun {run.run_id}, files in {run.folder}\nopen it: {run.url()}")

@@ -14,11 +14,12 @@ import torch
 from common.errors import InputError
 from common.progress import Progress
 from data.images.load import ImageBatches, ImageSet, divide, load_images
+from data.images.sources import DATASETS
 from evaluation.figures import image_grid
 from models.sync_norm import synchronise_batch_norms
 from trainers.wgan.config import PRESETS, WganConfig, build_networks
 from trainers.wgan.loop import METRICS, Training, sample_images, training_steps
-from trainers.wgan.records import describe, evaluate, log_figures, lost_critic, print_summary, register_networks
+from trainers.wgan.records import describe, evaluate, log_figures, lost_critic, register_networks, write_summary
 from training.config import launch_processes, operational_fields, parse_config
 from training.session import Session, Stopped
 from training.step_log import StepLog
@@ -44,9 +45,9 @@ def load_training_images(config: WganConfig, quiet: bool) -> ImageSet:
 
 def load_held_out(config: WganConfig) -> ImageSet | None:
     """The partition the critic's estimate is checked on, where the dataset has one that was not trained on."""
-    if config.split != "train" or config.dataset == "folder":
+    split = DATASETS[config.dataset].held_out_split
+    if config.split != "train" or split is None:
         return None
-    split = "valid" if config.dataset == "celeba" else "test"
     return load_images(
         config.dataset,
         config.image_size,
@@ -180,16 +181,15 @@ def run_wgan(config: WganConfig, trial: StudyTrial | None = None) -> int:
         session.end_training()
         seconds = time.monotonic() - began
         if session.is_first:
-            figures = evaluate(training, images, held_out, session.device, config.seed)
+            figures = evaluate(training, images, held_out, device=session.device, seed=config.seed)
             run.log_metrics(figures, training.step)
             if warning := lost_critic(log.column("critic_loss"), config.gp_scale):
                 run.set_tags({"warning": warning})
-            log_figures(run, config, training, log, codes)
+            log_figures(run, config, training, log=log, codes=codes)
             run.log_checkpoint()
-            models = register_networks(run, config, training, figures, images, session.trial.alias)
+            models = register_networks(run, config, training, figures=figures, images=images, alias=session.trial.alias)
             session.trial.conclude(run, training.ema.model, codes)
-            run.finish()
-            print_summary(run, config, log=log, figures=figures, models=models, seconds=seconds)
+            write_summary(run, config, log, figures=figures, models=models, seconds=seconds)
     return session.status
 
 

@@ -1,8 +1,9 @@
 """What every EEG trainer records: the recordings, figures of the results, tables by subject, and the common summary."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,11 @@ def log_recordings(session: Session, config: EegConfig, data: EegData, windows: 
             f"{config.dataset}: {len(data.trials)} trials, {len(windows)} windows, {len(np.unique(data.subject))} "
             f"subjects, {len(folds)} folds; run {session.run.run_id}"
         )
+
+
+def curves_by_fold(fits: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, float]]]:
+    """{"fold 1": the curve of its finished fit, ...}, for the figure of the losses."""
+    return {f"fold {number}": fit["curve"] for number, fit in enumerate(fits, 1)}
 
 
 def log_figures(

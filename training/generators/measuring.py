@@ -11,6 +11,7 @@ from torch import Tensor
 from common.errors import InputError
 from common.progress import Progress
 from data.images.load import ImageSet, load_images
+from data.images.sources import DATASETS
 from evaluation.features import (
     Extractor,
     Features,
@@ -65,13 +66,13 @@ def reference_images(config: MeasureConfig, generator: StoredNetwork) -> ImageSe
     data_dir = config.data_dir
     if data_dir is None and dataset == known.get("dataset") and known.get("data_dir"):
         data_dir = Path(known["data_dir"])
-    if dataset == "folder" and data_dir is None:
-        raise InputError("data_dir: dataset=folder needs one, a folder or a zip of images")
+    if dataset in DATASETS and DATASETS[dataset].needs_dir and data_dir is None:
+        raise InputError(f"data_dir: dataset={dataset} needs one, a folder or a zip of images")
     images = load_images(
         dataset=dataset,
         image_size=generator.image_size,
         split=config.split,
-        data_dir=None if dataset == "digits" else data_dir,
+        data_dir=data_dir if dataset in DATASETS and DATASETS[dataset].takes_dir else None,
         cache_dir=config.cache_dir,
         on_bad=config.on_bad,
     )

@@ -391,8 +391,8 @@ def in_this_process(
     monkeypatch.chdir(folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", environment(folder)["MLFLOW_TRACKING_URI"])
     monkeypatch.setattr("tracking.run.STOP_LIMIT", 120.0)  # the machine may be busy with other tests
-    monkeypatch.setattr("trainers.eeg_transformer.windows.log_figures", lambda *_: None)
-    monkeypatch.setattr("trainers.eeg_transformer.windows.record_explanations", lambda *_: [])
+    monkeypatch.setattr("trainers.eeg_transformer.windows.log_figures", lambda *_, **__: None)
+    monkeypatch.setattr("trainers.eeg_transformer.windows.record_explanations", lambda *_, **__: [])
     aliases: list[str | None] = []
 
     def registered(*_: Any, alias: str | None, **__: Any) -> ModelInfo:
