@@ -16,6 +16,7 @@ from models.eeg.transformer import EegTransformer
 from tracking.registry.models import load_weights
 from training.config import CONFIG, OptionalStr, Strings, option, with_default
 from training.eeg.config import QUICK, EegConfig
+from training.eeg.deep_baselines import NETWORKS
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -65,7 +66,12 @@ class EegTransformerConfig(TransformerConfig):
         "of windows, sized and trained by the parameters above",
     )
     n_networks: int = option(5, "network=lateral: networks of different seeds whose mean answers", ge=1)
-    n_updates: int = option(150, "network=lateral: updates of each network; its EEGNet has six times as many", ge=1)
+    n_updates: int = option(150, "network=lateral: updates of each network; six times as many of a deep baseline", ge=1)
+    deep_baselines: Strings = option(
+        ("eegnet",),
+        f"network=lateral: networks to compare with, or none: some of {', '.join(NETWORKS)}; the last three need "
+        "braindecode",
+    )
     attention: str = option("sdpa", f"mechanism of the encoder: {', '.join(MECHANISMS)}")
     batch_size: int = with_default(EegConfig, "batch_size", 128)
     weight_decay: float = with_default(EegConfig, "weight_decay", 0.1)
@@ -75,6 +81,8 @@ class EegTransformerConfig(TransformerConfig):
     def _sizes_agree(self) -> "EegTransformerConfig":
         if self.attention not in MECHANISMS:
             raise ValueError(f"attention={self.attention!r}: allowed are {', '.join(MECHANISMS)}")
+        if unknown := sorted(set(self.deep_baselines) - set(NETWORKS)):
+            raise ValueError(f"deep_baselines={','.join(unknown)}: allowed are {', '.join(NETWORKS)}")
         with torch.device("meta"):  # builds nothing, but checks the widths
             build_network(self, 64)
         if self.network == "lateral" and self.encoder_uri:

@@ -19,6 +19,8 @@ from models.eeg.lateral import OddTangent, Slice, mirror_of
 from tracking.run import AnyRun
 from trainers.eeg_transformer.config import EegTransformerConfig
 from trainers.eeg_transformer.lateral import SLICES
+from training.eeg.baselines import CLASSICAL
+from training.eeg.deep_baselines import NETWORKS
 from training.eeg.results import Result
 from training.eeg.slices import ELECTRODES
 
@@ -127,8 +129,8 @@ def plot_people(results: Mapping[str, Result], n_trials: int, title: str) -> Fig
         alpha=0.2,
         label=f"guessing in {n_trials} trials",
     )
-    shown = [name for name in ("rule", "csp_lda", "fbcsp", "tangent_lr", "tangent_slices", "eegnet") if name in results]
-    for name, marker in zip(shown, "vsd^*x", strict=False):
+    shown = [name for name in (*CLASSICAL, "tangent_slices", *NETWORKS) if name in results]
+    for name, marker in zip(shown, "vsd^*x+1", strict=False):
         values = [results[name].by_subject[p] for p in people]
         axis.plot(values, marker, markersize=4, alpha=0.6, label=name)
     axis.plot([own[p] for p in people], "k.-", linewidth=1.5, label="transformer")

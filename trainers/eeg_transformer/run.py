@@ -38,14 +38,12 @@ from trainers.eeg_transformer.registry import register_lateral
 from trainers.eeg_transformer.windows import run_windows
 from training.config import launch_processes, parse_config
 from training.eeg.baselines import (
-    aligned_signals,
     classical_results,
-    fit_eegnet,
     group_of,
-    predict_eegnet,
     tested_trials,
     training_trials,
 )
+from training.eeg.deep_baselines import aligned_signals, check_braindecode, fit_network, predict_network
 from training.eeg.fit import ADVICE
 from training.eeg.load import load_for
 from training.eeg.records import end_with_summary, log_figures, log_recordings, log_results, results_text
@@ -65,8 +63,8 @@ from training.summary import render_summary
 from training.trial import StudyTrial
 
 OWN = "transformer"
-EEGNET_UPDATES = 6
-"""EEGNet's updates for each of the Transformer's."""
+BASELINE_UPDATES = 6
+"""A deep baseline's updates for each of the Transformer's."""
 
 
 class Parts(NamedTuple):
@@ -165,10 +163,10 @@ def train_all(
     nobody, everybody = np.array([], dtype=int), np.arange(len(trials.label))
 
     def fit(name: str, train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
-        if name == "eegnet":
-            updates = EEGNET_UPDATES * config.n_updates
-            network = fit_eegnet(signals[train], trials.label[train], mirror, n_updates=updates, seed=config.seed)
-            return {"log_p": predict_eegnet(network, signals[test], mirror)}
+        if name in config.deep_baselines:
+            updates, label = BASELINE_UPDATES * config.n_updates, trials.label[train]
+            network = fit_network(name, signals[train], label, mirror, n_updates=updates, seed=config.seed)
+            return {"log_p": predict_network(network, signals[test], mirror)}
         if name == "tangent_slices":
             vectors = trials.vectors[ALL]
             return {"log_p": linear_log_p(vectors[train], trials.label[train], vectors[test])}
@@ -181,15 +179,8 @@ def train_all(
             result["causal"] = causal_log_p(config, trials, result, train=train, test=test)
         return result
 
-    names = (
-        OWN,
-        "no_attention",
-        *(
-            ("tangent_slices", "eegnet", *(electrodes for electrodes in trials.vectors if electrodes != ALL))
-            if config.baselines
-            else ()
-        ),
-    )
+    beside = ["tangent_slices", *config.deep_baselines, *(name for name in trials.vectors if name != ALL)]
+    names = [OWN, "no_attention", *(beside if config.baselines else [])]
     plan = [(name, f"{name}_fold{k}", part) for k, part in enumerate(parts, 1) for name in names]
     plan += [("leakage", "leakage", parts[0])] * config.leakage_check
     plan += [("final", "final", Parts(everybody, nobody))]
@@ -215,7 +206,7 @@ def results_of(
         log_p = np.concatenate([fit[what].numpy() for fit in fits[name]])
         return evaluate(Predictions(log_p, data.label[test], data.subject[test], trial=test, position=None))
 
-    networks = {name: result(name) for name in (OWN, "no_attention", "tangent_slices", "eegnet") if name in fits}
+    networks = {name: result(name) for name in fits if name not in (*ELECTRODES, "leakage", "final")}
     electrodes = {name: result(name) for name in ELECTRODES if name in fits}
     return {**networks, f"{OWN}_causal": result(OWN, "causal")}, {ALL: networks[OWN], **electrodes}
 
@@ -227,6 +218,8 @@ def run_eeg_transformer(config: EegTransformerConfig, trial: StudyTrial | None =
 
 def run_lateral(config: EegTransformerConfig, trial: StudyTrial | None = None) -> int:
     """The same for network=lateral."""
+    if config.baselines:
+        check_braindecode(config.deep_baselines)
     session = Session("eeg_transformer", config, trial, advice=ADVICE)
     data, windows, folds = load_for(session, config)
     check_slices(SLICES, data, hint="; network=windows has no slices")

@@ -11,19 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.eeg.load import EegData
 from data.eeg.splits import Fold
 from data.eeg.windows import Windows
-from models.eeg.eegnet import EegNet
 from models.eeg.lateral import OddTangent, Slice, mirror_of
-from models.eeg.whitening import whitening
 from training.eeg.config import EegConfig
-from training.eeg.fit import warm_cosine
 from training.eeg.results import Result, evaluate, trial_predictions
-from training.eeg.slices import ALIGN_SHRINKAGE, aligned_covariances, decimation, trial_covariances
+from training.eeg.slices import aligned_covariances, trial_covariances
 
 CLASSICAL = ("rule", "csp_lda", "fbcsp", "tangent_lr")
 RULE_SECONDS = (0.5, 3.5)
@@ -32,7 +28,6 @@ EARLY_SECONDS = (0.0, 1.0)
 N_BANDS = 7
 CSP_SHRINKAGE = 0.05
 TANGENT_SHRINKAGE, TANGENT_C = 0.2, 0.5
-EEGNET_LR, EEGNET_WEIGHT_DECAY, EEGNET_BATCH = 0.002, 0.01, 64
 
 
 def group_of(data: EegData, split: str) -> np.ndarray:
@@ -199,56 +194,6 @@ def tangent_log_probabilities(inputs: BaselineInputs, train: np.ndarray, test: n
     size = math.sqrt((x**2).sum(1).mean()) or 1.0
     model = LogisticRegression(C=TANGENT_C, fit_intercept=False, max_iter=1000).fit(x / size, inputs.label[train])
     return np.asarray(model.predict_log_proba(vectors(test) / size))
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# EEGNet
-
-
-def aligned_signals(data: EegData, group: np.ndarray) -> Tensor:
-    """EARLY_SECONDS of the trials, decimated and whitened by the covariance of their group's whole trials.
-
-    float32 [n_trials, n_chans, n_times].
-    """
-    step = decimation(data.sfreq, data.preprocessing.h_freq)
-    start, stop = inside(data, EARLY_SECONDS)
-    times = data.times[::step]
-    chosen = np.flatnonzero((times >= start - 1e-9) & (times <= stop + 1e-9))
-    signals = torch.empty(len(data.trials), data.trials.shape[1], len(chosen))
-    for g in np.unique(group):
-        rows = np.flatnonzero(group == g)
-        x = 1e6 * torch.from_numpy(np.array(data.trials[rows[0] : rows[-1] + 1, :, ::step]))[rows - rows[0]]
-        covariance = torch.einsum("nct,ndt->cd", x, x).double() / (x.shape[0] * x.shape[2])
-        signals[torch.from_numpy(rows)] = whitening(covariance, ALIGN_SHRINKAGE).float() @ x[..., chosen]
-    return signals
-
-
-def fit_eegnet(x: Tensor, label: np.ndarray, mirror: Tensor, *, n_updates: int, seed: int) -> EegNet:
-    """EEGNet trained on trials [n, n_chans, n_times] for a fixed number of updates, each trial mirrored by a coin."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        rng, y = np.random.default_rng(seed), torch.from_numpy(label)
-        network = EegNet(x.shape[1], x.shape[2]).train()
-        optimizer = torch.optim.AdamW(network.parameters(), EEGNET_LR, weight_decay=EEGNET_WEIGHT_DECAY)
-        for update in range(n_updates):
-            for group in optimizer.param_groups:
-                group["lr"] = EEGNET_LR * warm_cosine((update + 1) / n_updates, 0.3)
-            rows = torch.from_numpy(rng.choice(len(x), min(EEGNET_BATCH, len(x)), replace=False))
-            swap = torch.from_numpy(rng.random(len(rows)) < 0.5)
-            batch = torch.where(swap[:, None, None], x[rows][:, mirror], x[rows])
-            target = torch.where(swap, 1 - y[rows], y[rows])
-            loss = F.cross_entropy(network(batch), target, label_smoothing=0.1)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    return network.eval()
-
-
-@torch.no_grad()
-def predict_eegnet(network: EegNet, x: Tensor, mirror: Tensor, batch: int = 256) -> Tensor:
-    """Log-probabilities [n, 2]: the logits of a trial, and those of its mirror image with the classes swapped."""
-    logits = torch.cat([network(part) + network(part[:, mirror]).flip(1) for part in x.split(batch)])
-    return (logits / 2).log_softmax(1).double()
 
 
 def build_eegnet(data: EegData, window: int) -> nn.Module:

@@ -1,6 +1,7 @@
 """network=lateral: what its parts compute, what a run records, that it resumes, and what it must not use."""
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from trainers.eeg_transformer.lateral import (
     ridge_directions,
 )
 from training.config import parse_config, preset_config
-from training.eeg.baselines import CLASSICAL, baseline_inputs, classical_log_probabilities, fit_eegnet, predict_eegnet
+from training.eeg.baselines import CLASSICAL, baseline_inputs, classical_log_probabilities
+from training.eeg.deep_baselines import NETWORKS, check_braindecode, fit_network, predict_network
 from training.eeg.load import load_data
 from training.eeg.slices import ALL, ELECTRODES
 
@@ -155,16 +157,27 @@ def test_the_rule_is_the_power_of_c3_against_c4(data: EegData) -> None:
     assert abs(log_p.argmax(1).mean() - 0.5) < 0.02  # against the median: half of them right
 
 
-def test_eegnet_learns_a_side_and_answers_the_mirror_image_with_the_other(data: EegData) -> None:
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_learns_a_side_and_answers_the_mirror_image_with_the_other(name: str) -> None:
+    if name != "eegnet":
+        pytest.importorskip("braindecode")
     rng, mirror = np.random.default_rng(0), torch.tensor([1, 0])
     label = rng.integers(0, 2, 80)
-    x = torch.from_numpy(rng.normal(size=(80, 2, 64))).float()
+    x = torch.from_numpy(rng.normal(size=(80, 2, 81))).float()
     x[torch.from_numpy(label == 1), 0] *= 3
     x[torch.from_numpy(label == 0), 1] *= 3
-    network = fit_eegnet(x, label, mirror, n_updates=150, seed=0)
-    log_p = predict_eegnet(network, x, mirror)
+    network = fit_network(name, x, label, mirror, n_updates=150, seed=0)
+    log_p = predict_network(network, x, mirror)
     assert (log_p.argmax(1).numpy() == label).mean() > 0.9
-    assert torch.allclose(predict_eegnet(network, x[:, mirror], mirror), log_p.flip(1), atol=1e-5)
+    assert torch.allclose(predict_network(network, x[:, mirror], mirror), log_p.flip(1), atol=1e-5)
+
+
+def test_a_network_whose_package_is_missing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "braindecode", None)
+    monkeypatch.setitem(sys.modules, "braindecode.models", None)
+    check_braindecode(["eegnet"])
+    with pytest.raises(InputError, match=r"deep_baselines=shallow: .*pip install -e"):
+        check_braindecode(["eegnet", "shallow"])
 
 
 @pytest.fixture(scope="module")
