@@ -33,6 +33,7 @@ class TorcheegWindows:
 
     def __init__(
         self,
+        *,
         files: Sequence[Path],
         recordings: Sequence[RecordingReport],
         preprocessing: Preprocessing,

@@ -241,6 +241,7 @@ def record_comparison(
     data: EegData,
     windows: Windows,
     folds: Sequence[Fold],
+    *,
     fits: Mapping[float, Fits],
     results: Mapping[str, Result],
     done: Mapping[str, Mapping[str, Any]],

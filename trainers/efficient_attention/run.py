@@ -334,7 +334,7 @@ class Work:
         return fit_once(
             self.session,
             self.progress,
-            key,
+            key=key,
             network=fresh_network(self.config, self.data, name),
             windows=self.windows,
             fold=fold,

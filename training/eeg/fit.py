@@ -197,6 +197,7 @@ def seeded(seed: int) -> Iterator[None]:
 def fit_once(
     session: Session,
     progress: Progress,
+    *,
     key: str,
     network: nn.Module,
     windows: Windows,
