@@ -14,14 +14,17 @@ from benchmarks.fid import distance_without_roots
 from evaluation.frechet import (
     Gaussian,
     Moments,
+    authenticity,
     bootstrap_differences,
     covered,
+    density_coverage,
     frechet_by_size,
     frechet_distance,
     frechet_of,
     inception_score,
     interval,
     kernel_distance,
+    nearest,
     neighbour_radii,
     precision_recall,
     squared_mmd,
@@ -243,6 +246,40 @@ def test_precision_and_recall_of_extremes() -> None:
     assert precision_recall(x, x[:1].repeat(50, 1)) == (1.0, 0.01)
     with pytest.raises(ValueError, match="more than 3 images, there are 2"):
         precision_recall(x, x[:2])
+
+
+def test_density_and_coverage_on_a_line() -> None:
+    real = torch.tensor([[0.0], [1], [2], [3], [10]])  # radii 1, 1, 1, 1, 7
+    fake = torch.tensor([[0.5], [20.0]])  # 0.5 lies in the neighbourhoods of 0 and 1; 20 in none
+    assert density_coverage(real, fake, k=1) == (2 / 2, 2 / 5)
+    assert density_coverage(real, fake, k=1, chunk=2) == (2 / 2, 2 / 5)
+
+
+def test_density_and_coverage_of_equal_distributions() -> None:
+    """Naeem et al.: 1, and 1 - (1 - 1/2)(1 - ...) which tends to 1 - 2^-k for many images."""
+    found = np.array([density_coverage(draw(600, 4, 2 * seed), draw(600, 4, 2 * seed + 1), k=3) for seed in range(8)])
+    density, coverage = found.mean(axis=0)
+    assert abs(density - 1) < 0.06
+    assert abs(coverage - (1 - 2**-3)) < 0.02
+
+
+def test_one_outlier_spoils_recall_and_not_coverage() -> None:
+    real, fake = draw(200, 2), draw(200, 2, 1) * 0.05
+    fake[:4] *= 2000  # far apart: the neighbourhoods of these hold everything
+    assert precision_recall(real, fake)[1] > 0.95
+    assert density_coverage(real, fake)[1] < 0.5
+
+
+def test_authenticity_tells_copies() -> None:
+    train = draw(300, 3)
+    assert authenticity(train, train[:50]) == 0.0
+    assert authenticity(train, train[:50] + 1e-4) < 0.05
+    for d, expected in ((1, 1 / 3), (2, 1 - 0.6215)):  # shares of mutual neighbours (Clark and Evans 1955)
+        shares = [authenticity(draw(300, d, 2 * seed), draw(300, d, 2 * seed + 1)) for seed in range(12)]
+        assert abs(np.mean(shares) - expected) < 0.04, d
+    distance, index = nearest(train[:50] + 1e-4, train)
+    assert torch.equal(index, torch.arange(50))
+    assert float(distance.max()) < 1e-3
 
 
 def test_chunks_do_not_matter() -> None:

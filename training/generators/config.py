@@ -40,7 +40,7 @@ class MeasureConfig(DeviceConfig, RecordConfig):
         False, "measure despite too few or other images, other preprocessing or other Inception weights"
     )
     n_images: int = option(50_000, "generated images", ge=MIN_IMAGES)
-    n_neighbours: int = option(10_000, "images of each side used for precision and recall", ge=8)
+    n_neighbours: int = option(10_000, "images of each side used for precision, recall, density and coverage", ge=8)
     batch_size: int = option(100, "images in memory at once", ge=1)
     seed: Seed = option(0, "seed of latent codes, reference draw, blocks and bootstrap")
 

@@ -26,6 +26,7 @@ from evaluation.features import (
 from evaluation.frechet import (
     MIN_IMAGES,
     Gaussian,
+    density_coverage,
     frechet_distance,
     inception_score,
     kernel_distance,
@@ -214,13 +215,17 @@ def scores(config: MeasureConfig, extractor: Extractor, fake: Features, referenc
     real = reference.features
     distance, error = kernel_distance(fake.x, real.x, torch.Generator().manual_seed(config.seed))
     k = config.n_neighbours  # the generated images come from independent codes: any k of them will do
-    precision, recall = precision_recall(real.x[drawn_rows(len(real.x), k, config.seed)], fake.x[:k])
+    some = real.x[drawn_rows(len(real.x), k, config.seed)]
+    precision, recall = precision_recall(some, fake.x[:k])
+    density, coverage = density_coverage(some, fake.x[:k])
     result = {
         extractor.score: frechet_distance(Gaussian.of(fake.moments), reference.gaussian),
         extractor.kernel_score: distance,
         f"{extractor.kernel_score}_se": error,
         "precision": precision,
         "recall": recall,
+        "density": density,
+        "coverage": coverage,
     }
     if fake.logits is not None:
         result["inception_score"], result["inception_score_sd"] = inception_score(fake.logits)
