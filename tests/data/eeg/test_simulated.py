@@ -4,18 +4,20 @@ from pathlib import Path
 
 import mne
 import numpy as np
-import pytest
 import scipy.stats
-from mne.decoding import CSP
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.model_selection import LeaveOneGroupOut, cross_val_score
-from sklearn.pipeline import make_pipeline
 
 from data.eeg.figures import contralateral_map
-from data.eeg.load import EegData, load_eeg
+from data.eeg.load import EegData
 from data.eeg.physionet import recording_path
-from data.eeg.recording import CHANNELS
-from data.eeg.simulated import draw_subject, simulate_recording, simulated_folder, write_edf, write_simulated
+from data.eeg.recording import CHANNELS, electrode_positions
+from data.eeg.simulated import (
+    ALTERNATION,
+    draw_subject,
+    simulate_recording,
+    simulated_folder,
+    write_edf,
+    write_simulated,
+)
 
 
 def test_the_file_is_edf_plus_in_eegmmis_own_terms(edf_file: Path, real_data: Path) -> None:
@@ -73,24 +75,34 @@ def test_the_spectrum_has_what_it_should(edf_file: Path) -> None:
 def test_mu_weakens_opposite_to_the_hand(simulated: EegData) -> None:
     difference = contralateral_map(simulated)
     c3, c4 = difference[CHANNELS.index("C3")], difference[CHANNELS.index("C4")]
-    assert c3 < -0.5
-    assert c4 > 0.5
-    assert abs(difference[CHANNELS.index("Oz")]) < 0.5
+    assert c3 < -0.3
+    assert c4 > 0.3
+    assert abs(difference[CHANNELS.index("Oz")]) < 0.3
 
 
-@pytest.mark.slow
-def test_csp_and_lda_find_the_label_in_most_subjects_and_not_in_all(tmp_path: Path) -> None:
-    data = load_eeg("simulated", tmp_path, subjects="1-12", quiet=True)
-    task = data.trials[:, :, 240:720].astype(np.float64)
+def test_sides_mostly_alternate_and_are_balanced() -> None:
+    runs = [is_right_trials(simulate_recording(0, subject, 4)) for subject in range(1, 31)]
+    assert {int(run.sum()) for run in runs} == {7, 8}
+    share = np.mean([(run[1:] != run[:-1]).mean() for run in runs])
+    assert abs(share - ALTERNATION) < 0.06  # balance makes it a little larger; SD 0.02
 
-    def accuracies(rows: np.ndarray, groups: np.ndarray) -> np.ndarray:
-        model = make_pipeline(CSP(6, reg="ledoit_wolf"), LinearDiscriminantAnalysis())
-        with mne.utils.use_log_level("ERROR"):
-            return cross_val_score(model, task[rows], data.label[rows], groups=groups[rows], cv=LeaveOneGroupOut())
 
-    across = accuracies(np.arange(len(task)), data.subject)
-    assert across.mean() > 0.7
-    assert (across > 0.65).mean() > 0.5  # 0.65 is the 97.5 % point of guessing on 45 trials
-    within = np.array([accuracies(np.flatnonzero(data.subject == s), data.run).mean() for s in range(1, 13)])
-    assert 0.6 < within.mean() < 0.85
-    assert within.min() < 0.6
+def test_far_electrodes_share_a_part_of_the_signal() -> None:
+    place = np.stack([electrode_positions("colin27_1005").get_positions()["ch_pos"][name] for name in CHANNELS])
+    far = np.linalg.norm(place[:, None] - place, axis=-1) > 0.12
+    x = [simulate_recording(0, subject, 4).filter(7, 30, verbose="ERROR").get_data() for subject in range(1, 5)]
+    assert 0.25 < np.mean([np.corrcoef(of_one)[far].mean() for of_one in x]) < 0.6
+
+
+def test_eyes_turn_to_the_target_after_the_cue() -> None:
+    raw = simulate_recording(0, 2, 4).filter(0.5, 10, verbose="ERROR")
+    between = np.subtract(*raw.get_data(picks=["F8..", "F7.."]))
+    cues = (raw.annotations.onset[1::2] * raw.info["sfreq"]).round().astype(int)
+    step = np.array([between[cue + 50 : cue + 90].mean() - between[cue - 40 : cue].mean() for cue in cues])
+    is_right = is_right_trials(raw)
+    assert step[is_right].mean() > step[~is_right].mean() + 20e-6
+
+
+def is_right_trials(raw: mne.io.BaseRaw) -> np.ndarray:
+    """Of every trial whether it is of the right fist."""
+    return raw.annotations.description[1::2] == "T2"
