@@ -198,11 +198,12 @@ def kernel_distance(
     return float(values.mean()), float(values.std() / blocks**0.5)
 
 
-def neighbour_radii(x: Tensor, k: int = 3, chunk: int = 1024) -> Tensor:
-    """The distance of each row of x [n, d] to its k-th nearest other row, [n]."""
+def neighbour_radii(x: Tensor, k: int = 3, chunk: int = 1024, rows: Tensor | None = None) -> Tensor:
+    """The distance of each row of x [n, d] (or of those that `rows` names) to its k-th nearest other row, [n]."""
     if len(x) <= k:
         raise ValueError(f"a neighbourhood of k={k} needs more than {k} images, there are {len(x)}")
-    return torch.cat([_distances(part, x).kthvalue(k + 1, dim=1).values for part in x.split(chunk)])
+    asked = x if rows is None else x[rows]
+    return torch.cat([_distances(part, x).kthvalue(k + 1, dim=1).values for part in asked.split(chunk)])
 
 
 def covered(x: Tensor, y: Tensor, radii: Tensor, chunk: int = 1024) -> float:
@@ -250,7 +251,7 @@ def authenticity(train: Tensor, fake: Tensor) -> float:
     with. It falls to 0 where images are learnt by heart.
     """
     distance, index = nearest(fake, train)
-    return float((distance > neighbour_radii(train, 1)[index]).double().mean())
+    return float((distance > neighbour_radii(train, 1, rows=index)).double().mean())
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:

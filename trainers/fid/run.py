@@ -20,6 +20,7 @@ from evaluation.figures import image_grid, plot_image
 from evaluation.frechet import frechet_by_size
 from tracking.run import AnyRun, start_run
 from trainers.fid.config import PRESETS, FidConfig
+from trainers.fid.memorisation import Copies, find_copies
 from training.config import as_params, launch_processes, parse_config
 from training.generators.measuring import (
     Reference,
@@ -76,14 +77,13 @@ def run_fid(config: FidConfig) -> int:
             results[f"{extractor.score}_infinity"] = extrapolation.limit
             title = f"{generator.uri}: {extractor.score} on {images.name}, bias in the number of images"
             log_extrapolation(run, extrapolation, extractor.score, title)
+        copies = find_copies(
+            config, generator, extractor, reference=reference, generated=generated, codes=z, device=processes.device
+        )
+        results |= copies.metrics() if copies else {}
         results["images_per_second"] = config.n_images / seconds
         run.log_metrics(results, step=0)
-        for name, pixels in {
-            "generated": generate(generator, z[:N_SHOWN], processes.device),
-            "reference": reference.images.pixels[spread(reference.rows, N_SHOWN)],
-        }.items():
-            title = f"{name}: {images.name}, {generator.uri}"
-            run.log_figure(plot_image(image_grid(pixels), title), f"figures/{name}.png")
+        log_pictures(run, generator, reference, shown=generate(generator, z[:N_SHOWN], processes.device), copies=copies)
         run.log_evaluations(generator.uri, evaluations(config, extractor, reference, results))
 
         measured = {
@@ -116,6 +116,20 @@ def measure_generated(
     seconds = time.monotonic() - began
     progress.close()
     return features, seconds
+
+
+def log_pictures(
+    run: AnyRun, generator: StoredNetwork, reference: Reference, *, shown: np.ndarray, copies: Copies | None
+) -> None:
+    """Grids of generated and of reference images, and of the pairs that are closest."""
+    images = reference.images
+    grids = {"generated": shown, "reference": images.pixels[spread(reference.rows, N_SHOWN)]}
+    for name, pixels in grids.items():
+        title = f"{name}: {images.name}, {generator.uri}"
+        run.log_figure(plot_image(image_grid(pixels), title), f"figures/{name}.png")
+    if copies is not None:
+        title = f"generated images closest to a training image, each beside it: {generator.uri}"
+        run.log_figure(plot_image(image_grid(copies.pairs, columns=8), title), "figures/closest.png")
 
 
 @dataclass(frozen=True)

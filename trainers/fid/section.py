@@ -20,5 +20,5 @@ SECTION = Section(
         r"images_per_second",
     ),
     panels=(Panel("Distance against the number of images", r"(?P<line>.+)_by_n", "generated images"),),
-    pictures=(Pictures("Images", r"figures/(generated|reference)\..*"), FIGURES),
+    pictures=(Pictures("Images", r"figures/(generated|reference|closest)\..*"), FIGURES),
 )

@@ -53,7 +53,19 @@ def test_fid_with_no_parameters(trained: Path) -> None:
     run = runs(trained)[-1]
     assert run.info.status == "FINISHED"
     metrics, params = run.data.metrics, run.data.params
-    assert set(metrics) >= {"fd_digits", "fd_digits_infinity", "kd_digits", "kd_digits_se", "precision", "recall"}
+    scores = (
+        "fd_digits",
+        "fd_digits_infinity",
+        "kd_digits",
+        "kd_digits_se",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+    )
+    assert set(metrics) >= set(scores)
+    assert metrics["authenticity"] > 0.9  # noise is no copy of a digit
+    assert 0.2 < metrics["authenticity_held_out"] < 0.8
     assert "fid" not in metrics  # that name is Inception's alone
     assert metrics["fd_digits"] > 1  # three steps of training make no digits
     assert params["resolved_model_uri"] == "models:/wgan-generator/1"
@@ -65,6 +77,7 @@ def test_fid_with_no_parameters(trained: Path) -> None:
         "figures/distance_by_n.png",
         "figures/generated.png",
         "figures/reference.png",
+        "figures/closest.png",
     }
     assert read_json(trained, run.info.run_id, "scores.json")["scores"]["fd_digits"] == metrics["fd_digits"]  # type: ignore[index]
     assert "# models:/wgan-generator/1 against scikit-learn's digits, split train" in text
