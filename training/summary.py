@@ -14,7 +14,12 @@ SUMMARY = "summary.md"
 
 
 def render_summary(folder: Path, **values: Any) -> str:
-    """The template `summary.md.j2` of `folder` with `values`, ending in one newline.
+    """The template `summary.md.j2` of `folder` with `values`; see `render_text`."""
+    return render_text(folder / f"{SUMMARY}.j2", **values)
+
+
+def render_text(template: Path, **values: Any) -> str:
+    """The template with `values`, ending in one newline.
 
     A name that the template uses and nobody gave raises jinja2.UndefinedError. Nothing is escaped: Markdown is not
     HTML, and whoever shows it as HTML escapes it. A line that holds nothing but a `{% %}` leaves no line behind.
@@ -23,14 +28,14 @@ def render_summary(folder: Path, **values: Any) -> str:
     Python's format makes of it.
     """
     environment = Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader(template.parent),
         autoescape=False,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["number"] = number
-    return environment.get_template(f"{SUMMARY}.j2").render(values).strip() + "\n"
+    return environment.get_template(template.name).render(values).strip() + "\n"
 
 
 def number(value: Any, spec: str = ".4g") -> str:

@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from trainers.efficient_attention.scaling import D_MODEL, EXACT, N_HEADS, Seconds, crossover, growth_exponent
 from trainers.efficient_attention.tasks import Labelled
 from training.eeg.results import Result
+from training.summary import render_text
 
 CONTROLS = ("none", "fourier")
 
@@ -20,141 +23,93 @@ def conclusion(
     n_tokens: int,
     device: str,
 ) -> str:
-    """Which to choose when, in Markdown, from the figures alone."""
-    starts = {name: crossover(taken, seconds[EXACT]) if name != EXACT else None for name, taken in seconds.items()}
-    text = [
-        *speed_table(seconds, memory, errors=errors, starts=starts, device=device),
-        *time_table(seconds, memory),
-        "",
-        "## Which to choose",
-        "",
-        *speed_findings(seconds, starts, n_tokens),
-        *accuracy_findings(results, errors),
-    ]
-    return "\n".join(text) + "\n"
-
-
-def speed_table(
-    seconds: Seconds,
-    memory: Mapping[str, Mapping[int, float]],
-    errors: Mapping[str, float],
-    starts: Mapping[str, float | None],
-    device: str,
-) -> list[str]:
-    """Speed against exact attention over the lengths, from where on a mechanism is faster, and how it grows."""
-    lengths = sorted({n for taken in seconds.values() for n in taken})
-    text = [
-        "",
-        "## Over the length of the sequence",
-        "",
-        f"An encoder layer (d_model {D_MODEL}, {N_HEADS} heads), one sequence, inference, {device}. Speed against "
-        "sdpa; above 1 is faster. Faster from: interpolated between measured lengths, linearly in logarithms.",
-        "",
-        "| mechanism | "
-        + " | ".join(f"{n:,}" for n in lengths)
-        + " | faster from | time grows like N^ | memory grows like N^ | error when exchanged |",
-        "|---|" + "---|" * (len(lengths) + 4),
-    ]
-    shortest = min(seconds[EXACT])
-    for name, taken in seconds.items():
-        cells = [f"{seconds[EXACT][n] / taken[n]:.2f}" if n in taken and n in seconds[EXACT] else "" for n in lengths]
-        begin = "" if name == EXACT else _from_length(starts[name], shortest)
-        grows, holds = growth_exponent(taken), growth_exponent(memory.get(name, {}))
-        row = [name, *cells, begin, *("" if math.isnan(e) else f"{e:.2f}" for e in (grows, holds))]
-        text.append("| " + " | ".join([*row, f"{errors[name]:.3f}" if name in errors else ""]) + " |")
-    return text
-
-
-def time_table(seconds: Seconds, memory: Mapping[str, Mapping[int, float]]) -> list[str]:
-    """Milliseconds over the lengths, throughput and peak memory at the greatest."""
-    lengths = sorted({n for taken in seconds.values() for n in taken})
-    text = [
-        "",
-        "The same in milliseconds; throughput at the greatest length measured; growth of peak memory in a fresh "
-        "process.",
-        "",
-        "| mechanism | " + " | ".join(f"{n:,}" for n in lengths) + " | tokens a second | megabytes |",
-        "|---|" + "---|" * (len(lengths) + 2),
-    ]
-    for name, taken in seconds.items():
-        cells = [f"{1000 * taken[n]:.3g}" if n in taken else "" for n in lengths]
-        held = memory.get(name, {})
-        most = f"{held[max(held)]:.0f} at {max(held):,}" if held else ""
-        text.append("| " + " | ".join([name, *cells, f"{max(taken) / taken[max(taken)]:,.0f}", most]) + " |")
-    return text
-
-
-def speed_findings(seconds: Seconds, starts: Mapping[str, float | None], n_tokens: int) -> list[str]:
-    """At which length which approximation pays."""
-    shortest, longest = min(seconds[EXACT]), max(seconds[EXACT])
-    approximate = [name for name in seconds if name not in (EXACT, "softmax", *CONTROLS)]
-    if not approximate:
-        return []
-    text = [at_tokens(approximate, seconds, n_tokens)]
-    factor, quickest = min((seconds[n][shortest] / seconds[EXACT][shortest], n) for n in approximate)
-    text.append(
-        f"- At {shortest:,} tokens the quickest approximation, {quickest}, takes {factor:.2f} times as long as sdpa."
-    )
-    paying = sorted((n, name) for name in approximate if (n := starts[name]) is not None)
-    if paying:
-        begins = ", ".join(f"{name} from {_from_length(n, shortest)}" for n, name in paying)
-        text.append(f"- From a length on, cheaper than exact: {begins} tokens.")
-    gains = {name: seconds[EXACT][longest] / seconds[name][longest] for _, name in paying if longest in seconds[name]}
-    if gains:
-        fastest = max(gains, key=lambda name: gains[name])
-        text.append(f"- At {longest:,} tokens the fastest is {fastest}, {gains[fastest]:.1f} times sdpa.")
-    return text
-
-
-def accuracy_findings(results: Mapping[str, Result], errors: Mapping[str, float]) -> list[str]:
-    """What the mechanisms reach on EEG, trained with and put in afterwards."""
+    """Which to choose when, in Markdown, from the figures alone: the template conclusion.md.j2."""
     best = max(results, key=lambda name: results[name].interval[0])
-    mean = results[EXACT].interval[0]
-    text = [f"- Trained on EEG: sdpa {mean:.3f} per trial, the highest {best} with {results[best].interval[0]:.3f}."]
-    if "none" in results:
-        text.append(
-            f"- Without any mixing of tokens (none): {results['none'].interval[0]:.3f}. Where that is as good, the "
-            "task does not need attention."
-        )
-    usable = [name for name, error in errors.items() if error < 0.05 and name != "softmax"]
-    stays = (
-        f"only {', '.join(usable)} {'stay' if len(usable) > 1 else 'stays'} within"
-        if usable
-        else "no mechanism stays within"
+    return render_text(
+        Path(__file__).parent / "conclusion.md.j2",
+        d_model=D_MODEL,
+        n_heads=N_HEADS,
+        device=device,
+        lengths=sorted({n for taken in seconds.values() for n in taken}),
+        speed=speed_rows(seconds, memory, errors),
+        time=time_rows(seconds, memory),
+        findings=speed_findings(seconds, n_tokens),
+        exact=results[EXACT].interval[0],
+        best=best,
+        best_accuracy=results[best].interval[0],
+        no_mixing=results["none"].interval[0] if "none" in results else None,
+        usable=[name for name, error in errors.items() if error < 0.05 and name != "softmax"],
     )
-    text.append(
-        f"- Put into the trained network without training again, {stays} 5 % of exact attention. Train with the "
-        "mechanism that will be used."
-    )
-    return text
 
 
-def at_tokens(approximate: Sequence[str], seconds: Seconds, n_tokens: int) -> str:
-    """Which approximations are faster than exact attention at the measured length next to `n_tokens`, those of an EEG
-    window.
+def speed_rows(
+    seconds: Seconds, memory: Mapping[str, Mapping[int, float]], errors: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Of each mechanism: speed against exact attention over the lengths, the length from which it is faster (None:
+    never; exact attention has none), how time and memory grow, the error when it is exchanged. NaN: not measured.
+    """
+    lengths, exact = sorted({n for taken in seconds.values() for n in taken}), seconds[EXACT]
+    return [
+        {
+            "name": name,
+            "speeds": [exact[n] / taken[n] if n in taken and n in exact else None for n in lengths],
+            "is_exact": name == EXACT,
+            "faster_from": None if name == EXACT else crossover(taken, exact),
+            "shortest": min(exact),
+            "time_exponent": growth_exponent(taken),
+            "memory_exponent": growth_exponent(memory.get(name, {})),
+            "error": errors.get(name),
+        }
+        for name, taken in seconds.items()
+    ]
+
+
+def time_rows(seconds: Seconds, memory: Mapping[str, Mapping[int, float]]) -> list[dict[str, Any]]:
+    """Of each mechanism: milliseconds over the lengths, throughput and peak memory at its greatest length."""
+    lengths = sorted({n for taken in seconds.values() for n in taken})
+    return [
+        {
+            "name": name,
+            "milliseconds": [1000 * taken[n] if n in taken else None for n in lengths],
+            "tokens_per_second": max(taken) / taken[max(taken)],
+            "memory_at": max(held) if (held := memory.get(name, {})) else None,
+            "megabytes": held[max(held)] if held else None,
+        }
+        for name, taken in seconds.items()
+    ]
+
+
+def speed_findings(seconds: Seconds, n_tokens: int) -> dict[str, Any] | None:
+    """At which length which approximation pays; None where none was measured.
+
+    near: the measured length nearest to the `n_tokens` of an EEG window, None where all are more than twice as far.
+    faster: [(approximation, its speed against exact attention there)], fastest first. paying: [(length from which,
+    approximation)].
     """
     exact = seconds[EXACT]
-    near = min(exact, key=lambda n: abs(math.log(n / n_tokens)))
-    if max(near / n_tokens, n_tokens / near) > 2:
-        return f"- At the {n_tokens} tokens of an EEG window nothing was measured: the nearest length is {near:,}."
-    where = (
-        "those of an EEG window"
-        if near == n_tokens
-        else f"the measured length nearest to the {n_tokens} of an EEG window"
-    )
-    gains = {n: exact[near] / seconds[n][near] for n in approximate if near in seconds[n]}
-    faster = [f"{n} ({gains[n]:.2f} times)" for n in sorted(gains, key=lambda n: -gains[n]) if gains[n] > 1]
-    layer = f"a layer of d_model {D_MODEL} with {N_HEADS} heads"
-    if not faster:
-        return (
-            f"- At {near} tokens, {where}, no approximation is faster than exact attention in {layer}, "
-            "and that is exact."
-        )
-    return f"- At {near} tokens, {where}, faster than exact attention in {layer}: {', '.join(faster)}."
-
-
-def _from_length(n: float | None, shortest: int) -> str:
-    return "never" if n is None else f"{shortest:,} or fewer" if n == shortest else f"{n:,.0f}"
+    shortest, longest = min(exact), max(exact)
+    approximate = [name for name in seconds if name not in (EXACT, "softmax", *CONTROLS)]
+    if not approximate:
+        return None
+    nearest = min(exact, key=lambda n: abs(math.log(n / n_tokens)))
+    gains = {n: exact[nearest] / seconds[n][nearest] for n in approximate if nearest in seconds[n]}
+    factor, quickest = min((seconds[n][shortest] / exact[shortest], n) for n in approximate)
+    paying = sorted((n, name) for name in approximate if (n := crossover(seconds[name], exact)) is not None)
+    at_longest = {name: exact[longest] / seconds[name][longest] for _, name in paying if longest in seconds[name]}
+    fastest = max(at_longest, key=lambda name: at_longest[name]) if at_longest else None
+    return {
+        "n_tokens": n_tokens,
+        "nearest": nearest,
+        "is_near": max(nearest / n_tokens, n_tokens / nearest) <= 2,
+        "faster": [(n, gains[n]) for n in sorted(gains, key=lambda n: -gains[n]) if gains[n] > 1],
+        "shortest": shortest,
+        "quickest": quickest,
+        "factor": factor,
+        "paying": paying,
+        "longest": longest,
+        "fastest": fastest,
+        "gain": at_longest[fastest] if fastest else None,
+    }
 
 
 def plot_over_length(

@@ -12,7 +12,7 @@ from common.errors import InputError
 from data.eeg.load import load_eeg
 from tests.running import client, run_trainer, runs
 from tests.trainers.eeg_transformer.test_run import TINY, result
-from trainers.efficient_attention.conclusion import at_tokens, conclusion, plot_labelling
+from trainers.efficient_attention.conclusion import conclusion, plot_labelling
 from trainers.efficient_attention.config import PRESETS, EfficientAttentionConfig
 from trainers.efficient_attention.run import check_recordings, run_efficient_attention
 from trainers.efficient_attention.scaling import (
@@ -110,15 +110,17 @@ def test_at_the_models_length_the_nearest_measured_one_speaks_for_itself() -> No
         "linear": {39: 0.5, 160: 2.5, 512: 2.0},
         "local": {39: 0.8, 160: 1.0},
     }
-    found = at_tokens(["linear", "local"], seconds, 41)
-    assert found == (
+    results = {"sdpa": result({1: 0.6, 2: 0.7})}
+
+    def text(n_tokens: int) -> str:
+        return conclusion(results, seconds, {}, {}, n_tokens, "CPU")
+
+    assert (
         "- At 39 tokens, the measured length nearest to the 41 of an EEG window, faster than exact attention in a "
-        "layer of d_model 128 with 8 heads: linear (2.00 times), local (1.25 times)."
-    )
-    assert "At 160 tokens" in at_tokens(["linear"], seconds, 90)
-    assert at_tokens(["linear"], seconds, 7) == (
-        "- At the 7 tokens of an EEG window nothing was measured: the nearest length is 39."
-    )
+        "layer of d_model 128 with 8 heads: linear (2.00 times), local (1.25 times).\n"
+    ) in text(41)
+    assert "At 160 tokens" in text(90)
+    assert "- At the 7 tokens of an EEG window nothing was measured: the nearest length is 39.\n" in text(7)
 
 
 def quick(**changes: Any) -> EfficientAttentionConfig:
