@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention.multi_head import MultiHeadAttentionBlock
-from models.attention.spec import AttentionBlock, AttentionSpec, LinearState
+from models.attention.spec import AttentionBlock, AttentionSpec, StreamingState
 
 __all__ = [
     "AttentionBlock",
@@ -141,7 +141,7 @@ class EncoderLayer(nn.Module):
         )
         return self._after_attention(x, h), weights
 
-    def stream(self, x: Tensor, state: LinearState | None) -> tuple[Tensor, LinearState]:
+    def stream(self, x: Tensor, state: StreamingState | None) -> tuple[Tensor, StreamingState]:
         """The next tokens x [B, n, d_model] of a sequence that need not end; see MultiHeadAttentionBlock.stream."""
         h, state = self.self_attn.stream(self.norm1(x) if self.norm_first else x, state)
         return self._after_attention(x, h), state
@@ -246,11 +246,13 @@ class Encoder(nn.Module):
             weights += [] if w is None else [w]
         return (x if self.norm is None else self.norm(x)), weights
 
-    def stream(self, x: Tensor, states: Sequence[LinearState | None]) -> tuple[Tensor, tuple[LinearState | None, ...]]:
+    def stream(
+        self, x: Tensor, states: Sequence[StreamingState | None]
+    ) -> tuple[Tensor, tuple[StreamingState | None, ...]]:
         """The next tokens x [B, n, d_model] of a sequence that need not end, and each layer's state before and after
         them.
         """
-        after: list[LinearState | None] = []
+        after: list[StreamingState | None] = []
         for layer, state in zip(self.layers, states, strict=True):
             assert isinstance(layer, EncoderLayer)
             x, state = layer.stream(x, state)

@@ -122,8 +122,6 @@ class FourierMixing(Attention):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, masks: Masks) -> Tensor:
         """q, k, v [B, h, N, d_head] -> [B, h, N_q, d_head]; see `Attention`."""
         batch, heads, length, d_head = v.shape
-        if masks.key_padding is not None:
-            v = v.masked_fill(masks.key_padding[:, None, :, None], 0)
         rows = v.transpose(1, 2).reshape(batch, length, heads * d_head)
         half = rows.dtype in (torch.float16, torch.bfloat16)  # no FFT in these
         mixed = torch.fft.fft2(rows.float() if half else rows, dim=(1, 2), norm="ortho").real.to(v.dtype)

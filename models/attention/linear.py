@@ -11,18 +11,18 @@ is done to a token's features (a maximum, a division) runs along whole rows of m
 """
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from models.attention.base import Attention, Masks
+from models.attention.base import Attention, Masks, at_least_float32, no_autocast
 
 CAUSAL_CHUNK = 128  # tokens whose mutual scores are written out at a time
 # Features of the tokens that a block takes at a time without autograd: 2^17 float32 numbers are half a megabyte, half a
 # core's cache.
 CHUNK_NUMBERS = 1 << 17
+FAVOR_RANGE = 600.0  # logarithms of features in one causal chunk: float64 holds 700
 SMALLEST_DENOMINATOR = 1e-12  # relu features may all be zero: 0 / 1e-12 = 0 instead of NaN
 
 
@@ -37,6 +37,10 @@ class LinearState(NamedTuple):
     z: Tensor
     length: int
     shift: Tensor | None
+
+    def n_numbers(self) -> int:
+        """How many numbers the state holds."""
+        return sum(t.numel() for t in (self.kv, self.z, self.shift) if t is not None)
 
     def to(self, dtype: torch.dtype) -> "LinearState":
         """The same sums in another precision."""
@@ -155,9 +159,9 @@ class FavorFeatures(nn.Module):
     diagonal of R is undone, without which the first row of each block is not uniform and the estimate biased. They are
     a buffer: saved with the weights, kept in eval and in training until `redraw` is called. Each feature is divided by
     its largest value among the keys and multiplied back on the side of the queries (a running maximum when keys come in
-    chunks). This cancels in the ratio, nothing overflows, and the denominator is at least 1 where a
-    query sees all of these keys: no epsilon is needed. A causal chunk also scales by keys that an early query does not
-    see; it is computed in float64, and holds up to 700 in the exponent (float32: 28).
+    chunks). This cancels in the ratio, nothing overflows, and the denominator is at least 1 where a query sees all of
+    these keys: no epsilon is needed. A causal chunk also scales by keys that an early query does not see: it is
+    computed in float64, which holds 700 in the exponent, and cut in two where its keys span more.
     """
 
     projection: Tensor
@@ -230,6 +234,7 @@ class LinearAttention(Attention):
     """
 
     takes_causal, takes_cross, takes_attn_mask = True, True, False
+    streams = True
 
     def __init__(self, features: EluFeatures | CosineFeatures | FavorFeatures, name: str = "linear") -> None:
         super().__init__()
@@ -238,9 +243,9 @@ class LinearAttention(Attention):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, masks: Masks) -> Tensor:
         """q, k, v [B, h, N, d_head] -> [B, h, N_q, d_head]; see `Attention`."""
         padding = masks.key_padding
-        scale = self.length_scale(q.shape[-2], k.shape[-2], padding)
         if masks.causal:
-            return self.stream(q, k, v, key_padding_mask=padding, scale=scale)[0]
+            return self.stream(q, k, v, key_padding_mask=padding)[0]
+        scale = self.length_scale(q.shape[-2], k.shape[-2], padding)
         return self.read(q, self.absorb(None, k, v, key_padding_mask=padding, scale=scale), scale=scale)
 
     def chunk_length(self, n_numbers: int) -> int:
@@ -273,8 +278,8 @@ class LinearAttention(Attention):
         scale: Tensor | int | None = None,
     ) -> LinearState:
         """The state after the keys and values k, v [B, h, n, d_head]; state None for the first ones."""
-        k, v = _at_least_float32(k), _at_least_float32(v)
-        with _no_autocast(k):
+        k, v = at_least_float32(k), at_least_float32(v)
+        with no_autocast(k):
             keys, shift = self.keys(state, k.transpose(-2, -1), key_padding_mask, scale)
             kv, z = keys @ v, keys.sum(-1, keepdim=True)
             if state is None:
@@ -284,8 +289,8 @@ class LinearAttention(Attention):
 
     def read(self, q: Tensor, state: LinearState, position: int = 0, scale: Tensor | int | None = None) -> Tensor:
         """What the queries q [B, h, n, d_head], the first of them token number `position`, get from a state."""
-        x = _at_least_float32(q)
-        with _no_autocast(x):
+        x = at_least_float32(q)
+        with no_autocast(x):
             columns = x.transpose(-2, -1)
             queries = self.features.of_queries(columns, position=position, scale=scale, shift=state.shift)
             queries = queries.transpose(-2, -1)
@@ -302,29 +307,49 @@ class LinearAttention(Attention):
         state: LinearState | None = None,
         *,
         key_padding_mask: Tensor | None = None,
-        scale: Tensor | int | None = None,
     ) -> tuple[Tensor, LinearState]:
         """Causal attention over the next tokens of a recording: (out [B, h, n, d_head], the state after them).
 
         Chunks of 128: within one, the scores are written out and masked; what came before is in the state. The result
-        does not depend on how a recording is cut into calls.
+        does not depend on how a recording is cut into calls. ValueError for cosFormer without a fixed length_scale.
         """
-        if isinstance(self.features, CosineFeatures) and scale is None:
-            seen = 0 if state is None else state.length
-            if self.features.length_scale is None:
-                raise ValueError("cosFormer streams only with a fixed length_scale: the final length is not known")
-            scale = self.length_scale(seen + q.shape[-2], seen + q.shape[-2])
+        length, seen = q.shape[-2], 0 if state is None else state.length
+        if not length:
+            raise ValueError("stream was given 0 tokens; at least 1")
+        if isinstance(self.features, CosineFeatures) and self.features.length_scale is None:
+            raise ValueError(
+                "causal cosformer attention needs a fixed length_scale: with the length of the sequence itself, what "
+                "a token gets would depend on how many follow"
+            )
+        scale = self.length_scale(seen + length, seen + length)
         outs = []
-        for start in range(0, q.shape[-2], CAUSAL_CHUNK):
-            part = slice(start, start + CAUSAL_CHUNK)
+        start, ends = 0, [*range(CAUSAL_CHUNK, length, CAUSAL_CHUNK), length]
+        while ends:
+            part = slice(start, ends[0])
             padding = None if key_padding_mask is None else key_padding_mask[:, part]
+            if ends[0] - start > 1 and self._spans_too_much(k[:, :, part], state, padding):
+                ends.insert(0, (start + ends[0]) // 2)
+                continue
             out, state = self._causal_chunk(
                 q[:, :, part], k[:, :, part], v[:, :, part], state, key_padding_mask=padding, scale=scale
             )
             outs.append(out)
-        if state is None:
-            raise ValueError("stream was given 0 tokens; at least 1")
+            start = ends.pop(0)
+        assert state is not None
         return torch.cat(outs, -2), state
+
+    def _spans_too_much(self, k: Tensor, state: LinearState | None, key_padding_mask: Tensor | None) -> bool:
+        """Whether the largest key of a chunk k [B, h, n, d_head] would scale features of its first ones down to 0."""
+        if not isinstance(self.features, FavorFeatures):
+            return False
+        logs = self.features.log_features(k.detach().double().transpose(-2, -1))
+        if key_padding_mask is not None:
+            logs = logs.masked_fill(key_padding_mask[:, None, None, :], -math.inf)
+        if state is not None and state.shift is not None:
+            logs = torch.cat((state.shift.double(), logs), -1)
+        largest = logs.cummax(-1).values
+        nothing_seen = largest <= torch.finfo(torch.float32).min  # by this token, and so nothing to scale down
+        return bool((largest[..., -1:] - largest).masked_fill(nothing_seen, 0).amax() > FAVOR_RANGE)
 
     def _causal_chunk(
         self,
@@ -337,13 +362,13 @@ class LinearAttention(Attention):
         scale: Tensor | int | None,
     ) -> tuple[Tensor, LinearState]:
         dtype, position = q.dtype, 0 if state is None else state.length
-        q, k, v = _at_least_float32(q), _at_least_float32(k), _at_least_float32(v)
+        q, k, v = at_least_float32(q), at_least_float32(k), at_least_float32(v)
         smallest, kept_dtype = SMALLEST_DENOMINATOR, q.dtype
         if isinstance(self.features, FavorFeatures):
             # The chunk's largest key scales all of it down, early queries too, which do not see it.
             q, k, v, smallest = q.double(), k.double(), v.double(), torch.finfo(torch.float64).tiny
             state = None if state is None else state.to(torch.float64)
-        with _no_autocast(q):
+        with no_autocast(q):
             keys, shift = self.keys(state, k.transpose(-2, -1), key_padding_mask, scale)
             columns = q.transpose(-2, -1)
             queries = self.features.of_queries(columns, position=position, scale=scale, shift=shift).transpose(-2, -1)
@@ -379,14 +404,3 @@ class LinearAttention(Attention):
             return state.kv, state.z
         factor = (state.shift - shift).exp()
         return state.kv * factor, state.z * factor
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    """Sums over many thousand keys overflow in float16 and lose digits in bfloat16."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def _no_autocast(x: Tensor) -> AbstractContextManager[object]:
-    if not torch.is_autocast_enabled(x.device.type):
-        return nullcontext()
-    return torch.autocast(x.device.type, enabled=False)

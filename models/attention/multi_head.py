@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attention.base import Masks
+from models.attention.base import Masks, without_nan
 from models.attention.spec import (
     AttentionBlock,
     AttentionSpec,
     LinearAttention,
-    LinearState,
     Linformer,
+    StreamingState,
     build_attention,
 )
 from models.attention.tokens import Maps, attend_tokens, takes_samples, takes_written_gradient, train_tokens
@@ -50,7 +50,7 @@ class MultiHeadAttentionBlock(nn.Module):
         self.in_proj_weight = nn.Parameter(torch.empty(3 * d_model, d_model))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * d_model)) if bias else None
         self.out_proj = nn.Linear(d_model, d_model, bias)
-        self.mechanism = build_attention(attention, self.d_head, generator)
+        self.mechanism = build_attention(attention, self.d_head, generator, n_heads=n_heads)
         nn.init.xavier_uniform_(self.in_proj_weight)
         if bias:
             nn.init.zeros_(self.out_proj.bias)
@@ -74,6 +74,7 @@ class MultiHeadAttentionBlock(nn.Module):
         """
         key = query if key is None else key
         value = key if value is None else value
+        query, key, value = _without_nan(query, key, value, key_padding_mask)
         if query.shape[-1] != self.d_model or key.shape[-1] != self.d_model:
             raise ValueError(
                 f"tokens have {query.shape[-1]} and {key.shape[-1]} features, the block has d_model={self.d_model}"
@@ -112,18 +113,13 @@ class MultiHeadAttentionBlock(nn.Module):
         q, k, v = self.project(query, key, value)
         return self.merge(mechanism(q, k, v, key_padding_mask, attn_mask=attn_mask, causal=causal)), None
 
-    def stream(self, x: Tensor, state: LinearState | None) -> tuple[Tensor, LinearState]:
+    def stream(self, x: Tensor, state: StreamingState | None) -> tuple[Tensor, StreamingState]:
         """Causal self-attention over the next tokens x [B, n, d_model] of a sequence that need not end: (out, state
         after them).
 
         state: of the tokens before, None at the start. However a sequence is cut, the result is that of one call with
         causal=True.
         """
-        if not isinstance(self.mechanism, LinearAttention):
-            raise ValueError(
-                f"{type(self.mechanism).__name__} needs all tokens it has ever seen; only linear, cosformer and favor "
-                "stream"
-            )
         heads, state = self.mechanism.stream(*self.project(x, x, x), state)
         return self.merge(heads), state
 
@@ -198,3 +194,13 @@ class MultiHeadAttentionBlock(nn.Module):
             k, v = torch.addcmul(k, sums_k(), bias_k), torch.addcmul(v, sums_v(), bias_v)
         (k,), (v,) = self._split(k, 1), self._split(v, 1)
         return self.merge(mechanism.attend_shortened(q, k, v))
+
+
+def _without_nan(query: Tensor, key: Tensor, value: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The same, with 0 for what is not finite in padding; what was one tensor stays one. Queries of another sequence
+    have no padding that is known."""
+    if padding is None or padding.shape != key.shape[:2] or padding.dtype != torch.bool:  # the latter are refused later
+        return query, key, value
+    clean_key = without_nan(key, padding)
+    clean_value = clean_key if value is key else without_nan(value, padding)
+    return (clean_key if query is key else query), clean_key, clean_value

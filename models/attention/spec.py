@@ -7,6 +7,9 @@
     linear      linear      no     yes     yes    yes      any, streams
     cosformer   linear      no     yes     yes    yes      any, streams with a fixed length_scale
     favor       linear      no     yes     yes    yes      any, streams
+    delta       delta       no     yes     no     yes      any, streams
+    gated_delta delta       no     yes     no     yes      any, streams
+    ssd         delta       no     yes     no     yes      any, streams
     linformer   efficient   no     no      yes    yes      up to max_len
     nystrom     efficient   no     no      no     yes      from n_landmarks
     local       efficient   band   yes     no     yes      any
@@ -21,6 +24,7 @@ from dataclasses import dataclass
 import torch
 
 from models.attention.base import Attention, Masks
+from models.attention.delta import DeltaAttention, MemoryState, StateSpace
 from models.attention.efficient import Linformer, LocalWindow, Nystrom
 from models.attention.exact import AttentionBlock, FourierMixing, NoMixing, attention_weights
 from models.attention.linear import (
@@ -37,6 +41,7 @@ __all__ = [
     "AttentionBlock",
     "AttentionSpec",
     "CosineFeatures",
+    "DeltaAttention",
     "EluFeatures",
     "FavorFeatures",
     "FourierMixing",
@@ -45,11 +50,17 @@ __all__ = [
     "Linformer",
     "LocalWindow",
     "Masks",
+    "MemoryState",
     "NoMixing",
     "Nystrom",
+    "StateSpace",
+    "StreamingState",
     "attention_weights",
     "build_attention",
 ]
+
+StreamingState = LinearState | MemoryState
+"""What a mechanism that streams remembers of a sequence."""
 
 MECHANISMS = (
     "sdpa",
@@ -57,6 +68,9 @@ MECHANISMS = (
     "linear",
     "cosformer",
     "favor",
+    "delta",
+    "gated_delta",
+    "ssd",
     "linformer",
     "nystrom",
     "local",
@@ -70,7 +84,8 @@ class AttentionSpec:
     """A mechanism and its sizes; each mechanism reads only its own.
 
     max_len, n_projected: Linformer's longest sequence (needed) and its length after projection.
-    n_features: FAVOR+'s random features. n_landmarks: Nystrom's. window: the local window's keys, odd.
+    n_features: FAVOR+'s random features. n_keys: features of a key of delta, gated_delta and ssd.
+    n_landmarks: Nystrom's. window: the local window's keys, odd.
     length_scale: cosFormer's, in tokens; None for the length of each sequence.
     dropout: share of attention weights dropped in training (sdpa, softmax, linformer, local: the others have no
     weights).
@@ -80,6 +95,7 @@ class AttentionSpec:
     max_len: int | None = None
     n_projected: int = 64
     n_features: int = 64
+    n_keys: int = 256
     n_landmarks: int = 64
     window: int = 65
     length_scale: int | None = None
@@ -93,6 +109,7 @@ class AttentionSpec:
         *,
         n_projected: int | None = None,
         n_features: int = 64,
+        n_keys: int = 256,
         n_landmarks: int | None = None,
         window: int | None = None,
     ) -> "AttentionSpec":
@@ -107,19 +124,19 @@ class AttentionSpec:
             max_len=n_tokens,
             n_projected=n_projected or small,
             n_features=n_features,
+            n_keys=n_keys,
             n_landmarks=n_landmarks or small,
             window=window or small // 2 * 2 + 1,
         )
 
 
-def build_attention(spec: AttentionSpec | str, d_head: int, generator: torch.Generator | None = None) -> Attention:
-    """One mechanism for heads of d_head features. generator: for FAVOR+'s random directions."""
+def build_attention(
+    spec: AttentionSpec | str, d_head: int, generator: torch.Generator | None = None, *, n_heads: int = 1
+) -> Attention:
+    """One mechanism for n_heads heads of d_head features. generator: for random directions of features."""
     if isinstance(spec, str):
         spec = AttentionSpec(spec)
-    if not 0 <= spec.dropout < 1:
-        raise ValueError(f"dropout={spec.dropout} of attention weights is not in [0, 1)")
-    if spec.dropout and spec.name not in ("sdpa", "softmax", "linformer", "local"):
-        raise ValueError(f"{spec.name} attention has no weights to drop: dropout={spec.dropout} must be 0")
+    _check_dropout(spec)
     match spec.name:
         case "sdpa" | "softmax":
             return AttentionBlock(spec.name, spec.dropout)
@@ -129,6 +146,10 @@ def build_attention(spec: AttentionSpec | str, d_head: int, generator: torch.Gen
             return LinearAttention(CosineFeatures(spec.length_scale), "cosformer")
         case "favor":
             return LinearAttention(FavorFeatures(d_head, spec.n_features, generator), "favor")
+        case "delta" | "gated_delta":
+            return DeltaAttention(n_heads * d_head, spec.n_keys, gated=spec.name == "gated_delta", generator=generator)
+        case "ssd":
+            return StateSpace(n_heads * d_head, spec.n_keys, generator=generator)
         case "linformer":
             if spec.max_len is None:
                 raise ValueError(
@@ -145,3 +166,10 @@ def build_attention(spec: AttentionSpec | str, d_head: int, generator: torch.Gen
         case "fourier":
             return FourierMixing()
     raise ValueError(f"attention={spec.name!r}: allowed are {', '.join(MECHANISMS)}")
+
+
+def _check_dropout(spec: AttentionSpec) -> None:
+    if not 0 <= spec.dropout < 1:
+        raise ValueError(f"dropout={spec.dropout} of attention weights is not in [0, 1)")
+    if spec.dropout and spec.name not in ("sdpa", "softmax", "linformer", "local"):
+        raise ValueError(f"{spec.name} attention has no weights to drop: dropout={spec.dropout} must be 0")

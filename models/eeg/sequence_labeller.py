@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attention.spec import AttentionSpec, LinearState
+from models.attention.spec import AttentionSpec, StreamingState
 from models.transformer import PositionalEncoding, pre_norm_encoder
 
 
@@ -50,14 +50,12 @@ class StreamState(NamedTuple):
     samples: Tensor
     powers: Tensor
     position: int
-    layers: tuple[LinearState | None, ...]
+    layers: tuple[StreamingState | None, ...]
 
     def n_numbers(self) -> int:
         """How many numbers the state holds."""
-        kept = [self.samples, self.powers]
-        for layer in self.layers:
-            kept += [] if layer is None else [t for t in (layer.kv, layer.z, layer.shift) if t is not None]
-        return sum(t.numel() for t in kept)
+        of_layers = sum(layer.n_numbers() for layer in self.layers if layer is not None)
+        return self.samples.numel() + self.powers.numel() + of_layers
 
 
 class RecordingTransformer(nn.Module):

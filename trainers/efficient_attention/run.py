@@ -133,7 +133,8 @@ def exchange_errors(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             spec = attention_spec(config, name)
-            mechanism = build_attention(spec, q.shape[-1], torch.Generator().manual_seed(config.seed)).eval()
+            generator = torch.Generator().manual_seed(config.seed)
+            mechanism = build_attention(spec, q.shape[-1], generator, n_heads=q.shape[1]).eval()
         errors[name] = float((mechanism(q, k, v) - exact).norm() / exact.norm())
     return errors
 

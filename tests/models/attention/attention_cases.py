@@ -10,20 +10,27 @@ from models.transformer import MultiHeadAttentionBlock
 
 B, H, N, DH = 2, 3, 24, 5
 LINEAR = ("linear", "cosformer", "favor")
-CAUSAL = ("sdpa", "softmax", *LINEAR, "local", "none")
+MEMORY = ("delta", "gated_delta", "ssd")
+CAUSAL = ("sdpa", "softmax", *LINEAR, *MEMORY, "local", "none")
 MASKABLE = tuple(name for name in MECHANISMS if name != "fourier")  # whose frequencies depend on the padded length
 
 
 def spec_of(name: str, **sizes) -> AttentionSpec:
     return AttentionSpec(
-        name, **({"max_len": N, "n_projected": 6, "n_features": 16, "n_landmarks": 4, "window": 7} | sizes)
+        name,
+        **({"max_len": N, "n_projected": 6, "n_features": 16, "n_keys": 20, "n_landmarks": 4, "window": 7} | sizes),
     )
+
+
+def sizes_for(causal: bool) -> dict[str, int]:
+    """Causal cosFormer needs a length that is not the sequence's own: at least that of the longest one here."""
+    return {"length_scale": 300} if causal else {}
 
 
 def build(name: str, **sizes) -> torch.nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(2)  # Linformer's projections: the same in every mechanism built
-        return build_attention(spec_of(name, **sizes), DH, torch.Generator().manual_seed(1)).eval()
+        return build_attention(spec_of(name, **sizes), DH, torch.Generator().manual_seed(1), n_heads=H).eval()
 
 
 def qkv(length: int = N, batch: int = B, scale: float = 1.0) -> list[Tensor]:

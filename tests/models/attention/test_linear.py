@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.attention.linear import EluFeatures, elu_plus_one, orthogonal_gaussian
 from models.attention.spec import CosineFeatures, FavorFeatures, LinearAttention
-from tests.models.attention.attention_cases import DH, LINEAR, B, H, N, build, qkv, softmax
+from tests.models.attention.attention_cases import DH, LINEAR, B, H, N, build, qkv, sizes_for, softmax
 
 pytestmark = pytest.mark.usefixtures("seeded_float64", "no_sample_is_too_small")
 
@@ -50,7 +50,7 @@ def quadratic(mechanism: LinearAttention, q: Tensor, k: Tensor, v: Tensor, *, ca
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("length", [1, 24, 128, 300])
 def test_linear_equals_its_quadratic_form(name, causal, length):
-    mechanism, (q, k, v) = build(name), qkv(length)
+    mechanism, (q, k, v) = build(name, **sizes_for(causal)), qkv(length)
     expected = quadratic(mechanism, q, k, v, causal=causal)
     torch.testing.assert_close(mechanism(q, k, v, causal=causal), expected, rtol=1e-8, atol=1e-10)
 

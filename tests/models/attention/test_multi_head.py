@@ -6,7 +6,7 @@ import torch
 from models.attention.spec import MECHANISMS, build_attention
 from models.attention.tokens import takes_written_gradient
 from models.transformer import EncoderLayer, MultiHeadAttentionBlock
-from tests.models.attention.attention_cases import CAUSAL, DH, LINEAR, MASKABLE, B, H, N, block_of, spec_of
+from tests.models.attention.attention_cases import CAUSAL, DH, LINEAR, MASKABLE, B, H, N, block_of, sizes_for, spec_of
 
 pytestmark = pytest.mark.usefixtures("seeded_float64", "no_sample_is_too_small")
 
@@ -42,12 +42,12 @@ def test_a_block_computes_its_mechanism(name, bias, masked):
     merge.
     """
     n = 300 if name in LINEAR else N  # linear attention cuts at 128 tokens and more
-    block = MultiHeadAttentionBlock(H * DH, H, spec_of(name), bias=bias).eval()
-    if bias:
-        torch.nn.init.normal_(block.in_proj_bias)
     x = torch.randn(B, n, H * DH)
     mask = torch.arange(n)[None] >= torch.tensor([[n], [n - 9]]) if masked else None
     for causal in (False, True) if name in CAUSAL else (False,):
+        block = MultiHeadAttentionBlock(H * DH, H, spec_of(name, **sizes_for(causal)), bias=bias).eval()
+        if bias:
+            torch.nn.init.normal_(block.in_proj_bias)
         expected = block.merge(block.mechanism(*block.project(x, x, x), mask, causal=causal))
         for grad in (False, True):
             with torch.set_grad_enabled(grad):
@@ -142,7 +142,7 @@ def test_linformer_of_a_short_sequence_in_a_block(masked):
 def test_linear_attention_by_chunks_in_a_block(name, case, monkeypatch):
     monkeypatch.setattr("models.attention.linear.CHUNK_NUMBERS", 1)  # the least, 128 tokens
     n, n_q = 300, 300 if case in ("self", "causal", "padding") else 170
-    block = block_of(name)
+    block = block_of(name, **sizes_for(case == "causal"))
     x, y, z = torch.randn(B, n_q, H * DH), torch.randn(B, n, H * DH), torch.randn(B, n, H * DH)
     inputs = {"cross": (x, y, y), "key and value": (x, y, z)}.get(case, (x, x, x))
     mask = torch.arange(n)[None] >= torch.tensor([[n - 150], [n - 3]]) if case == "padding" else None

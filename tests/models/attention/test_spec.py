@@ -54,7 +54,21 @@ from models.attention.spec import (
     build_attention,
 )
 from models.transformer import EncoderLayer, MultiHeadAttentionBlock
-from tests.models.attention.attention_cases import CAUSAL, DH, LINEAR, MASKABLE, B, H, N, block_of, build, qkv, spec_of
+from tests.models.attention.attention_cases import (
+    CAUSAL,
+    DH,
+    LINEAR,
+    MASKABLE,
+    MEMORY,
+    B,
+    H,
+    N,
+    block_of,
+    build,
+    qkv,
+    sizes_for,
+    spec_of,
+)
 
 pytestmark = pytest.mark.usefixtures("seeded_float64", "no_sample_is_too_small")
 
@@ -107,6 +121,8 @@ def test_one_token_returns_a_multiple_of_its_value(name):
         assert out.shape == v.shape
     elif name == "nystrom":
         torch.testing.assert_close(out, v)
+    elif name in MEMORY:  # all heads by one factor, of how much is written and how alike q and k are
+        torch.testing.assert_close(out, v * (out / v).mean((1, 2, 3), keepdim=True))
     else:
         torch.testing.assert_close(out, v, rtol=1e-6, atol=1e-6)
 
@@ -158,7 +174,7 @@ def test_a_sample_of_padding_alone_gives_zeros_and_finite_gradients(name, causal
     q, k, v = (t.requires_grad_() for t in qkv())
     mask = torch.zeros(B, N, dtype=torch.bool)
     mask[1] = True
-    out = build(name)(q, k, v, mask, causal=causal)
+    out = build(name, **sizes_for(causal))(q, k, v, mask, causal=causal)
     assert torch.equal(out[1], torch.zeros_like(out[1]))
     assert out[0].abs().max() > 0
     for g in torch.autograd.grad(out.square().sum(), [q, k, v]):
@@ -168,9 +184,8 @@ def test_a_sample_of_padding_alone_gives_zeros_and_finite_gradients(name, causal
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_gradients(name):
     q, k, v = (torch.randn(1, 2, 6, 3, requires_grad=True) for _ in range(3))
-    mechanism = build_attention(
-        AttentionSpec(name, max_len=6, n_projected=3, n_features=5, n_landmarks=2, window=3), 3
-    ).eval()
+    sizes = {"max_len": 6, "n_projected": 3, "n_features": 5, "n_keys": 5, "n_landmarks": 2, "window": 3}
+    mechanism = build_attention(AttentionSpec(name, **sizes, length_scale=6), 3, n_heads=2).eval()
     mask = torch.tensor([[False] * 5 + [True]])
     assert torch.autograd.gradcheck(lambda q, k, v: mechanism(q, k, v, mask), (q, k, v))
     if mechanism.takes_causal:
@@ -215,7 +230,7 @@ def test_bfloat16(name, autocast):
     error = (out.double() - expected).norm() / expected.norm()
     assert error < 0.03
     loud = [t.bfloat16() * 4 for t in (torch.randn(B, H, N, 16) for _ in range(3))]
-    mechanism = build_attention(spec_of(name), 16).eval().bfloat16()
+    mechanism = build_attention(spec_of(name), 16, n_heads=H).eval().bfloat16()
     assert mechanism(*loud).isfinite().all()
 
 
@@ -241,7 +256,8 @@ def test_weights_sum_to_one(name, causal):
     q, k, v = qkv()
     if name == "cosformer":  # relu features of a random vector may all be 0, and then nothing is seen
         q, k = q.abs(), k.abs()
-    torch.testing.assert_close(build(name)(q, k, torch.ones_like(v), causal=causal), torch.ones_like(v))
+    ones = torch.ones_like(v)
+    torch.testing.assert_close(build(name, **sizes_for(causal))(q, k, ones, causal=causal), ones)
 
 
 @pytest.mark.parametrize("name", CAUSAL)
@@ -251,7 +267,7 @@ def test_causal_sees_no_later_token(name, padded):
     mask = torch.zeros(B, N, dtype=torch.bool)
     mask[0, 0] = mask[1, 4:7] = True
     args = (mask,) if padded else ()
-    sizes = {"length_scale": N}
+    sizes = sizes_for(causal=True)
     out = build(name, **sizes)(q, k, v, *args, causal=True)
     k, v = k.clone(), v.clone()
     k[:, :, 15:] += 20

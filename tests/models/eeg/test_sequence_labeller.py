@@ -31,7 +31,7 @@ def network(attention: str = "linear", causal: bool = True, patch_len: int = 7) 
     return made.eval().double()
 
 
-@pytest.mark.parametrize("attention", ["linear", "cosformer", "favor"])
+@pytest.mark.parametrize("attention", ["linear", "cosformer", "favor", "delta", "gated_delta", "ssd"])
 @pytest.mark.parametrize(
     "cuts",
     [[1] * N_TIMES, [N_TIMES], [3, 200, 1, 6, 190], [160, 160, 80]],
@@ -69,7 +69,7 @@ def test_what_cannot_stream_says_so() -> None:
     with pytest.raises(ValueError, match="needs causal=True"):
         network(causal=False).stream(x, network().start())
     sdpa = network("sdpa")
-    with pytest.raises(ValueError, match="AttentionBlock needs all tokens it has ever seen"):
+    with pytest.raises(ValueError, match="sdpa attention needs all tokens it has ever seen"):
         sdpa.stream(x, sdpa.start())
     with pytest.raises(ValueError, match="patch_len=7 is longer than the recording of 6 samples"):
         network()(x[:, :, :6])
@@ -77,16 +77,17 @@ def test_what_cannot_stream_says_so() -> None:
         network(patch_len=0)
 
 
+@pytest.mark.parametrize("attention", ["linear", "delta"])
 @pytest.mark.parametrize("norm_first", [False, True])
-def test_a_layer_streams(norm_first: bool) -> None:
+def test_a_layer_streams(attention: str, norm_first: bool) -> None:
     torch.manual_seed(0)
-    layer = EncoderLayer(12, 3, 16, dropout=0.0, norm_first=norm_first, attention="linear").double().eval()
+    layer = EncoderLayer(12, 3, 16, dropout=0.0, norm_first=norm_first, attention=attention).double().eval()
     x = torch.randn(2, 150, 12, dtype=torch.float64)
     expected, _ = layer(x, causal=True)
     first, state = layer.stream(x[:, :40], None)
     second, _ = layer.stream(x[:, 40:], state)
     torch.testing.assert_close(torch.cat((first, second), 1), expected)
-    with pytest.raises(ValueError, match="Nystrom needs all tokens"):
+    with pytest.raises(ValueError, match="nystrom attention needs all tokens"):
         MultiHeadAttentionBlock(12, 3, "nystrom").stream(x.float(), None)
 
 
