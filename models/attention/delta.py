@@ -238,13 +238,13 @@ def _pass(
         solved = torch.linalg.solve_triangular(write * kk, rates, upper=reverse, unitriangular=True).unbind(1)
     seen, told = (qk.triu() if reverse else qk.tril()).unbind(1), (write * v).unbind(1)
     # unbind, not [:, i]: the gradient of each of those would be as large as the whole sequence.
-    q, k, v, asked = (t.unbind(1) for t in (q, k.transpose(-2, -1), v, asked))
-    state = v[0].new_zeros(v[0].shape[0], k[0].shape[-2], v[0].shape[-1]) if state is None else state.clone()
-    outs = list(v)
-    for i in reversed(range(len(v))) if reverse else range(len(v)):
-        written = told[i] if solved is None else solved[i] @ torch.baddbmm(v[i], asked[i], state, alpha=-1)
-        outs[i] = torch.baddbmm(q[i] @ state, seen[i], written)
-        state = _kept_and_added(state, None if kept is None else kept[i], k[i], written)
+    queries, keys, values, asking = (t.unbind(1) for t in (q, k.transpose(-2, -1), v, asked))
+    state = v.new_zeros(v.shape[0], k.shape[-1], v.shape[-1]) if state is None else state.clone()
+    outs = list(values)
+    for i in reversed(range(len(values))) if reverse else range(len(values)):
+        written = told[i] if solved is None else solved[i] @ torch.baddbmm(values[i], asking[i], state, alpha=-1)
+        outs[i] = torch.baddbmm(queries[i] @ state, seen[i], written)
+        state = _kept_and_added(state, None if kept is None else kept[i], keys[i], written)
     return torch.stack(outs, 1), state
 
 
