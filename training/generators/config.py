@@ -33,9 +33,12 @@ class MeasureConfig(DeviceConfig, RecordConfig):
     n_reference: int = option(50_000, "reference images at most, drawn at random from the split", ge=MIN_IMAGES)
     # Features
     features: str = option(
-        "inception", "inception, digits, a models:/ address, or a TorchScript or .pt2 file that takes images in [-1, 1]"
+        "inception",
+        "inception, efficientnet, digits, a models:/ address, or a TorchScript or .pt2 file of images in [-1, 1]",
     )
-    weights: OptionalPath = option(None, "file of Inception's weights; not given: torch-hub's cache, else downloaded")
+    weights: OptionalPath = option(
+        None, "file of the network's weights; not given: Inception's from torch-hub's cache, else downloaded"
+    )
     force: bool = option(
         False, "measure despite too few or other images, other preprocessing or other Inception weights"
     )

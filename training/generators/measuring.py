@@ -12,6 +12,7 @@ from common.errors import InputError
 from common.progress import Progress
 from data.images.load import ImageSet, load_images
 from data.images.sources import DATASETS
+from evaluation.efficientnet import efficientnet_extractor
 from evaluation.features import (
     Extractor,
     Features,
@@ -123,8 +124,10 @@ def build_extractor(config: MeasureConfig, run: AnyRun, device: torch.device) ->
     """The feature network that `features` names."""
     if config.features == "inception":
         return inception_extractor(config.weights, device, config.force)
+    if config.features == "efficientnet":
+        return efficientnet_extractor(device, config.weights)
     if config.weights is not None:
-        raise InputError(f"weights: only features=inception takes them, not features={config.features}")
+        raise InputError(f"weights: only inception and efficientnet take them, not features={config.features}")
     if config.features == "digits":
         return digits_extractor(run, config.cache_dir, device)
     if config.features.startswith(("models:/", "runs:/")):
