@@ -35,7 +35,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.attention.spec import AttentionSpec
+from models.attention.spec import MECHANISMS, AttentionSpec
 from models.transformer import MultiHeadAttentionBlock
 from trainers.efficient_attention.peak_memory import grown_memory
 from trainers.efficient_attention.scaling import allocator, backend
@@ -54,6 +54,10 @@ PAIRS = (
     ("sdpa", "linear"),
     ("sdpa", "cosformer"),
     ("sdpa", "favor"),
+    ("sdpa", "delta"),
+    ("sdpa", "gated_delta"),
+    ("sdpa", "ssd"),
+    ("linear", "delta"),
     ("sdpa", "own linformer"),
     ("sdpa", "nystrom"),
     ("sdpa", "local"),
@@ -144,7 +148,7 @@ def layer_of(name: str, length: int) -> tuple[nn.Module, Layer] | None:
 
         return mha, call
     own_name = name.removeprefix("own ")
-    if own_name in ("sdpa", "softmax", "linear", "cosformer", "favor", "nystrom", "local", "none") or own_name != name:
+    if own_name != name or (name in MECHANISMS and name != "linformer"):  # by that name, the package's
         block = own(own_name, length)
         return block, lambda x: block(x)[0]
     peer = package(name, length)

@@ -11,7 +11,7 @@ import sys
 import threading
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -94,15 +94,6 @@ def find_checkpoint(output_dir: Path, run_id: str) -> Path | None:
             f"checkpoint of run {run_id}: not in {output_dir}, and the store failed: {store.reason(error)}"
         ) from None
     return path
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Load the moments of `state`. Weight decay, betas and so on stay those of the present config, which may
-    differ from the saved ones with allow_changes."""
-    own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict(dict(state))
-    for group, values in zip(optimizer.param_groups, own, strict=True):
-        group.update(values)
 
 
 class StopRequest:

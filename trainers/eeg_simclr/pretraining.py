@@ -18,12 +18,12 @@ from data.eeg.windows import WindowBatches, Windows
 from models.eeg.augment import AugmentRanges, recombine, views
 from models.eeg.nt_xent import alignment, nt_xent, uniformity
 from models.sync_norm import synchronise_batch_norms
-from tracking.checkpoint import restore_optimizer
 from trainers.eeg_simclr.config import SFREQ, EegSimclrConfig, augment_ranges
 from trainers.eeg_simclr.networks import build_encoder, build_projector
 from training.eeg.config import EegConfig
 from training.eeg.fit import seeded, warm_cosine
 from training.eeg.load import align
+from training.optimizer import restore_optimizer
 from training.processes import Processes, average_gradients
 from training.session import NotFinite, Session
 

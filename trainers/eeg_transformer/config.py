@@ -45,6 +45,7 @@ class TransformerConfig(EegConfig):
     n_landmarks: int = option(0, "landmarks of nystrom; 0: 64, or half of the tokens if that is fewer", ge=0)
     n_projected: int = option(0, "keys and values of linformer after projection; 0: as n_landmarks", ge=0)
     n_features: int = option(64, "random features of favor", ge=1)
+    n_keys: int = option(256, "features of a key of delta, gated_delta and ssd", ge=1)
     attention_window: int = option(
         0, "tokens that local attention sees, odd; 0: 65, or about half of the tokens if that is fewer", ge=0
     )
@@ -108,6 +109,7 @@ SIZES = (
     "n_landmarks",
     "n_projected",
     "n_features",
+    "n_keys",
     "attention_window",
 )
 """Fields it takes to build the network again."""
@@ -142,6 +144,7 @@ def attention_spec(config: TransformerConfig, name: str) -> AttentionSpec:
         n_tokens,
         n_projected=config.n_projected or None,
         n_features=config.n_features,
+        n_keys=config.n_keys,
         n_landmarks=config.n_landmarks or None,
         window=config.attention_window or None,
     )

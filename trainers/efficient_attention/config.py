@@ -17,6 +17,9 @@ from training.eeg.config import QUICK, EegConfig
 SAME = "softmax"
 """The exact function once more, written out: its time and memory are measured, but it is not trained again."""
 
+STREAMING = ("linear", "favor", "delta", "gated_delta", "ssd")
+"""Mechanisms that need no more of the past than a state of fixed size (cosformer would need a length, too)."""
+
 
 @dataclass(frozen=True, config=CONFIG)
 class EfficientAttentionConfig(TransformerConfig):
@@ -43,11 +46,15 @@ class EfficientAttentionConfig(TransformerConfig):
         "labelling whole recordings: samples of a token, longest first; none: no labelling, no streaming",
     )
     label_mechanisms: Strings = option(
-        ("sdpa", "linear", "favor", "linformer", "nystrom", "local", "none"), "labelling: mechanisms to compare"
+        ("sdpa", "linear", "favor", "delta", "linformer", "nystrom", "local", "none"),
+        "labelling: mechanisms to compare",
     )
     label_epochs: int = option(60, "labelling: passes over the training recordings", ge=1)
     label_subjects: int = option(99, "labelling: number of subjects, at most", ge=1)
     label_exact_tokens: int = option(20000, "labelling: longest sequence for mechanisms that take quadratic time", ge=1)
+    stream_mechanisms: Strings = option(
+        ("linear", "delta"), f"streaming: mechanisms to compare, of {', '.join(STREAMING)}"
+    )
     stream_patch: int = option(8, "streaming: samples of a token", ge=1)
     stream_piece: int = option(16, "streaming: samples that arrive at a time", ge=1)
     stream_seconds: int = option(3600, "streaming: length of the signal, one recording repeated", ge=1)
@@ -66,11 +73,11 @@ class EfficientAttentionConfig(TransformerConfig):
 
     @model_validator(mode="after")
     def _mechanisms_known(self) -> "EfficientAttentionConfig":
-        for field in ("mechanisms", "label_mechanisms"):
-            names = getattr(self, field)
-            unknown = [name for name in names if name not in MECHANISMS]
+        for field in ("mechanisms", "label_mechanisms", "stream_mechanisms"):
+            names, allowed = getattr(self, field), STREAMING if field == "stream_mechanisms" else MECHANISMS
+            unknown = [name for name in names if name not in allowed]
             if unknown or not names:
-                raise ValueError(f"{field}: {', '.join(unknown) or 'none given'}; allowed are {', '.join(MECHANISMS)}")
+                raise ValueError(f"{field}: {', '.join(unknown) or 'none given'}; allowed are {', '.join(allowed)}")
         if not self.lengths or min(self.lengths) < 2:
             raise ValueError(f"lengths={self.lengths}: at least one, of at least 2 tokens")
         if list(self.lengths) != sorted(set(self.lengths)):  # a mechanism that took too long is not tried at later ones
@@ -96,14 +103,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "n_folds": 2,
         "epochs": 6,
         "patience": 8,
-        "mechanisms": ("softmax", "linear", "favor", "linformer", "nystrom", "local", "none"),
+        "mechanisms": ("softmax", "linear", "favor", "delta", "linformer", "nystrom", "local", "none"),
         "lengths": (5, 19, 39, 160, 512, 1024, 4096, 16384),
         "recall_pairs": (16, 64),
         "recall_steps": 400,
         "label_patches": (160, 40, 8),
         "label_epochs": 40,
         "label_subjects": 6,
-        "label_mechanisms": ("sdpa", "linear", "local", "none"),
+        "label_mechanisms": ("sdpa", "linear", "delta", "local", "none"),
         "label_exact_tokens": 1000,
         "stream_seconds": 300,
     },

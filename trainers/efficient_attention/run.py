@@ -23,12 +23,13 @@ from torch import nn
 
 from common.errors import InputError
 from common.progress import Progress
-from data.eeg.labelling import whole_recordings
+from data.eeg.labelling import Recording, whole_recordings
 from data.eeg.load import EegData
 from data.eeg.sources import EEG_SOURCES
 from data.eeg.splits import Fold, shuffled_labels
 from data.eeg.windows import Windows
 from models.attention.spec import build_attention
+from models.eeg.sequence_labeller import RecordingTransformer
 from models.eeg.transformer import EegTransformer
 from models.transformer import EncoderLayer
 from tracking.run import AnyRun
@@ -216,12 +217,12 @@ def record_tasks(run: AnyRun, config: EfficientAttentionConfig, data: EegData, d
             run.log_metrics({f"{name}_recall_accuracy": accuracy}, step=2 * n_pairs)
             progress.advance(note=f"{name}, {2 * n_pairs} tokens: {accuracy:.3f}")
     progress.close()
-    labelled, streamed = label_and_stream(run, config, data, device) if config.label_patches else ([], None)
+    labelled, streamed = label_and_stream(run, config, data, device) if config.label_patches else ([], [])
     run.log_dict(
         {
             "recall": recall,
             "labelled": [asdict(row) for row in labelled],
-            "streamed": asdict(streamed) if streamed else None,
+            "streamed": [asdict(row) for row in streamed],
         },
         "tasks.json",
     )
@@ -238,8 +239,8 @@ def record_tasks(run: AnyRun, config: EfficientAttentionConfig, data: EegData, d
 
 def label_plans(
     config: EfficientAttentionConfig, n_chans: int, n_times: int, sfreq: float
-) -> tuple[list[LabelSizes], LabelSizes]:
-    """(what is trained to label recordings of n_times samples, the causal network for streaming)."""
+) -> tuple[list[LabelSizes], list[LabelSizes]]:
+    """(what is trained to label recordings of n_times samples, the causal networks for streaming)."""
 
     def plan(name: str, patch_len: int, causal: bool = False) -> LabelSizes:
         return LabelSizes(
@@ -258,13 +259,13 @@ def label_plans(
         for name in config.label_mechanisms
         if name not in (EXACT, *QUADRATIC) or n_times // patch_len <= config.label_exact_tokens
     ]
-    return plans, plan("linear", config.stream_patch, causal=True)
+    return plans, [plan(name, config.stream_patch, causal=True) for name in config.stream_mechanisms]
 
 
 def label_and_stream(
     run: AnyRun, config: EfficientAttentionConfig, data: EegData, device: torch.device
-) -> tuple[list[Labelled], Streamed]:
-    """Train on all but each subject's last run, test on that; then a causal network for the recording that does not
+) -> tuple[list[Labelled], list[Streamed]]:
+    """Train on all but each subject's last run, test on that; then causal networks for the recording that does not
     end.
     """
     subjects = labelled_subjects(config, data)
@@ -275,15 +276,13 @@ def label_and_stream(
     test = [r for r in recordings if r.run == last[r.subject]]
     train = [r for r in recordings if r.run != last[r.subject]]
     n_times = max(r.signal.shape[1] for r in recordings)
-    plans, causal = label_plans(config, len(data.ch_names), n_times, data.sfreq)
-    progress = Progress((len(plans) + 1) * config.label_epochs, unit="labelling epoch")
-    memory = (
-        inference_megabytes([*plans, causal])
-        if config.memory and device.type == "cpu"
-        else [math.nan] * (len(plans) + 1)
-    )
-    labelled = []
-    for plan, megabytes in zip((*plans, causal), memory, strict=True):
+    whole, causal = label_plans(config, len(data.ch_names), n_times, data.sfreq)
+    plans = [*whole, *causal]
+    progress = Progress(len(plans) * config.label_epochs, unit="labelling epoch")
+    measured = config.memory and device.type == "cpu"
+    memory = inference_megabytes(plans) if measured else [math.nan] * len(plans)
+    labelled, streamed = [], []
+    for plan, megabytes in zip(plans, memory, strict=True):
         network, row = label_recordings(
             plan, train, test=test, seed=config.seed, device=device, note=lambda note: progress.advance(note=note)
         )
@@ -297,19 +296,26 @@ def label_and_stream(
         name = f"{plan.mechanism}_causal" if plan.causal else plan.mechanism
         kept = {f"{name}_{key}": value for key, value in metrics.items() if math.isfinite(value)}
         run.log_metrics(kept, step=plan.n_tokens)
+        if plan.causal:
+            streamed.append(stream(run, config, plan, network=network, recording=test[0], scale=scale_of(train)))
     progress.close()
-    streamed = stream_recording(
-        network,
-        test[0],
-        scale=scale_of(train),
-        sfreq=data.sfreq,
-        seconds=config.stream_seconds,
-        piece=config.stream_piece,
-    )
-    run.log_metrics(
-        {"stream_difference": streamed.difference, "stream_milliseconds": streamed.milliseconds_last}, step=0
-    )
     return labelled, streamed
+
+
+def stream(
+    run: AnyRun,
+    config: EfficientAttentionConfig,
+    plan: LabelSizes,
+    *,
+    network: RecordingTransformer,
+    recording: Recording,
+    scale: np.ndarray,
+) -> Streamed:
+    """Label a recording with a causal network as it comes in, and log what that took."""
+    found = stream_recording(plan, network, recording, scale, seconds=config.stream_seconds, piece=config.stream_piece)
+    measures = {"stream_difference": found.difference, "stream_milliseconds": found.milliseconds_last}
+    run.log_metrics({f"{plan.mechanism}_{key}": value for key, value in measures.items()}, step=0)
+    return found
 
 
 def fresh_network(config: EfficientAttentionConfig, data: EegData, name: str) -> nn.Module:

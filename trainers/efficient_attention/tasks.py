@@ -284,6 +284,7 @@ class Streamed:
     last minute.
     state_numbers: what is remembered between pieces."""
 
+    mechanism: str
     seconds: float
     piece: int
     difference: float
@@ -295,14 +296,20 @@ class Streamed:
 
 @torch.inference_mode()
 def stream_recording(
-    network: RecordingTransformer, recording: Recording, scale: np.ndarray, sfreq: float, seconds: float, piece: int
+    sizes: LabelSizes,
+    network: RecordingTransformer,
+    recording: Recording,
+    scale: np.ndarray,
+    *,
+    seconds: float,
+    piece: int,
 ) -> Streamed:
     """Label `seconds` of signal, the recording over and over, in pieces of `piece` samples; compare the first pass with
-    a batch.
+    a batch. sizes: of the network.
     """
     network = network.cpu()
     signal = torch.from_numpy(recording.signal[None] * scale)
-    n_times, total = signal.shape[2], round(seconds * sfreq)
+    n_times, total = signal.shape[2], round(seconds * sizes.sfreq)
     state, taken = network.start(), []
     first_pass: list[Tensor] = []
     threads = torch.get_num_threads()
@@ -319,8 +326,9 @@ def stream_recording(
         torch.set_num_threads(threads)
     found = torch.cat(first_pass, 1)
     expected = network(signal)[:, : found.shape[1]]
-    minute = max(1, round(60 * sfreq / piece))
+    minute = max(1, round(60 * sizes.sfreq / piece))
     return Streamed(
+        sizes.mechanism,
         seconds,
         piece,
         difference=float((found - expected).abs().max()),
@@ -338,7 +346,7 @@ def stream_recording(
 def tasks_report(
     recall: Mapping[str, Mapping[int, float]],
     labelled: Sequence[Labelled],
-    streamed: Streamed | None,
+    streamed: Sequence[Streamed],
     what: str,
     on_gpu: bool = False,
 ) -> str:
@@ -427,18 +435,24 @@ def labelling_findings(labelled: Sequence[Labelled]) -> list[str]:
     return text
 
 
-def streaming_lines(streamed: Streamed) -> list[str]:
+def streaming_lines(streamed: Sequence[Streamed]) -> list[str]:
     """A recording labelled as it came in: time and memory of a piece, and the difference from labelling at once."""
+    first = streamed[0]
     return [
         "",
         "## A recording that does not end",
         "",
-        f"- Causal linear attention labelled {streamed.seconds:,.0f} s of signal in pieces of {streamed.piece} "
-        f"sample(s), as they came in: {streamed.n_tokens:,} tokens, {streamed.state_numbers:,} numbers remembered, "
-        "whatever the length.",
-        f"- {streamed.milliseconds_first:.2f} ms of one CPU thread a piece in the first minute, "
-        f"{streamed.milliseconds_last:.2f} ms in the last.",
-        f"- Largest difference of a logit from the recording labelled at once: {streamed.difference:.1e}.",
+        f"Causal networks labelled {first.seconds:,.0f} s of signal in pieces of {first.piece} sample(s), as they came "
+        f"in: {first.n_tokens:,} tokens. What is remembered does not depend on the length. Milliseconds of one CPU "
+        "thread a piece; largest difference of a logit from the recording labelled at once.",
+        "",
+        "| mechanism | numbers remembered | ms, first minute | ms, last minute | difference |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {row.mechanism} | {row.state_numbers:,} | {row.milliseconds_first:.2f} | {row.milliseconds_last:.2f} "
+            f"| {row.difference:.1e} |"
+            for row in streamed
+        ),
     ]
 
 

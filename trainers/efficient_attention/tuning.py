@@ -14,7 +14,7 @@ from training.eeg.tuning import (
 from training.tuning import ByHand, Target
 
 SPACE = {
-    "mechanisms": "sdpa|linear|cosformer|favor|linformer|nystrom|local|fourier",
+    "mechanisms": "sdpa|linear|cosformer|favor|delta|gated_delta|ssd|linformer|nystrom|local|fourier",
     "d_model": "32|64|128",
     "n_heads": "1|2|4|8",
     "n_layers": "1..4",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from evaluation.images import to_uint8
 from models.gan.ema import GeneratorEMA
 from models.gan.step import critic_step_gradients, generator_step_gradients
-from tracking.checkpoint import restore_optimizer
+from training.optimizer import restore_optimizer
 from training.processes import Processes, average_gradients
 
 METRICS = (

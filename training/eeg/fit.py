@@ -19,8 +19,8 @@ from data.eeg.windows import WindowBatches, Windows
 from evaluation.classification import balanced_accuracy
 from models.eeg.augment import AugmentRanges, augment, pad_by_reflection
 from models.sync_norm import synchronise_batch_norms
-from tracking.checkpoint import restore_optimizer
 from training.eeg.config import EegConfig
+from training.optimizer import restore_optimizer
 from training.processes import Processes, average_gradients
 from training.session import NotFinite, Session
 

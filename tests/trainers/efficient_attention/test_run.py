@@ -10,6 +10,7 @@ import torch
 
 from common.errors import InputError
 from data.eeg.load import load_eeg
+from models.attention.spec import MECHANISMS
 from tests.running import client, run_trainer, runs
 from tests.trainers.eeg_transformer.test_run import TINY, result
 from trainers.efficient_attention.conclusion import conclusion, plot_labelling
@@ -71,7 +72,7 @@ def test_times_and_memory_are_measured_where_they_fit() -> None:
 
 
 def test_layers_of_all_mechanisms_at_short_lengths() -> None:
-    for name in ("linformer", "nystrom", "local", "favor", "cosformer", "fourier", "none"):
+    for name in MECHANISMS:
         for length in (2, 5, 19):
             assert build_layer(name, length)(torch.randn(1, length, 128))[0].shape == (1, length, 128), (name, length)
 
@@ -178,6 +179,7 @@ def test_memory_that_was_not_measured_is_not_drawn() -> None:
         (["--lengths", "39,5"], "lengths=\\(39, 5\\): each once, ascending"),
         (["--lengths", "5,5"], "each once, ascending"),
         (["--label_mechanisms", "linear,quick"], "label_mechanisms: quick; allowed are"),
+        (["--stream_mechanisms", "linear,sdpa"], "stream_mechanisms: sdpa; allowed are linear, favor, delta"),
         (["--recall_pairs", "0"], "recall_pairs=\\(0,\\): at least 1"),
         (["--runs", "4"], "runs=4: labelling trains on some runs"),
         (["--attention_window", "64"], "window=64 must be odd.*63 or 65"),
@@ -202,7 +204,7 @@ def test_a_whole_run(folder: Path) -> None:
         folder,
         "efficient_attention",
         **{**TINY, "epochs": 1},
-        mechanisms="softmax,linear,none",
+        mechanisms="softmax,linear,delta,none",
         lengths="5,1024",
         rounds=1,
         recall_pairs="4",
@@ -211,20 +213,22 @@ def test_a_whole_run(folder: Path) -> None:
         label_mechanisms="sdpa,none",
         label_exact_tokens=200,
         label_epochs=1,
+        stream_mechanisms="linear,delta",
         stream_seconds=20,
     )
     run = runs(folder)[-1]
     assert run.info.status == "FINISHED"
     assert "softmax_subject_mean" not in run.data.metrics  # sdpa's function: not trained again
-    for name in ("sdpa", "linear", "none"):
+    for name in ("sdpa", "linear", "delta", "none"):
         assert f"{name}_subject_mean" in run.data.metrics
         assert f"{name}_recall_accuracy" in run.data.metrics
-    for name in ("sdpa", "softmax", "linear", "none"):
+    for name in ("sdpa", "softmax", "linear", "delta", "none"):
         steps = [point.step for point in client(folder).get_metric_history(run.info.run_id, f"{name}_milliseconds")]
         assert sorted(steps) == [5, 1024]
     assert run.data.metrics["softmax_exchange_error"] < 1e-4  # the same function, written out
     assert run.data.metrics["none_exchange_error"] > 0.1
-    assert run.data.metrics["stream_difference"] < 1e-4
+    for name in ("linear", "delta"):
+        assert run.data.metrics[f"{name}_stream_difference"] < 1e-4
     assert run.data.metrics["linear_causal_label_megabytes"] > 0
     found = {file.path for path in ("", "figures") for file in client(folder).list_artifacts(run.info.run_id, path)}
     figures = {f"figures/{name}.png" for name in ("seconds", "memory", "recall", "labelling")}

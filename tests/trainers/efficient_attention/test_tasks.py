@@ -56,10 +56,10 @@ def recordings(n: int, seed: int) -> list[Recording]:
     return found
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_labelling_learns_what_the_signal_shows(causal: bool) -> None:
+@pytest.mark.parametrize(("mechanism", "causal"), [("linear", False), ("linear", True), ("delta", True)])
+def test_labelling_learns_what_the_signal_shows(mechanism: str, causal: bool) -> None:
     train, test = recordings(4, 0), recordings(2, 1)
-    sizes = LabelSizes("linear", 10, 3, 1200, 100.0, 30, causal)
+    sizes = LabelSizes(mechanism, 10, 3, 1200, 100.0, 30, causal)
     scale, notes = scale_of(train), []
     assert scale.shape == (3, 1)
     network = train_labeller(sizes, train, scale, 0, CPU, notes.append)
@@ -71,7 +71,7 @@ def test_labelling_learns_what_the_signal_shows(causal: bool) -> None:
     for name, value in network.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
     if causal:
-        streamed = stream_recording(network, test[0], scale, 100.0, 20, 7)
+        streamed = stream_recording(sizes, network, test[0], scale, seconds=20, piece=7)
         assert streamed.difference < 1e-4
         assert streamed.n_tokens == 2000 // 10
 
@@ -105,7 +105,7 @@ def test_the_report_follows_from_the_figures() -> None:
         Labelled("none", 160, 125, 0.7, (0.45, 0.4, 0.5), 0.55, 1.0, 0.01, 5.0),
         Labelled("linear", 1, 20000, 0.4, (0.4, math.nan, math.nan), 0.5, 1.0, 0.2, 50.0),
     ]
-    text = tasks_report(recall, rows, Streamed(300, 16, 1e-6, 0.5, 0.6, 1600, 6000), "Simulated subjects")
+    text = tasks_report(recall, rows, [Streamed("delta", 300, 16, 1e-6, 0.5, 0.6, 1600, 6000)], "Simulated subjects")
     assert "| linear | 0.900 | 0.200 |" in text
     assert "Solved at 128 tokens (above 0.95): sdpa." in text
     assert "at chance, as it must be" in text
@@ -114,17 +114,18 @@ def test_the_report_follows_from_the_figures() -> None:
     assert "The highest is sdpa with 160 samples a token (125 tokens): 0.600" in text
     assert "linear, the same recordings in shorter and shorter slices: 125 tokens 0.550, 20,000 tokens 0.400" in text
     assert "(none), at 125 tokens: sdpa +0.150, linear +0.100." in text
-    assert "6,000 tokens, 1,600 numbers remembered" in text
-    assert "ABOVE CHANCE" in tasks_report({"sdpa": {32: 1.0}, "none": {32: 0.4}}, [], None, "")
-    assert tasks_report({}, [], None, "") == ""
+    assert "in pieces of 16 sample(s), as they came in: 6,000 tokens" in text
+    assert "| delta | 1,600 | 0.50 | 0.60 | 1.0e-06 |" in text
+    assert "ABOVE CHANCE" in tasks_report({"sdpa": {32: 1.0}, "none": {32: 0.4}}, [], [], "")
+    assert tasks_report({}, [], [], "") == ""
     assert "Time and memory: one recording, one CPU thread." in text
 
 
 def test_the_report_names_the_device_and_leaves_out_what_was_not_measured() -> None:
     row = Labelled("sdpa", 160, 125, 0.7, (0.6, 0.5, 0.7), 0.55, 1.0, 0.01)
-    text = tasks_report({}, [row], Streamed(300, 16, 1e-6, 0.5, 0.6, 1600, 6000), "", on_gpu=True)
+    text = tasks_report({}, [row], [Streamed("delta", 300, 16, 1e-6, 0.5, 0.6, 1600, 6000)], "", on_gpu=True)
     assert "Time: one recording, on the GPU, by the clock. Memory was not measured." in text
     assert "| 0.550 | 0.010 |  |" in text
     assert "nan" not in text
-    assert "ms of one CPU thread a piece" in text  # a stream is labelled on the CPU always
-    assert "Time: one recording, one CPU thread. Memory was not measured." in tasks_report({}, [row], None, "")
+    assert "Milliseconds of one CPU thread a piece" in text  # a stream is labelled on the CPU always
+    assert "Time: one recording, one CPU thread. Memory was not measured." in tasks_report({}, [row], [], "")
