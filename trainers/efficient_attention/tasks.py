@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from models.eeg.sequence_labeller import RecallTransformer, RecordingTransformer
 from models.eeg.whitening import mean_covariance, whitening
 from trainers.efficient_attention.peak_memory import answer_jobs, grown_memory, measure_apart
 from training.eeg.load import SHRINKAGE
+from training.summary import render_text
 
 N_VALUES = 8
 CYCLE_SECONDS = 8.3  # rest and task of EEGMMI's protocol
@@ -350,110 +352,43 @@ def tasks_report(
     what: str,
     on_gpu: bool = False,
 ) -> str:
-    """What the tasks gave, in Markdown, from the figures alone. on_gpu: where labelling was timed; streaming is on a
-    CPU always.
+    """What the tasks gave, in Markdown, from the figures alone: the template tasks.md.j2. on_gpu: where labelling was
+    timed; streaming is on a CPU always.
     """
-    text = recall_lines(recall) if recall else []
-    text += [*labelling_table(labelled, what, on_gpu), *labelling_findings(labelled)] if labelled else []
-    text += streaming_lines(streamed) if streamed else []
-    return "\n".join(text) + "\n" if text else ""
+    if not (recall or labelled or streamed):
+        return ""
+    return render_text(
+        Path(__file__).parent / "tasks.md.j2",
+        what=what,
+        on_gpu=on_gpu,
+        guess=1 / N_VALUES,
+        recall=recall,
+        solved=[name for name, row in recall.items() if row[max(row)] > 0.95],
+        labelled=labelled,
+        has_memory=any(math.isfinite(row.megabytes) for row in labelled),
+        best=max(labelled, key=lambda row: row.balanced[0]) if labelled else None,
+        slices=by_slice_length(labelled),
+        context=gains_of_context(labelled),
+        streamed=streamed,
+        isfinite=math.isfinite,
+    )
 
 
-def recall_lines(recall: Mapping[str, Mapping[int, float]]) -> list[str]:
-    """Associative recall: a table over lengths, who solved the longest, and the control without mixing."""
-    lengths = sorted(next(iter(recall.values())))
-    text = [
-        "",
-        "## Associative recall",
-        "",
-        f"Share of right answers in new sequences, the same number of updates for all; a guess has {1 / N_VALUES:.3f}.",
-        "",
-        "| mechanism | " + " | ".join(f"{n:,} tokens" for n in lengths) + " |",
-        "|---|" + "---|" * len(lengths),
-    ]
-    text += [f"| {name} | " + " | ".join(f"{row[n]:.3f}" for n in lengths) + " |" for name, row in recall.items()]
-    longest = lengths[-1]
-    solved = [name for name, row in recall.items() if row[longest] > 0.95]
-    text += ["", f"- Solved at {longest:,} tokens (above 0.95): {', '.join(solved) or 'by none'}."]
-    if "none" in recall:
-        worst = max(recall["none"].values())
-        state = "at chance, as it must be" if worst < 1.3 / N_VALUES else "ABOVE CHANCE: the task leaks its answers"
-        text.append(f"- Without mixing of tokens: at most {worst:.3f}: {state}.")
-    return text
+def by_slice_length(labelled: Sequence[Labelled]) -> dict[str, list[Labelled]]:
+    """Of each mechanism that labelled slices of several lengths: its rows, from long slices to short ones."""
+    names = dict.fromkeys(row.mechanism for row in labelled)
+    rows = {name: sorted((r for r in labelled if r.mechanism == name), key=lambda r: r.n_tokens) for name in names}
+    return {name: of_name for name, of_name in rows.items() if len(of_name) > 1}
 
 
-def labelling_table(labelled: Sequence[Labelled], what: str, on_gpu: bool) -> list[str]:
-    """Labelling of whole recordings: a row for each mechanism and length of slice."""
-    measured = any(math.isfinite(row.megabytes) for row in labelled)
-    text = [
-        "",
-        "## Every sample of a whole recording",
-        "",
-        f"{what}: rest, left or right at each sample, on runs that training did not see. Balanced accuracy: chance "
-        f"is 0.333; intervals 95 %, over subjects. Time{' and memory' if measured else ''}: one recording, "
-        f"{'on the GPU, by the clock' if on_gpu else 'one CPU thread'}."
-        + ("" if measured else " Memory was not measured."),
-        "",
-        "| mechanism | samples a token | tokens | balanced accuracy | accuracy | hand, within tasks | seconds | MB |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in labelled:
-        mean, low, high = row.balanced
-        interval = f" ({low:.3f} to {high:.3f})" if math.isfinite(low) else ""
-        megabytes = f"{row.megabytes:.0f}" if math.isfinite(row.megabytes) else ""
-        text.append(
-            f"| {row.mechanism} | {row.patch_len} | {row.n_tokens:,} | {mean:.3f}{interval} | {row.accuracy:.3f} "
-            f"| {row.left_right:.3f} | {row.seconds:.3f} | {megabytes} |"
-        )
-    return text
-
-
-def labelling_findings(labelled: Sequence[Labelled]) -> list[str]:
-    """What the table of labelling shows: the best, what shorter slices change, and what context adds."""
-    best = max(labelled, key=lambda row: row.balanced[0])
-    text = [
-        "",
-        f"- The highest is {best.mechanism} with {best.patch_len} samples a token ({best.n_tokens:,} tokens): "
-        f"{best.balanced[0]:.3f}.",
-    ]
-    for name in dict.fromkeys(row.mechanism for row in labelled):
-        rows = sorted((row for row in labelled if row.mechanism == name), key=lambda row: row.n_tokens)
-        if len(rows) > 1:
-            steps = ", ".join(f"{row.n_tokens:,} tokens {row.balanced[0]:.3f}" for row in rows)
-            text.append(f"- {name}, the same recordings in shorter and shorter slices: {steps}.")
+def gains_of_context(labelled: Sequence[Labelled]) -> dict[int, dict[str, float]]:
+    """{number of tokens: {mechanism: its balanced accuracy less that without mixing}}, where both were measured."""
     alone = {row.n_tokens: row.balanced[0] for row in labelled if row.mechanism == "none"}
-    for n_tokens, base in sorted(alone.items()):
-        gains = [
-            f"{row.mechanism} {row.balanced[0] - base:+.3f}"
-            for row in labelled
-            if row.n_tokens == n_tokens and row.mechanism != "none"
-        ]
-        if gains:
-            text.append(
-                f"- What its context adds to what a slice shows (none), at {n_tokens:,} tokens: {', '.join(gains)}."
-            )
-    return text
-
-
-def streaming_lines(streamed: Sequence[Streamed]) -> list[str]:
-    """A recording labelled as it came in: time and memory of a piece, and the difference from labelling at once."""
-    first = streamed[0]
-    return [
-        "",
-        "## A recording that does not end",
-        "",
-        f"Causal networks labelled {first.seconds:,.0f} s of signal in pieces of {first.piece} sample(s), as they came "
-        f"in: {first.n_tokens:,} tokens. What is remembered does not depend on the length. Milliseconds of one CPU "
-        "thread a piece; largest difference of a logit from the recording labelled at once.",
-        "",
-        "| mechanism | numbers remembered | ms, first minute | ms, last minute | difference |",
-        "|---|---|---|---|---|",
-        *(
-            f"| {row.mechanism} | {row.state_numbers:,} | {row.milliseconds_first:.2f} | {row.milliseconds_last:.2f} "
-            f"| {row.difference:.1e} |"
-            for row in streamed
-        ),
-    ]
+    gains = {
+        n: {r.mechanism: r.balanced[0] - base for r in labelled if r.n_tokens == n and r.mechanism != "none"}
+        for n, base in sorted(alone.items())
+    }
+    return {n: of_length for n, of_length in gains.items() if of_length}
 
 
 @torch.inference_mode()
