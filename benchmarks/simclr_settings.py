@@ -38,7 +38,7 @@ from models.eeg.augment import NAMES
 from models.eeg.simclr import ChannelClassifier
 from trainers.eeg_simclr.config import PRESETS, EegSimclrConfig, frozen_fit
 from trainers.eeg_simclr.frozen import all_features, encode_windows, fit_probe
-from trainers.eeg_simclr.networks import build_network
+from trainers.eeg_simclr.networks import Shape, build_network
 from trainers.eeg_simclr.pretraining import begin_pretraining
 from training.config import parse_config
 from training.eeg.fit import Fit, predict
@@ -79,6 +79,7 @@ def accuracies(
     drawn.
     """
     processes = Processes(0, 1, torch.device("cpu"))
+    shape = Shape(64, 2, list(range(21)) if config.channels == "motor" else None)
     found: dict[str, dict[int, float]] = {"probe": {}, "frozen": {}, "fine-tuned": {}}
     for fold in folds:
         check_pretraining(pool, fold.train, windows=windows, fold=fold, split="cross_subject")
@@ -86,13 +87,13 @@ def accuracies(
         while trained and not work.finished:
             work.run_epoch()
         weights = work.result()["weights"]
-        probe, frozen = with_encoder(config, "probe", weights), with_encoder(config, "frozen", weights)
+        probe, frozen = with_encoder(config, shape, "probe", weights), with_encoder(config, shape, "frozen", weights)
         features = all_features(probe, windows, config, processes.device)
         assert isinstance(frozen, ChannelClassifier)
         encoded = encode_windows(frozen, windows, config, processes.device)
         fits = {
-            "frozen": (frozen_fit(config), with_encoder(config, "frozen", weights, encoded=True), encoded),
-            "fine-tuned": (config, with_encoder(config, "simclr", weights), windows),
+            "frozen": (frozen_fit(config), with_encoder(config, shape, "frozen", weights, encoded=True), encoded),
+            "fine-tuned": (config, with_encoder(config, shape, "simclr", weights), windows),
         }
         answers = {"probe": fit_probe(probe, features, windows.label, fold.train, fold.validation).numpy()}
         for name, (how, network, seen) in fits.items():
@@ -109,11 +110,13 @@ def accuracies(
     return found
 
 
-def with_encoder(config: EegSimclrConfig, name: str, weights: dict[str, Any], encoded: bool = False) -> nn.Module:
+def with_encoder(
+    config: EegSimclrConfig, shape: Shape, name: str, weights: dict[str, Any], encoded: bool = False
+) -> nn.Module:
     """The network called `name`, its head drawn from the seed, its encoder's weights given."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network = build_network(config, name, encoded)
+        network = build_network(config, shape, name, encoded)
     network.encoder.load_state_dict(weights)  # type: ignore[union-attr]
     return network
 

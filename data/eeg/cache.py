@@ -8,16 +8,19 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from common.errors import InputError
-from common.files import atomic_folder, only_process
+from common.files import atomic_folder, hash_of, only_process
 from common.progress import Progress
-from data.eeg import physionet
+from data.eeg.any_format import Reading, read_any_trials
+from data.eeg.edf import BadRecording
 from data.eeg.recording import CHANNELS, Preprocessing, RecordingReport, try_read_trials
 from data.parallel import map_processes
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -29,40 +32,27 @@ class Excluded:
     reason: str
 
 
-def hash_files(
-    folder: Path, pairs: Sequence[tuple[int, int]], on_bad: str
-) -> tuple[dict[tuple[int, int], str], list[Excluded]]:
-    """SHA-256 (hex) of each recording (subject, run), and the recordings that cannot be read at all.
+def hash_files(files: Mapping[K, Sequence[Path]]) -> tuple[dict[K, str], dict[K, OSError]]:
+    """SHA-256 (hex) of each recording, which may consist of several files, and why others cannot be read at all."""
 
-    These are not noted in the cache, so that they are read as soon as they can be.
-    """
-
-    def sha256(pair: tuple[int, int]) -> str | OSError:
+    def sha256(parts: Sequence[Path]) -> str | OSError:
         try:
-            with physionet.recording_path(folder, *pair).open("rb") as stream:
-                return hashlib.file_digest(stream, "sha256").hexdigest()
+            digests = []
+            for part in parts:
+                with part.open("rb") as stream:
+                    digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
         except OSError as error:
             return error
+        return digests[0] if len(digests) == 1 else hash_of(digests)
 
     with ThreadPoolExecutor() as pool:  # hashing leaves Python's lock: 96 subjects (750 MB) in under a second
-        results = dict(zip(pairs, pool.map(sha256, pairs), strict=True))
-    digests = {pair: result for pair, result in results.items() if isinstance(result, str)}
-    reasons = {
-        pair: f"it cannot be read ({result.strerror or result})"
-        for pair, result in results.items()
-        if isinstance(result, OSError)
-    }
-    for pair, reason in reasons.items():
-        file = physionet.recording_path(folder, *pair)
-        if on_bad == "stop":
-            raise bad_recording(file, reason)
-        if not digests:
-            raise InputError(f"no recording is left of {len(pairs)}, {file} and following: {reason}")
-    return digests, [Excluded(*pair, reason) for pair, reason in reasons.items()]
+        results = dict(zip(files, pool.map(sha256, files.values()), strict=True))
+    digests = {key: result for key, result in results.items() if isinstance(result, str)}
+    return digests, {key: result for key, result in results.items() if isinstance(result, OSError)}
 
 
 class ReadJob(NamedTuple):
-    """The arguments of `try_read_trials` for one recording."""
+    """The arguments of `try_read_trials` for one recording; reading: how it is read if it is not EEGMMI's."""
 
     file: Path
     subject: int
@@ -70,6 +60,22 @@ class ReadJob(NamedTuple):
     preprocessing: Preprocessing
     labelled: bool
     is_genuine: bool
+    reading: Reading | None = None
+
+    @property
+    def n_chans(self) -> int:
+        return len(self.reading.electrodes if self.reading else CHANNELS)
+
+
+def read_job(*job: Any) -> tuple[np.ndarray, np.ndarray, RecordingReport] | str:
+    """The trials, labels and report of a `ReadJob`, or the reason why the recording cannot be used."""
+    file, subject, run, preprocessing, labelled, is_genuine, reading = job
+    if reading is None:
+        return try_read_trials(file, subject, run, preprocessing, labelled, is_genuine)
+    try:
+        return read_any_trials(file, subject, run, preprocessing, reading)
+    except (BadRecording, InputError) as error:
+        return str(error)
 
 
 def cached_trials(
@@ -101,7 +107,7 @@ def _open(folder: Path, jobs: Sequence[ReadJob]) -> tuple[np.ndarray, dict[str, 
     """Trials and index as `_build` left them, or None if they are not there or not whole."""
     try:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        shape = (len(index["label"]), len(CHANNELS), jobs[0].preprocessing.n_times)
+        shape = (len(index["label"]), jobs[0].n_chans, jobs[0].preprocessing.n_times)
         if (folder / "trials.f32").stat().st_size != 4 * int(np.prod(shape)):
             return None
         reports_of(index)
@@ -113,11 +119,14 @@ def _open(folder: Path, jobs: Sequence[ReadJob]) -> tuple[np.ndarray, dict[str, 
 
 def reports_of(index: Mapping[str, Any]) -> tuple[RecordingReport, ...]:
     """What was found in each recording, from `index.json`; ValueError, KeyError or TypeError where that is damaged."""
-    lists = ("flat", "clipped", "dead")
+    lists = ("n_of_class", "flat", "clipped", "dead", "remarks")
     reports = tuple(
         RecordingReport(**{**row, **{name: tuple(row[name]) for name in lists}}) for row in index["recordings"]
     )
-    if sum(report.n_trials for report in reports) != len(index["label"]) or set(index["label"]) - {-1, 0, 1}:
+    n_classes = max((len(report.n_of_class) for report in reports), default=0)
+    if sum(report.n_trials for report in reports) != len(index["label"]) or set(index["label"]) - {
+        *range(-1, n_classes)
+    }:
         raise ValueError("the labels are not those of the recordings")
     return reports
 
@@ -131,7 +140,7 @@ def _build(folder: Path, jobs: Sequence[ReadJob], *, on_bad: str, workers: int, 
     progress_bar = contextlib.closing(Progress(len(jobs), unit="recording", quiet=quiet))
     with progress_bar as progress, atomic_folder(folder) as temporary:
         with (temporary / "trials.f32").open("wb") as out:
-            for job, result in zip(jobs, map_processes(try_read_trials, jobs, workers), strict=True):
+            for job, result in zip(jobs, map_processes(read_job, jobs, workers), strict=True):
                 progress.advance()
                 if isinstance(result, str):
                     if on_bad == "stop":

@@ -7,7 +7,7 @@ import scipy.signal
 from matplotlib.figure import Figure
 
 from data.eeg.load import EegData
-from data.eeg.recording import CHANNELS, electrode_positions, read_epochs, read_filtered, read_raw
+from data.eeg.recording import CHANNELS, read_epochs, read_filtered, read_raw
 
 MU_BAND = (8.0, 13.0)
 SHORTEST_SPECTRUM = 0.5  # seconds: in less there is hardly a frequency to show below 4 Hz, MNE's lowest band
@@ -22,7 +22,10 @@ def recording_figures(data: EegData, recording: int = 0) -> dict[str, Figure]:
     `spectrum_topomaps` needs trials of SHORTEST_SPECTRUM, `contralateral_topomap` trials that cover TASK_WINDOW.
     """
     report, file = data.recordings[recording], data.files[recording]
-    title = f"{data.dataset} subject {report.subject} run {report.run}"
+    subject, run = data.names.of_subject(report.subject), data.names.run_in_words(report.run)
+    title = f"{data.dataset} subject {subject} run {run}"
+    if data.is_own:
+        return own_figures(data, recording, title)
     with mne.utils.use_log_level("ERROR"):  # MNE's plots announce what they do
         filtered = read_filtered(file, data.preprocessing)
         figures = {
@@ -32,16 +35,42 @@ def recording_figures(data: EegData, recording: int = 0) -> dict[str, Figure]:
         labelled, times = (data.label >= 0).all(), data.times
         if labelled and times[-1] - times[0] >= SHORTEST_SPECTRUM:
             figures["spectrum_topomaps"] = spectrum_topomaps(read_epochs(file, data.preprocessing), title)
-        if labelled and times[0] <= TASK_WINDOW[0] and TASK_WINDOW[1] <= times[-1]:
+        if covers_task(data):
             figures["contralateral_topomap"] = contralateral_topomap(data)
     return figures
 
 
-def raw_traces(raw: mne.io.BaseRaw, title: str) -> Figure:
+def own_figures(data: EegData, recording: int, title: str) -> dict[str, Figure]:
+    """The same figures of recordings of one's own, without the spectrum as recorded: of the trials of one of them."""
+    n_before = sum(report.n_trials for report in data.recordings[:recording])
+    rows = slice(n_before, n_before + data.recordings[recording].n_trials)
+    figures = {}
+    with mne.utils.use_log_level("ERROR"):
+        epochs = mne.EpochsArray(
+            np.asarray(data.trials[rows], dtype=np.float64), data.info(), tmin=float(data.times[0])
+        )
+        if len(epochs):
+            signal = np.concatenate(list(epochs.get_data()[:3]), axis=1)
+            raw = mne.io.RawArray(signal, data.info())
+            figures["raw_traces"] = raw_traces(raw, f"{title}, first trials", start=0)
+        if len(epochs) and data.times[-1] - data.times[0] >= SHORTEST_SPECTRUM:
+            figures["spectrum_topomaps"] = spectrum_topomaps(epochs, title)
+        if covers_task(data) and len(data.classes) == 2:
+            figures["contralateral_topomap"] = contralateral_topomap(data)
+    return figures
+
+
+def covers_task(data: EegData) -> bool:
+    """Whether the trials are labelled and reach over TASK_WINDOW."""
+    times = data.times
+    return bool((data.label >= 0).all() and times[0] <= TASK_WINDOW[0] and TASK_WINDOW[1] <= times[-1])
+
+
+def raw_traces(raw: mne.io.BaseRaw, title: str, start: float = 12) -> Figure:
     """The exercise's `raw.plot(start=12, duration=5)`: 20 channels, scaled to the filtered signal."""
     with mne.viz.use_browser_backend("matplotlib"):
         figure = raw.plot(
-            start=12,
+            start=start,
             duration=5,
             n_channels=20,
             scalings={"eeg": 5e-5},
@@ -77,7 +106,7 @@ def spectrum_topomaps(epochs: mne.Epochs, title: str) -> Figure:
 
 
 def contralateral_map(data: EegData) -> np.ndarray:
-    """Mu power (8-13 Hz) in right-fist trials over that in left-fist trials, decibels [n_chans], averaged
+    """Mu power (8-13 Hz) in trials of class 1 (right fist) over that in class 0 (left), decibels [n_chans], averaged
     over subjects.
 
     Imagining a fist weakens mu on the opposite side: negative on the left (C3), positive on the right (C4).
@@ -101,26 +130,26 @@ def contralateral_topomap(data: EegData) -> Figure:
     """`contralateral_map` on the scalp: blue where right-fist trials have less mu power."""
     n_subjects = len(np.unique(data.subject))
     title = f"{data.dataset}: {n_subjects} subject{'s' if n_subjects > 1 else ''}, 0.5-3.5 s after the cue"
-    return scalp_map(contralateral_map(data), data, title, "right - left fist, mu power (dB)")
+    what = f"{data.classes[1]} - {data.classes[0]}" if data.is_own else "right - left fist"
+    return scalp_map(contralateral_map(data), data, title, f"{what}, mu power (dB)")
 
 
 def scalp_map(values: np.ndarray, data: EegData, title: str, unit: str) -> Figure:
     """One value a channel [n_chans] on the scalp, red above zero and blue below."""
-    info = mne.create_info(list(CHANNELS), data.sfreq, "eeg", verbose="ERROR")
-    info.set_montage(electrode_positions(data.preprocessing.montage), verbose="ERROR")
+    info = data.info()
     figure, axis = plt.subplots(figsize=(5, 4.4), layout="constrained")
     limit = float(np.abs(values).max()) or 1.0
     image, _ = mne.viz.plot_topomap(
-        values, info, axes=axis, cmap="RdBu_r", vlim=(-limit, limit), names=_hand_names(), show=False
+        values, info, axes=axis, cmap="RdBu_r", vlim=(-limit, limit), names=_hand_names(data), show=False
     )
     figure.colorbar(image, ax=axis, label=unit, shrink=0.8)
     axis.set_title(title, fontsize=10)
     return _finished(figure)
 
 
-def _hand_names() -> list[str]:
+def _hand_names(data: EegData) -> list[str]:
     """Labels for the map: only the electrodes over the hand areas and the midline, set above their dots."""
-    return [f"{name}\n" if name in ("C3", "Cz", "C4") else "" for name in CHANNELS]
+    return [f"{name}\n" if name in ("C3", "Cz", "C4") else "" for name in data.ch_names]
 
 
 def _finished(figure: Figure) -> Figure:

@@ -9,8 +9,8 @@ right differ.
 """
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,22 +19,24 @@ import numpy as np
 
 from common.errors import InputError
 from common.files import hash_of
-from data.eeg import physionet, simulated
-from data.eeg.cache import Excluded, ReadJob, bad_recording, cached_trials, cannot_keep, hash_files, reports_of
+from data.eeg.cache import Excluded, bad_recording, cached_trials, reports_of
+from data.eeg.eegmmi import RECORDINGS_PER_WORKER, plan_eegmmi
+from data.eeg.electrodes import electrode_info, standard_positions
+from data.eeg.naming import chosen
+from data.eeg.own import OwnFiles, plan_own, survey
+from data.eeg.plan import Asked, Names, Plan
 from data.eeg.recording import (
     CHANNELS,
-    LEFT_RIGHT_RUNS,
     MOVEMENTS,
     Preprocessing,
     RecordingReport,
 )
-from data.eeg.sources import EEG_SOURCES, EegSource
+from data.eeg.sources import EEG_SOURCES, LEFT_RIGHT, is_own
 from data.eeg.torcheeg import TorcheegWindows
 from data.eeg.windows import EegWindows
 from data.parallel import available_cores
 
 CACHE_VERSION = 2  # raise it when the same recordings and settings give other trials
-RECORDINGS_PER_WORKER = 24  # starting a worker (it imports MNE) takes about as long as reading 40 recordings
 
 __all__ = ["CHANNELS", "MOVEMENTS", "EegData", "Excluded", "Preprocessing", "load_eeg"]
 
@@ -45,11 +47,13 @@ class EegData:
 
     trials: float32 [n_trials, n_chans, n_times], memory-mapped, in volts, band-passed and (if asked)
     baseline-corrected. Writing to it changes this process's copy only.
-    label: 0 = left fist, 1 = right fist, -1 = not labelled. subject, run: EEGMMI's numbers. trial: 0, 1, ...
-    unique over all runs. All int64 [n_trials].
-    dataset: "physionet" or "simulated". fingerprint: SHA-256 of everything the trials depend on (settings,
+    label: an index of `classes`, of EEGMMI 0 = left fist and 1 = right fist; -1 = not labelled. subject, run: EEGMMI's
+    numbers; of one's own recordings, numbers whose names are in `names`. trial: 0, 1, ... unique over all runs. All
+    int64 [n_trials].
+    ch_names, positions: of the electrodes; metres in the head's frame [n_chans, 3], x to the right, y to the nose.
+    dataset: the name of the source. fingerprint: SHA-256 of everything the trials depend on (settings,
     the bytes of every recording, MNE's version); it also names the folder they are kept in. recordings: what
-    was found in each. excluded: what was left out. files: where each recording lies.
+    was found in each. excluded: what was left out; notes: what else was. files: where each recording lies.
     """
 
     dataset: str
@@ -64,14 +68,42 @@ class EegData:
     excluded: tuple[Excluded, ...]
     files: tuple[Path, ...]
     cache_dir: Path
+    ch_names: tuple[str, ...] = CHANNELS
+    positions: np.ndarray = field(default_factory=lambda: standard_positions(CHANNELS))
+    classes: tuple[str, ...] = LEFT_RIGHT
+    names: Names = field(default_factory=Names)
+    notes: tuple[str, ...] = ()
 
     @property
     def sfreq(self) -> float:
         return self.preprocessing.sfreq
 
     @property
-    def ch_names(self) -> tuple[str, ...]:
-        return CHANNELS
+    def is_own(self) -> bool:
+        """Whether these are anybody's recordings, not EEGMMI's or simulated ones."""
+        return is_own(self.dataset)
+
+    @property
+    def session(self) -> np.ndarray:
+        """Of each trial the number of its session, int64 [n_trials]; one session where the recordings name none."""
+        names = [self.names.session.get(report.run, "") for report in self.recordings]
+        numbers = np.unique(np.array(names, dtype=str), return_inverse=True)[1]
+        return np.repeat(numbers, [report.n_trials for report in self.recordings])
+
+    def by_session(self) -> "EegData":
+        """The same trials, with a session's runs counted as one: to hold out whole sessions. InputError where the
+        recordings name fewer than two.
+        """
+        if not any(self.names.session.values()) or len(np.unique(self.session)) < 2:
+            raise InputError(
+                "split=cross_session holds out one session at a time, but the recordings name fewer than two (by names "
+                "such as sub-01_ses-2, or a subject_pattern with {session}); use split=within_subject"
+            )
+        return replace(self, run=self.session + 1)
+
+    def info(self) -> mne.Info:
+        """MNE's description of the electrodes, with their positions, for maps of the scalp."""
+        return electrode_info(self.ch_names, self.positions, self.sfreq, self.preprocessing.montage)
 
     @property
     def times(self) -> np.ndarray:
@@ -88,6 +120,8 @@ class EegData:
         """The same windows by the exercise's own route, torcheeg's `MNEDataset`, which writes its own store
         under `cache_dir`.
         """
+        if self.is_own:
+            raise InputError(f"windows=torcheeg reads EEGMMI's files; dataset={self.dataset} needs windows=views")
         if (self.label < 0).any():
             raise InputError("windows=torcheeg cuts trials around cues; unlabelled stretches need windows=views")
         return TorcheegWindows(
@@ -111,29 +145,41 @@ class EegData:
             "n_times": self.trials.shape[2],
             "n_subjects": len(np.unique(self.subject)),
             "n_recordings": len(self.recordings),
-            "n_left": int((self.label == 0).sum()),
-            "n_right": int((self.label == 1).sum()),
+            **{f"n_{name}": int((self.label == k).sum()) for k, name in enumerate(self.classes)},
             **asdict(self.preprocessing),
             "excluded": [asdict(entry) for entry in self.excluded],
         }
 
     def table(self) -> str:
         """One line a recording, then what was left out, as text."""
-        lines = ["subject run   seconds trials left right  SD/uV  notes"]
-        lines += [
-            f"{r.subject:7d} {r.run:3d} {r.seconds:9.2f} {r.n_trials:6d} {r.n_left:4d} {r.n_right:5d} "
-            f"{r.median_sd_uv:6.1f}  {r.notes}".rstrip()
-            for r in self.recordings
-        ]
-        lines += [
-            f"left out: subject {e.subject}{'' if e.run is None else f' run {e.run}'}: {e.reason}"
-            for e in self.excluded
-        ]
-        return "\n".join(lines)
+        widths = [max(5, len(name) + 1) for name in self.classes]
+        people, runs = (
+            [self.names.of_subject(r.subject) for r in self.recordings],
+            [self.names.run_in_words(r.run) for r in self.recordings],
+        )
+        wide, deep = (max([least, *map(len, names)]) for least, names in ((7, people), (3, runs)))
+        heads = "".join(f"{name:>{width}s}" for name, width in zip(self.classes, widths, strict=True))
+        lines = [f"{'subject':>{wide}s} {'run':>{deep}s}   seconds trials{heads}  SD/uV  notes"]
+        for r, person, run in zip(self.recordings, people, runs, strict=True):
+            counts = "".join(f"{n:{width}d}" for n, width in zip(r.n_of_class or [0] * 9, widths, strict=False))
+            row = f"{person:>{wide}s} {run:>{deep}s} {r.seconds:9.2f} {r.n_trials:6d}{counts} {r.median_sd_uv:6.1f}"
+            lines.append(f"{row}  {r.notes}".rstrip())
+        lines += [f"left out: {self.excluded_in_words(entry)}: {entry.reason}" for entry in self.excluded]
+        return "\n".join([*lines, *self.notes])
+
+    def excluded_in_words(self, entry: Excluded) -> str:
+        """Whose recording was left out, and which."""
+        of_run = "" if entry.run is None else f" run {self.names.run_in_words(entry.run)}"
+        return f"subject {self.names.of_subject(entry.subject)}{of_run}"
+
+    def people(self, text: str, parameter: str) -> tuple[int, ...]:
+        """The numbers of the people that `text` names, of those that are here; InputError where one is not."""
+        there = {self.names.of_subject(int(number)): int(number) for number in np.unique(self.subject)}
+        return chosen(text, parameter, there)
 
 
 def load_eeg(
-    dataset: Literal["physionet", "simulated"],
+    dataset: str,
     cache_dir: Path,
     data_dir: Path | None = None,
     subjects: str = "1-99",
@@ -143,229 +189,137 @@ def load_eeg(
     exclude: str = "known",
     on_bad: Literal["stop", "skip"] = "stop",
     checksums: bool = True,
+    download: Literal["auto", "yes", "no"] = "auto",
     seed: int = 0,
     n_workers: int | None = None,
     quiet: bool = False,
+    own: OwnFiles | None = None,
 ) -> EegData:
     """The trials of the recordings asked for; built once, then memory-mapped from `cache_dir`.
 
-    dataset: "physionet" reads (and downloads what is missing to) `data_dir`, MNE's own folder if None.
-    "simulated" writes the recordings of `seed` under `cache_dir` and reads them by the same path. In both
-    folders' names a leading ~ is the home folder.
-    subjects, runs: ranges such as "1,3,7-20". labelled: trials around the cues of left/right runs; else
-    consecutive stretches of any run, label -1.
-    exclude: subjects to leave out: "known" (those with known faults; of physionet only), "none", or ranges.
+    dataset: "physionet" reads EEGMMI from wherever it lies under `data_dir`, MNE's own folder if None.
+    "simulated" writes the recordings of `seed` under `cache_dir` and reads them by the same path. "recordings" reads
+    anybody's under `data_dir`, as `own` says. "moabb:NAME" reads a data set of MOABB. In the folders' names a leading ~
+    is the home folder.
+    subjects, runs: ranges such as "1,3,7-20"; of "recordings" also names, or "all". labelled: trials around the cues;
+    else consecutive stretches of any run, label -1.
+    exclude: subjects to leave out: "known" (PhysioNet's recordings with known faults), "none", or ranges.
     on_bad: what to do about a recording that is damaged or not what it should be: "stop" raises, "skip"
     leaves it out and lists it.
-    checksums: whether physionet's files must have PhysioNet's bytes.
+    checksums: whether physionet's files must have PhysioNet's bytes. download: whether missing ones are fetched;
+    "auto": to MNE's own folder, or to a `data_dir` that holds none at all.
     n_workers: processes that read files; default one per 24 recordings, at most one per CPU.
 
     Raises InputError, one line, for anything that the user can correct.
     """
-    if dataset not in EEG_SOURCES:
-        raise InputError(f"dataset={dataset!r} is not allowed; choose {' or '.join(EEG_SOURCES)}")
+    if dataset not in EEG_SOURCES and not is_own(dataset):
+        raise InputError(f"dataset={dataset!r} is not allowed; choose {', '.join(EEG_SOURCES)} or moabb:NAME")
     if on_bad not in ("stop", "skip"):
         raise InputError(f"on_bad={on_bad!r} is not allowed; choose stop or skip")
-    source = EEG_SOURCES[dataset]
-    preprocessing = preprocessing or Preprocessing()
     # os.path: Path.expanduser raises for a user that is not there.
     cache_dir = Path(os.path.expanduser(cache_dir))
     data_dir = None if data_dir is None else Path(os.path.expanduser(data_dir))
-    kept, excluded = _choose_subjects(subjects, exclude, source, checksums)
-    pairs = [(subject, run) for subject in kept for run in _check_runs(runs, labelled)]
-    workers = max(1, min(n_workers or available_cores(), len(pairs) // RECORDINGS_PER_WORKER))
-
-    folder = _recordings_folder(source, cache_dir, data_dir, pairs, seed=seed, workers=workers, quiet=quiet)
-    digests, unreadable = hash_files(folder, pairs, on_bad)
-    digests, unclear = _leave_out_copies(source, folder, digests, on_bad)
-    jobs = _read_jobs(source, folder, digests, preprocessing, labelled=labelled, checksums=checksums)
-    fingerprint = _fingerprint(source, jobs, digests)
-    trials, index = cached_trials(
-        cache_dir / f"eeg-{fingerprint[:32]}", jobs, on_bad=on_bad, workers=workers, quiet=quiet
+    n_workers = n_workers or available_cores()
+    asked = Asked(
+        subjects=subjects,
+        runs=runs,
+        preprocessing=preprocessing or Preprocessing(),
+        labelled=labelled,
+        exclude=exclude,
+        on_bad=on_bad,
+        checksums=checksums,
+        download=download,
+        seed=seed,
     )
-    data = _assemble(source, jobs, trials, index, fingerprint=fingerprint, cache_dir=cache_dir)
+    if is_own(dataset):
+        plan = _plan_own(dataset, cache_dir, data_dir, own or OwnFiles(), asked, workers=n_workers, quiet=quiet)
+    else:
+        plan = plan_eegmmi(EEG_SOURCES[dataset], cache_dir, data_dir, asked, workers=n_workers, quiet=quiet)
+    fingerprint = _fingerprint(plan)
+    workers = max(1, min(n_workers, len(plan.jobs) // RECORDINGS_PER_WORKER))
+    trials, index = cached_trials(
+        cache_dir / f"eeg-{fingerprint[:32]}", plan.jobs, on_bad=on_bad, workers=workers, quiet=quiet
+    )
+    data = _assemble(plan, trials, index, fingerprint=fingerprint, cache_dir=cache_dir)
     if on_bad == "stop" and data.excluded:  # an earlier run built this with on_bad=skip
         bad = data.excluded[0]
-        raise bad_recording(physionet.recording_path(folder, bad.subject, bad.run or 0), bad.reason)
+        file = next(job.file for job in plan.jobs if (job.subject, job.run) == (bad.subject, bad.run))
+        raise bad_recording(file, bad.reason)
     if labelled and len(np.unique(data.label)) < 2:
-        found = f"all {len(data.label)} trials of subjects={subjects} runs={runs} are {MOVEMENTS[data.label[0]]}"
-        raise InputError(f"{found}: two classes are needed; add runs or subjects")
-    return replace(data, excluded=(*excluded, *unreadable, *unclear, *data.excluded))
+        found_class = MOVEMENTS[data.label[0]] if not data.is_own else plan.classes[data.label[0]]
+        of = f"all {len(data.label)} trials of subjects={subjects} runs={runs} are {found_class}"
+        raise InputError(f"{of}: two classes are needed; add runs or subjects")
+    return replace(data, excluded=(*plan.excluded, *data.excluded))
 
 
-def _recordings_folder(
-    source: EegSource,
-    cache_dir: Path,
-    data_dir: Path | None,
-    pairs: Sequence[tuple[int, int]],
-    *,
-    seed: int,
-    workers: int,
-    quiet: bool,
-) -> Path:
-    """The folder of the recordings (subject, run), in which those that were missing are downloaded or simulated."""
-    try:
-        if source.is_simulated:
-            return simulated.write_simulated(cache_dir, seed, pairs, n_workers=workers, quiet=quiet)
-        folder = physionet.data_folder(data_dir)
-        physionet.download(folder, pairs, quiet=quiet)
-        return folder
-    except OSError as error:
-        if source.is_simulated:
-            where = f"cache_dir={str(cache_dir)!r}"
-        elif data_dir is not None:
-            where = f"data_dir={str(data_dir)!r}"
-        else:
-            where = f"{error.filename} (MNE's own folder, since data_dir is not given)"
-        raise cannot_keep(where, "recordings", error) from error
-
-
-def _leave_out_copies(
-    source: EegSource, folder: Path, digests: Mapping[tuple[int, int], str], on_bad: str
-) -> tuple[dict[tuple[int, int], str], list[Excluded]]:
-    """The `digests` {(subject, run): SHA-256} of the recordings that lie under their own name alone, and the others.
-
-    InputError, with on_bad=stop, if there are others, and always if none is left.
-    """
-    reasons = _copies(source, digests)
-    for pair, reason in reasons.items():
-        file = physionet.recording_path(folder, *pair)
-        if on_bad == "stop":
-            raise bad_recording(file, reason)
-        if len(reasons) == len(digests):
-            raise InputError(f"no recording is left of {len(digests)}, {file} and following: {reason}")
-    left = {pair: digest for pair, digest in digests.items() if pair not in reasons}
-    return left, [Excluded(*pair, reason) for pair, reason in reasons.items()]
-
-
-def _copies(source: EegSource, digests: Mapping[tuple[int, int], str]) -> dict[tuple[int, int], str]:
-    """{(subject, run): why} of PhysioNet's recordings that lie at another one's path, and of files with the same bytes.
-
-    With one person counted as two, or one run as two, a network would be tested on what it was trained on.
-    """
-    pairs_of: dict[str, list[tuple[int, int]]] = {}
-    for pair, digest in digests.items():
-        pairs_of.setdefault(digest, []).append(pair)
-    reasons = {}
-    for pair, digest in digests.items():
-        name = physionet.recording_name(*pair)
-        really = None if source.is_simulated else physionet.recording_of(digest)
-        others = [physionet.recording_name(*other) for other in pairs_of[digest] if other != pair]
-        if really is not None and really != name:
-            reasons[pair] = (
-                f"the bytes of PhysioNet's {really} lie at the path of {name}: move it to its own path, or delete "
-                "it so that the right one is downloaded"
-            )
-        elif others and really is None:
-            reasons[pair] = (
-                f"it has the same bytes as {others[0]}, so one recording would count as two: keep it once, under the "
-                "name of the person and the run that it is of"
-            )
-    return reasons
-
-
-def _read_jobs(
-    source: EegSource,
-    folder: Path,
-    digests: Mapping[tuple[int, int], str],
-    preprocessing: Preprocessing,
-    *,
-    labelled: bool,
-    checksums: bool,
-) -> list[ReadJob]:
-    """What to read: every recording of `digests`, {(subject, run): SHA-256 of its file}."""
-    return [
-        ReadJob(
-            file=physionet.recording_path(folder, subject, run),
-            subject=subject,
-            run=run,
-            preprocessing=preprocessing,
-            labelled=labelled,
-            is_genuine=source.is_simulated or not checksums or digest == physionet.expected_sha256(subject, run),
-        )
-        for (subject, run), digest in digests.items()
-    ]
-
-
-def _fingerprint(source: EegSource, jobs: Sequence[ReadJob], digests: Mapping[tuple[int, int], str]) -> str:
-    """SHA-256 (hex) of all that the trials depend on."""
-    return hash_of(
-        {
-            "version": CACHE_VERSION,
-            "mne": mne.__version__,
-            "dataset": source.name,
-            "preprocessing": asdict(jobs[0].preprocessing),
-            "labelled": jobs[0].labelled,
-            "recordings": [[job.subject, job.run, digests[job.subject, job.run], job.is_genuine] for job in jobs],
-        }
+def _plan_own(
+    dataset: str, cache_dir: Path, data_dir: Path | None, own: OwnFiles, asked: Asked, *, workers: int, quiet: bool
+) -> Plan:
+    """Which trials are read from which files of one's own, or of MOABB."""
+    folder, own = own_folder(dataset, cache_dir, data_dir, own, subjects=asked.subjects, quiet=quiet)
+    found = survey(folder, own, cache_dir, subjects=asked.subjects, runs=asked.runs, workers=workers, quiet=quiet)
+    plan = plan_own(
+        found, own, asked.preprocessing, exclude=asked.exclude, labelled=asked.labelled, on_bad=asked.on_bad
     )
+    return replace(plan, dataset=dataset)
+
+
+def own_folder(
+    dataset: str, cache_dir: Path, data_dir: Path | None, own: OwnFiles, *, subjects: str, quiet: bool = False
+) -> tuple[Path, OwnFiles]:
+    """The folder of one's own recordings, or of those of MOABB's data set, written there; and how to read them."""
+    if dataset == "recordings":
+        if data_dir is None:
+            raise InputError("data_dir: give the folder that holds the recordings")
+        return data_dir, own
+    from data.eeg.moabb import write_moabb  # MOABB is an optional extra
+
+    return write_moabb(dataset.partition(":")[2], cache_dir, data_dir, own, subjects=subjects, quiet=quiet)
+
+
+def _fingerprint(plan: Plan) -> str:
+    """SHA-256 (hex) of all that the trials depend on."""
+    first = plan.jobs[0]
+    facts: dict[str, Any] = {
+        "version": CACHE_VERSION,
+        "mne": mne.__version__,
+        "dataset": plan.dataset,
+        "preprocessing": asdict(first.preprocessing),
+        "labelled": first.labelled,
+        "recordings": [
+            [job.subject, job.run, digest, job.is_genuine] for job, digest in zip(plan.jobs, plan.digests, strict=True)
+        ],
+    }
+    if first.reading is not None:
+        facts["reading"] = {**asdict(first.reading), "bids_root": first.reading.bids_root is not None}
+        facts["classes"] = plan.classes
+    return hash_of(facts)
 
 
 def _assemble(
-    source: EegSource,
-    jobs: Sequence[ReadJob],
-    trials: np.ndarray,
-    index: Mapping[str, Any],
-    *,
-    fingerprint: str,
-    cache_dir: Path,
+    plan: Plan, trials: np.ndarray, index: Mapping[str, Any], *, fingerprint: str, cache_dir: Path
 ) -> EegData:
     """The data from what the cache holds; `excluded` are the recordings that could not be used."""
     recordings = reports_of(index)
     label = np.array(index["label"], dtype=np.int64)
     n_trials = [report.n_trials for report in recordings]
-    file_of = {(job.subject, job.run): job.file for job in jobs}
+    file_of = {(job.subject, job.run): job.file for job in plan.jobs}
     return EegData(
-        dataset=source.name,
+        dataset=plan.dataset,
         trials=trials,
         label=label,
         subject=np.repeat([report.subject for report in recordings], n_trials).astype(np.int64),
         run=np.repeat([report.run for report in recordings], n_trials).astype(np.int64),
         trial=np.arange(len(label)),
-        preprocessing=jobs[0].preprocessing,
+        preprocessing=plan.jobs[0].preprocessing,
         fingerprint=fingerprint,
         recordings=recordings,
         excluded=tuple(Excluded(**entry) for entry in index["excluded"]),
         files=tuple(file_of[report.subject, report.run] for report in recordings),
         cache_dir=cache_dir,
+        ch_names=plan.ch_names,
+        positions=np.array(plan.positions),
+        classes=plan.classes,
+        names=plan.names,
+        notes=plan.notes,
     )
-
-
-def _choose_subjects(
-    subjects: str, exclude: str, source: EegSource, checksums: bool
-) -> tuple[list[int], list[Excluded]]:
-    """Split the subjects asked for into those to read and those to leave out, with reasons.
-
-    Without `checksums` the recordings may be anybody's, so PhysioNet's faults are not said to be theirs.
-    """
-    wanted = physionet.parse_numbers(subjects, "subjects", source.n_subjects)
-    reasons: Mapping[int, str]
-    if exclude == "known":
-        reasons = source.known_bad
-        if not checksums:
-            reasons = {
-                subject: f"exclude=known leaves out EEGMMI's person {subject} ({reason}); if these are recordings of "
-                "somebody else, take exclude=none"
-                for subject, reason in source.known_bad.items()
-            }
-    elif exclude == "none":
-        reasons = {}
-    else:
-        numbers = physionet.parse_numbers(exclude, "exclude", source.n_subjects)
-        reasons = dict.fromkeys(numbers, "left out as asked (exclude)")
-    excluded = [Excluded(subject, None, reasons[subject]) for subject in wanted if subject in reasons]
-    kept = [subject for subject in wanted if subject not in reasons]
-    if not kept:
-        why = "; ".join(f"{entry.subject}: {entry.reason}" for entry in excluded[:5])
-        raise InputError(f"every subject asked for is left out ({why}); ask for others, or take them with exclude=none")
-    return kept, excluded
-
-
-def _check_runs(runs: str, labelled: bool) -> tuple[int, ...]:
-    numbers = physionet.parse_numbers(runs, "runs", physionet.N_RUNS)
-    if labelled and (wrong := [run for run in numbers if run not in LEFT_RIGHT_RUNS]):
-        raise InputError(
-            f"runs={runs!r}: in run {wrong[0]} there is no left or right fist (1 and 2 are rest without T1/T2; 5, 6, "
-            "9, 10, 13, 14 are both fists or both feet); allowed are 4, 8, 12 (imagined) and 3, 7, 11 (executed)"
-        )
-    return numbers

@@ -76,8 +76,8 @@ def data_folder(data_dir: Path | None) -> Path:
         return folder
     if not Path(data_dir).is_dir():
         raise InputError(
-            f"data_dir={str(data_dir)!r} is not a folder; give the folder that holds MNE-eegbci-data/, "
-            "or create an empty one to download the recordings there"
+            f"data_dir={str(data_dir)!r} is not a folder; give the folder that holds the recordings (MNE-eegbci-data/, "
+            "S001/S001R04.edf, or PhysioNet's zip), or create an empty one to download them there"
         )
     return Path(data_dir)
 
@@ -114,12 +114,14 @@ def download(
     n_at_once: int = 8,
     url: str = URL,
     quiet: bool = False,
+    n_asked: int | None = None,
 ) -> int:
     """Fetch the recordings (subject, run) that `folder` lacks, several at a time; returns how many were
     fetched.
 
     MNE downloads each to a temporary name, checks its SHA-256 and moves it into place, so a run that is
-    killed leaves no half file. Raises InputError if one cannot be had; those that came stay.
+    killed leaves no half file. Raises InputError if one cannot be had; those that came stay. n_asked: how many were
+    asked for with those that are somewhere else, for the error.
     """
     missing = [pair for pair in recordings if not recording_path(folder, *pair).exists()]
     if not missing:
@@ -141,8 +143,8 @@ def download(
             whole = {subject for subject, _ in recordings} - lacking
             instead = f", or give subjects={ranges(whole)}" if whole else ""
             raise InputError(
-                f"{len(missing)} of {len(recordings)} recordings are not under {folder / LAYOUT} (of subjects "
-                f"{ranges(lacking)}), and {recording_name(*jobs[job])} could not be downloaded from {url} "
+                f"{len(missing)} of {n_asked or len(recordings)} recordings are not under {folder / LAYOUT} "
+                f"(of subjects {ranges(lacking)}), and {recording_name(*jobs[job])} could not be downloaded from {url} "
                 f"({type(error).__name__}: {_first_line(error)}); connect to the network, or copy them there{instead}"
             ) from error
         finally:

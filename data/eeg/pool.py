@@ -94,7 +94,7 @@ def pretraining_rows(pool: ChannelPool, windows: Windows, fold: Fold, split: str
     held_out = np.concatenate([fold.validation, fold.test])
     not_allowed = _recordings(windows.subject[held_out], windows.run[held_out], split)
     extra = (pool.source > 0) & ~np.isin(_recordings(pool.subject, pool.run, split), not_allowed)
-    if split == "within_subject":  # a run of the pool's own person, not of everyone
+    if split != "cross_subject":  # a run of the pool's own person, not of everyone
         extra &= np.isin(pool.subject, windows.subject[fold.train])
     return np.concatenate([fold.train, np.flatnonzero(extra)])
 

@@ -8,6 +8,7 @@ trust.
 import functools
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import scipy.fft
 
 from common.errors import InputError
 from data.eeg.edf import BadRecording, check_edf_bytes
+from data.eeg.electrodes import DEFAULT_MONTAGE, electrode_positions
 
 # fmt: off
 CHANNELS = (
@@ -39,9 +41,9 @@ ALLOWED_TASK_SECONDS = (3.9, 4.4)  # EEGMMI's T1 and T2 last 4.1 s; the recordin
 FLAT_VOLTS = 1e-6  # one step of EEGMMI's converter
 FLAT_SHARE = 0.1  # of the seconds; every file ends with up to a second of zeros
 CLIPPED_SHARE = 0.01  # of the samples at the channel's own extreme
-MAX_FAULTY_CHANNELS = 8  # of 64; with more, the recording itself is at fault
+FAULTY_SHARE = 0.125  # of the channels, 8 of 64; with more, the recording itself is at fault
 MAX_VOLTS = 0.1  # EEGMMI's converter ends at 0.008; eyes and muscles stay under 0.002
-MIN_DEAD_SECONDS = 2  # without a break, in all but MAX_FAULTY_CHANNELS
+MIN_DEAD_SECONDS = 2  # without a break, in all but FAULTY_SHARE of the channels
 MAX_TRIAL_SECONDS = 600.0  # from the cue, before and behind it
 
 
@@ -60,7 +62,7 @@ class Preprocessing:
     tmin: float = -1.0
     tmax: float = 4.0
     baseline: bool = True
-    montage: str = "colin27_1005"  # MNE's new name of `standard_1005`
+    montage: str = DEFAULT_MONTAGE  # MNE's new name of `standard_1005`
 
     def __post_init__(self) -> None:
         if not all(abs(t) <= MAX_TRIAL_SECONDS for t in (self.tmin, self.tmax)):  # NaN and infinities too
@@ -104,8 +106,7 @@ class RecordingReport:
     run: int
     file: str
     seconds: float
-    n_left: int
-    n_right: int
+    n_of_class: tuple[int, ...]  # events of each class, in the order of the labels
     n_trials: int
     n_lost: int  # trials that do not fit between the recording's ends
     median_sd_uv: float  # median over channels of the unfiltered signal's standard deviation, in microvolts
@@ -113,13 +114,11 @@ class RecordingReport:
     clipped: tuple[str, ...]
     dead: tuple[str, ...]  # stretches without any signal, such as "50-61 s"
     n_bad: int  # trials that touch an annotation "BAD...", left out as `mne.Epochs` leaves them out
+    remarks: tuple[str, ...] = ()  # whatever else is worth a note
 
     @property
     def notes(self) -> str:
-        parts = []
-        events = self.n_left + self.n_right
-        if events and events != TRIALS_PER_RUN:
-            parts.append(f"{events} events instead of {TRIALS_PER_RUN}")
+        parts = list(self.remarks)
         if self.n_lost:
             parts.append(f"{self.n_lost} trials run past the end")
         if self.n_bad:
@@ -160,19 +159,16 @@ def read_trials(
         check_events(raw)
     # Genuine files hold the 64 channels in this order; picking them by name would copy them one by one.
     signal = raw.get_data() if raw.ch_names == list(CHANNELS) else raw.get_data(picks=list(CHANNELS))
-    check_values(signal)
-    flat, clipped = find_faulty_channels(signal, preprocessing.sfreq)
-    if len(flat) + len(clipped) > MAX_FAULTY_CHANNELS:
-        names = " ".join((*flat, *clipped)[:12])
-        raise BadRecording(f"{len(flat)} flat and {len(clipped)} clipped channels of {len(CHANNELS)} ({names} ...)")
+    flat, clipped = check_signal(signal, CHANNELS, preprocessing.sfreq)
+    remarks: tuple[str, ...] = ()
     if labelled:
         events, _ = mne.events_from_annotations(raw, event_id=EVENT_CODES, verbose="ERROR")
         starts = events[:, 0] - raw.first_samp + preprocessing.first_sample
         labels = events[:, 2] - EVENT_CODES["T1"]
+        if len(labels) != TRIALS_PER_RUN:
+            remarks = (f"{len(labels)} events instead of {TRIALS_PER_RUN}",)
     else:
-        starts = np.arange(signal.shape[1] // preprocessing.n_times) * preprocessing.n_times
-        labels = np.full(len(starts), -1)
-        preprocessing = replace(preprocessing, baseline=False)  # there is no cue
+        starts, labels, preprocessing = stretches(signal.shape[1], preprocessing)
     inside = (starts >= 0) & (starts + preprocessing.n_times <= signal.shape[1])
     kept = inside & ~marked_bad(raw.annotations, starts, preprocessing)
     trials = bandpass_trials(signal, starts[kept], preprocessing)
@@ -181,8 +177,7 @@ def read_trials(
         run=run,
         file=path.name,
         seconds=round(float(raw.n_times / raw.info["sfreq"]), 3),
-        n_left=int((labels == 0).sum()),
-        n_right=int((labels == 1).sum()),
+        n_of_class=tuple(int((labels == k).sum()) for k in range(len(EVENT_CODES))),
         n_trials=int(kept.sum()),
         n_lost=int((~inside).sum()),
         median_sd_uv=round(median_deviation(signal) * 1e6, 2),
@@ -190,8 +185,15 @@ def read_trials(
         clipped=clipped,
         dead=dead_stretches(signal, preprocessing.sfreq),
         n_bad=int((inside & ~kept).sum()),
+        remarks=remarks,
     )
     return trials, labels[kept].astype(np.int64), report
+
+
+def stretches(n_samples: int, preprocessing: Preprocessing) -> tuple[np.ndarray, np.ndarray, Preprocessing]:
+    """First samples of consecutive trials without a cue, their labels -1, and the preprocessing without a baseline."""
+    starts = np.arange(n_samples // preprocessing.n_times) * preprocessing.n_times
+    return starts, np.full(len(starts), -1), replace(preprocessing, baseline=False)
 
 
 def try_read_trials(
@@ -275,15 +277,6 @@ def read_epochs(path: Path, preprocessing: Preprocessing) -> mne.Epochs:
 
 
 @functools.cache
-def electrode_positions(montage: str) -> mne.channels.DigMontage:
-    """MNE's montage of that name (cached: building one takes as long as reading half a recording)."""
-    try:
-        return mne.channels.make_standard_montage(montage)
-    except ValueError as error:
-        raise InputError(f"montage={montage!r} is not one of MNE's; use colin27_1005") from error
-
-
-@functools.cache
 def fir_kernel(sfreq: float, l_freq: float, h_freq: float) -> np.ndarray:
     """The taps [n_taps] (odd, symmetric) that `raw.filter(l_freq, h_freq, fir_design="firwin")` designs."""
     return mne.filter.create_filter(None, sfreq, l_freq, h_freq, fir_design="firwin", verbose="ERROR")
@@ -357,8 +350,26 @@ def check_joined(raw: mne.io.BaseRaw) -> None:
             )
 
 
-def check_values(signal: np.ndarray) -> None:
-    """BadRecording unless `signal`, volts [64, n_samples], is finite and no more than 0.1 V anywhere."""
+def check_signal(signal: np.ndarray, ch_names: Sequence[str], sfreq: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of flat and of clipped channels of `signal`, volts [n_chans, n_samples].
+
+    BadRecording for values that cannot be EEG, or with more than FAULTY_SHARE of such channels.
+    """
+    check_values(signal, ch_names)
+    flat, clipped = find_faulty_channels(signal, ch_names, sfreq)
+    if len(flat) + len(clipped) > max_faulty(len(ch_names)):
+        names = " ".join((*flat, *clipped)[:12])
+        raise BadRecording(f"{len(flat)} flat and {len(clipped)} clipped channels of {len(ch_names)} ({names} ...)")
+    return flat, clipped
+
+
+def max_faulty(n_chans: int) -> int:
+    """How many of the channels may be flat or clipped."""
+    return max(1, int(FAULTY_SHARE * n_chans))
+
+
+def check_values(signal: np.ndarray, ch_names: Sequence[str]) -> None:
+    """BadRecording unless `signal`, volts [n_chans, n_samples], is finite and no more than 0.1 V anywhere."""
     # The largest is NaN where one value is.
     highest = np.maximum(signal.max(axis=1), -signal.min(axis=1))
     wrong = np.flatnonzero(~(highest <= MAX_VOLTS))
@@ -366,7 +377,7 @@ def check_values(signal: np.ndarray) -> None:
         worst = highest[wrong[0]]
         reaches = f"reaches {worst:.3g} V" if np.isfinite(worst) else "holds values that are not numbers"
         raise BadRecording(
-            f"channel {CHANNELS[wrong[0]]} {reaches}, as do {len(wrong) - 1} others, where EEG stays below "
+            f"channel {ch_names[wrong[0]]} {reaches}, as do {len(wrong) - 1} others, where EEG stays below "
             f"{MAX_VOLTS:g} V: its unit or its limits in the header are wrong"
         )
 
@@ -395,37 +406,43 @@ def check_events(raw: mne.io.BaseRaw) -> None:
 
 
 def median_deviation(signal: np.ndarray) -> float:
-    """Median over channels of the standard deviation of `signal`, volts [64, n_samples]."""
+    """Median over channels of the standard deviation of `signal`, volts [n_chans, n_samples]."""
     variance = np.einsum("ct,ct->c", signal, signal) / signal.shape[1] - signal.mean(axis=1) ** 2
     return float(np.median(np.sqrt(np.maximum(variance, 0.0))))  # rounding may leave a constant channel's below zero
 
 
-def marked_bad(annotations: mne.Annotations, starts: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+def marked_bad(
+    annotations: mne.Annotations, starts: np.ndarray, preprocessing: Preprocessing, began: float = 0.0
+) -> np.ndarray:
     """Whether each trial [n_trials], given by its first sample, touches an annotation that begins with "bad" in any
-    case: the trials that `mne.Epochs` drops (reject_by_annotation).
+    case: the trials that `mne.Epochs` drops (reject_by_annotation). began: seconds of the first sample on the
+    annotations' clock.
     """
     bad = np.zeros(len(starts), dtype=bool)
     for note in annotations:
         if note["description"].lower().startswith("bad"):
-            first, last = note["onset"] * preprocessing.sfreq, (note["onset"] + note["duration"]) * preprocessing.sfreq
+            onset = note["onset"] - began
+            first, last = onset * preprocessing.sfreq, (onset + note["duration"]) * preprocessing.sfreq
             bad |= (first < starts + preprocessing.n_times) & (last > starts)
     return bad
 
 
 def dead_stretches(signal: np.ndarray, sfreq: float) -> tuple[str, ...]:
-    """Where all but MAX_FAULTY_CHANNELS channels of `signal`, volts [64, n_samples], hold still for at least
+    """Where all but `max_faulty` channels of `signal`, volts [n_chans, n_samples], hold still for at least
     MIN_DEAD_SECONDS whole seconds, such as "50-61 s".
     """
     second = round(sfreq)
     whole = signal[:, : signal.shape[1] // second * second].reshape(len(signal), -1, second)
-    still = (whole.max(axis=2) - whole.min(axis=2) < FLAT_VOLTS).sum(axis=0) >= len(signal) - MAX_FAULTY_CHANNELS
+    still = (whole.max(axis=2) - whole.min(axis=2) < FLAT_VOLTS).sum(axis=0) >= len(signal) - max_faulty(len(signal))
     edges = np.flatnonzero(np.diff(np.concatenate([[False], still, [False]])))
     stretches = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
     return tuple(f"{first}-{last} s" for first, last in stretches if last - first >= MIN_DEAD_SECONDS)
 
 
-def find_faulty_channels(signal: np.ndarray, sfreq: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of flat and of clipped channels of `signal`, volts [64, n_samples].
+def find_faulty_channels(
+    signal: np.ndarray, ch_names: Sequence[str], sfreq: float
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of flat and of clipped channels of `signal`, volts [n_chans, n_samples].
 
     Flat: within 1 uV for more than a tenth of the seconds. Clipped: more than 1 % of the samples at the
     channel's maximum or minimum.
@@ -445,6 +462,6 @@ def find_faulty_channels(signal: np.ndarray, sfreq: float) -> tuple[tuple[str, .
                 at_extreme = np.count_nonzero(signal[channel] == extreme)
                 clipped[channel] |= at_extreme > CLIPPED_SHARE * signal.shape[1]
     return (
-        tuple(name for name, bad in zip(CHANNELS, flat, strict=True) if bad),
-        tuple(name for name, bad in zip(CHANNELS, clipped, strict=True) if bad),
+        tuple(name for name, bad in zip(ch_names, flat, strict=True) if bad),
+        tuple(name for name, bad in zip(ch_names, clipped, strict=True) if bad),
     )

@@ -1,9 +1,17 @@
-"""The data sets of EEG that `dataset=` chooses from, and what sets them apart."""
+"""The data sets of EEG in EEGMMI's protocol that `dataset=` chooses from, and what sets them apart from others."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from data.eeg import physionet, simulated
+
+LEFT_RIGHT = ("left", "right")
+"""The classes of EEGMMI and of the simulation: labels 0 and 1."""
+
+
+def is_own(dataset: str) -> bool:
+    """Whether a data set is anybody's recordings: read by `data.eeg.own`, its people and runs known by name."""
+    return dataset == "recordings" or dataset.startswith("moabb:")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from sklearn.model_selection import (
 from common.errors import InputError
 from data.eeg.windows import Windows
 
-Split = Literal["cross_subject", "within_subject"]
+Split = Literal["cross_subject", "within_subject", "cross_session"]
 
 
 class LeakageError(RuntimeError):
@@ -82,7 +82,8 @@ def make_folds(
     """The folds of `windows`, checked for leaks.
 
     cross_subject: the subjects are divided into `n_folds` groups, each held out once; n_folds=0 leaves one
-    subject out at a time. Validation subjects are taken from the training subjects. within_subject: each run
+    subject out at a time. Validation subjects are taken from the training subjects. cross_session: as within_subject,
+    of windows whose `run` is their session (`EegData.by_session`). within_subject: each run
     of each subject is held out once (`n_folds` is not used) and only the same subject's other runs are
     trained on; validation trials are taken from those, as many of each class.
 
@@ -105,12 +106,12 @@ def make_folds(
         held_out = [(np.flatnonzero(~tested), np.flatnonzero(tested))]
     elif split == "cross_subject":
         held_out = _cross_subject_tests(subject, n_folds, seed)
-    elif split == "within_subject":
+    elif split in ("within_subject", "cross_session"):
         groups = np.stack([subject, run], axis=1)
         splitter = LeaveOneRunOutPerSubject()
         held_out = list(splitter.split(label, label, groups))
     else:
-        raise InputError(f"split={split!r} is not allowed; choose cross_subject or within_subject")
+        raise InputError(f"split={split!r} is not allowed; choose cross_subject, within_subject or cross_session")
 
     folds = []
     for number, (rest, test) in enumerate(held_out):

@@ -10,7 +10,6 @@ Riemannian Geometry, IEEE Transactions on Biomedical Engineering 59(4)) in its l
 """
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,24 +32,30 @@ class Slice:
         return self.low, self.high
 
 
-def mirror_of(ch_names: Sequence[str]) -> Tensor:
-    """Of each channel the index of its mirror image, int64 [n_chans], by the names of the 10-10 system.
+MOST_APART, MOST_OF_SPACING = 0.015, 0.5
+"""How far an electrode's mirror image may lie from its partner: metres, and share of the way to its neighbour."""
 
-    Odd numbers are left, the next even ones right (C3 and C4, T9 and T10); z is the midline, its own mirror image.
-    ValueError where a name is of another kind or its partner is missing.
+
+def mirror_of(positions: Tensor, ch_names: Sequence[str]) -> Tensor:
+    """Of each channel the index of its mirror image, int64 [n_chans], by where the electrodes are.
+
+    positions: metres in the head's frame, [n_chans, 3], x to the right ear. Two electrodes are a pair where each is the
+    other's nearest after the exchange of left and right, to MOST_APART and MOST_OF_SPACING; one on the midline is its
+    own mirror image. ValueError, with the names, where a channel has no partner, or where there is no pair at all.
     """
-    index = {name: i for i, name in enumerate(ch_names)}
-    mirror = []
-    for name in ch_names:
-        found = re.fullmatch(r"([A-Za-z]+?)(z|\d+)", name)
-        if found is None:
-            raise ValueError(f"channel {name!r} has no name of the 10-10 system, such as C3 or Cz")
-        place, side = found.groups()
-        partner = name if side == "z" else f"{place}{int(side) + (1 if int(side) % 2 else -1)}"
-        if partner not in index:
-            raise ValueError(f"channel {name!r}: its mirror image {partner!r} is not among the channels")
-        mirror.append(index[partner])
-    return torch.tensor(mirror)
+    places = positions.double()
+    swapped = places * torch.tensor([-1.0, 1.0, 1.0], dtype=torch.float64)
+    apart, spacing = torch.cdist(swapped, places), torch.cdist(places, places)
+    spacing.fill_diagonal_(math.inf)
+    distance, mirror = apart.min(1)
+    own = torch.arange(len(mirror))
+    close = distance <= torch.minimum(torch.tensor(MOST_APART), MOST_OF_SPACING * spacing.min(1).values)
+    alone = own[~(close & (mirror[mirror] == own))].tolist()
+    if alone:
+        raise ValueError(f"no partner on the other side of the head for {' '.join(ch_names[i] for i in alone)}")
+    if bool((mirror == own).all()):
+        raise ValueError(f"no left and right among {' '.join(ch_names)}")
+    return mirror
 
 
 def mirror_basis(mirror: Tensor) -> tuple[Tensor, Tensor]:

@@ -238,7 +238,8 @@ class EegTransformer(nn.Module):
 
 
 class EpochClassifier(nn.Module):
-    """What is served: raw epochs in volts [N, n_chans, n_times] -> probabilities of (left, right) [N, 2].
+    """What is served: raw epochs in volts [N, n_chans, n_times] -> probabilities [N, n_classes], of (left, right) or of
+    whatever classes were trained.
 
     Band-pass (the FIR kernel of training, the epoch's ends mirrored), windows, each normalised by its own mean and
     deviation, the network on all of them, mean log-probability. Training filtered whole recordings: at an epoch's ends,
@@ -272,7 +273,7 @@ class EpochClassifier(nn.Module):
         self.register_buffer("reference", None if reference is None else reference.double())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Epochs [N, n_chans, n_times] in volts -> probabilities [N, 2] of left and right."""
+        """Epochs [N, n_chans, n_times] in volts -> probabilities [N, n_classes]."""
         x = x.to(self.kernel.dtype)  # MNE's epochs are float64
         n, n_chans, n_times = x.shape
         half = len(self.kernel) // 2
@@ -287,5 +288,5 @@ class EpochClassifier(nn.Module):
         mean = windows.mean((2, 3), keepdim=True)
         sd = (windows - mean).square().mean((2, 3), keepdim=True).sqrt()
         windows = (windows - mean) / sd.clamp_min(1e-12)
-        log_p = self.network(windows.flatten(0, 1)).log_softmax(-1).view(n, -1, 2).mean(1)
+        log_p = self.network(windows.flatten(0, 1)).log_softmax(-1).unflatten(0, (n, -1)).mean(1)
         return log_p.softmax(-1)

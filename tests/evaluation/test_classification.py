@@ -121,3 +121,29 @@ def test_chance_bounds_hold_a_coin() -> None:
     assert stats.binom.cdf(100 * high, 100, 0.5) - stats.binom.cdf(100 * low - 1, 100, 0.5) >= 0.95
     assert 0.39 < low < 0.41
     assert 0.59 < high < 0.61
+
+
+def test_three_classes_have_scikit_learns_scores() -> None:
+    rng = np.random.default_rng(0)
+    label, p = rng.integers(0, 3, 60), rng.dirichlet(np.ones(3), 60)
+    scores, guess = classification_scores(label, p), p.argmax(1)
+    assert scores["accuracy"] == float((guess == label).mean())
+    assert scores["balanced_accuracy"] == pytest.approx(np.mean([(guess[label == c] == c).mean() for c in range(3)]))
+    f1 = [2 * ((guess == c) & (label == c)).sum() / ((guess == c).sum() + (label == c).sum()) for c in range(3)]
+    assert scores["f1_macro"] == pytest.approx(np.mean(f1))
+    assert scores["f1"] == pytest.approx(np.average(f1, weights=np.bincount(label)))
+    counts = confusion(label, p)
+    assert counts.sum() == 60
+    assert np.trace(counts) == (guess == label).sum()
+    assert math.isnan(classification_scores(np.array([0, 1, 1]), p[:3])["roc_auc"])
+
+
+def test_three_classes_have_the_bounds_of_a_die() -> None:
+    """With as many of each the balanced accuracy is the accuracy: the binomial distribution of one in three."""
+    low, high = chance_bounds((40, 40, 40))
+    assert low == pytest.approx(stats.binom.ppf(0.025, 120, 1 / 3) / 120, abs=0.009)
+    assert high == pytest.approx(stats.binom.ppf(0.975, 120, 1 / 3) / 120, abs=0.009)
+    assert accuracy_bounds((40, 40, 40)) == (stats.binom.ppf(0.025, 120, 1 / 3) / 120, high)
+    assert chance_bounds((12, 0, 0)) == (0.0, 1.0)
+    wide_low, wide_high = chance_bounds((4, 40, 40))
+    assert wide_low < low < 1 / 3 < high < wide_high

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.progress import Progress
-from data.eeg.load import EegData, Preprocessing, load_eeg
+from data.eeg.load import EegData
 from data.eeg.pool import ChannelPool, labelled_share
 from data.eeg.splits import Fold, shuffled_labels
 from data.eeg.windows import Windows
@@ -27,12 +27,12 @@ from tracking.run import AnyRun
 from trainers.eeg_simclr.comparison import percent, record_comparison
 from trainers.eeg_simclr.config import EegSimclrConfig, frozen_fit
 from trainers.eeg_simclr.frozen import FrozenEncoder, fit_probe, probe_once
-from trainers.eeg_simclr.networks import OWN, RIVALS
+from trainers.eeg_simclr.networks import OWN, RIVALS, shape_of
 from trainers.eeg_simclr.pretraining import Pretraining, build_pool, pretrain_once, pretraining_key
 from trainers.eeg_simclr.registry import register_networks
 from training.eeg.baselines import build_eegnet, classical_results
 from training.eeg.fit import ADVICE, final_fold, fit_once, seeded
-from training.eeg.load import load_for
+from training.eeg.load import load_for, load_trials
 from training.eeg.records import (
     curves_by_fold,
     end_with_summary,
@@ -54,18 +54,8 @@ def load_unlabelled(config: EegSimclrConfig) -> EegData | None:
     """The further recordings to pre-train on, without labels; None where none are asked for."""
     if not config.unlabelled_runs:
         return None
-    return load_eeg(
-        config.dataset,
-        config.cache_dir,
-        config.data_dir,
-        subjects=config.subjects,
-        runs=config.unlabelled_runs,
-        preprocessing=Preprocessing(l_freq=config.l_freq, h_freq=config.h_freq, tmin=config.tmin, tmax=config.tmax),
-        labelled=False,
-        exclude=config.exclude,
-        on_bad=config.on_bad,
-        checksums=config.checksums,
-    )
+    unlabelled = load_trials(config, config.subjects, config.unlabelled_runs, labelled=False)
+    return unlabelled.by_session() if config.split == "cross_session" else unlabelled
 
 
 def shares_of(config: EegSimclrConfig) -> list[float]:
@@ -110,7 +100,8 @@ class Work:
 
     def encoder(self, weights: Mapping[str, torch.Tensor] | None) -> FrozenEncoder:
         """The encoder with these weights; None: untrained."""
-        return FrozenEncoder(self.config, weights, self.windows, self.session.device)
+        shape = shape_of(self.config, self.data)
+        return FrozenEncoder(self.config, shape, weights, self.windows, self.session.device)
 
     def fit(self, name: str, key: str, encoder: FrozenEncoder, fold: Fold, label: np.ndarray) -> dict[str, Any]:
         """The finished fit `key` of the network `name` on `encoder`, with the labels of the fold's training windows."""
@@ -276,7 +267,7 @@ def run_channel(config: EegSimclrConfig, trial: StudyTrial | None = None) -> int
         if config.baselines:
             results |= classical_results(config, data, windows, folds)
         leakage = check_leakage(shuffled, windows, folds[0], dealt)
-        log_results(run, results, leakage, step=config.epochs)
+        log_results(run, data, results, leakage, step=config.epochs)
         log_figures(run, config, data, own=OWN, results=results, curves=curves_by_fold(fits[WHOLE][OWN]))
         log_unlabelled(run, unlabelled)
         comparison = record_comparison(

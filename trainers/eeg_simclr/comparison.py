@@ -14,7 +14,7 @@ from torch import nn
 from data.eeg.load import EegData
 from data.eeg.splits import Fold
 from data.eeg.windows import Windows
-from evaluation.classification import CLASSES, paired_interval
+from evaluation.classification import paired_interval
 from evaluation.figures import plot_lines, plot_step_curves
 from models.eeg.simclr import Chosen, pooled_features
 from tracking.run import Run
@@ -191,7 +191,14 @@ def embedded_features(network: nn.Module, windows: Windows, chosen: np.ndarray, 
 
 
 def embeddings_figure(
-    networks: Mapping[str, nn.Module], windows: Windows, fold: Fold, device: torch.device, seed: int, title: str
+    networks: Mapping[str, nn.Module],
+    data: EegData,
+    windows: Windows,
+    fold: Fold,
+    *,
+    device: torch.device,
+    seed: int,
+    title: str,
 ) -> Figure:
     """Test windows in the plane (t-SNE of the encoder's pooled features): a row for each network, by class and by
     subject.
@@ -203,9 +210,9 @@ def embeddings_figure(
         reduced = PCA(min(30, *features.shape), random_state=seed).fit_transform(features)
         perplexity = min(30.0, (len(chosen) - 1) / 3)
         plane = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduced)
-        subjects = [f"subject {s}" for s in np.unique(windows.subject[chosen])]
+        subjects = [f"subject {data.names.of_subject(s)}" for s in np.unique(windows.subject[chosen])]
         groups = (
-            ("class", windows.label[chosen], CLASSES),
+            ("class", windows.label[chosen], data.classes),
             ("subject", np.unique(windows.subject[chosen], return_inverse=True)[1], subjects),
         )
         for axis, (what, number, labels) in zip(axes, groups, strict=True):
@@ -271,7 +278,7 @@ def record_comparison(
         )
     fold = folds[-1]
     figure = embeddings_figure(
-        shown, windows, fold, device=device, seed=config.seed, title=f"Test windows of {fold.name}: {what}"
+        shown, data, windows, fold, device=device, seed=config.seed, title=f"Test windows of {fold.name}: {what}"
     )
     run.log_figure(figure, "figures/embeddings.png")
     metrics: dict[str, float] = {}

@@ -10,9 +10,6 @@ from models.eeg.augment import NAMES, AugmentRanges
 from training.config import CONFIG, Floats, Integers, OptionalStr, Strings, option, with_default
 from training.eeg.config import QUICK, EegConfig
 
-SFREQ = 160.0
-"""EEGMMI's sampling rate; recordings of others are refused when they are read."""
-
 
 @dataclass(frozen=True, config=CONFIG)
 class EegSimclrConfig(EegConfig):
@@ -97,8 +94,8 @@ class EegSimclrConfig(EegConfig):
                 f"augmentations: {', '.join(unknown) or 'n_augmentations=' + str(self.n_augmentations)}; allowed are "
                 f"{', '.join(NAMES)}, and at least as many as n_augmentations"
             )
-        augment_ranges(self, SFREQ)
-        lower = SFREQ / self.decimate
+        augment_ranges(self, self.sfreq)
+        lower = self.sfreq / self.decimate
         if lower / 2 <= self.h_freq:
             raise ValueError(
                 f"decimate={self.decimate}: at {lower:g} Hz, frequencies from {lower / 2:g} Hz on are aliased, but "

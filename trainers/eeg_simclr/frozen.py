@@ -12,12 +12,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from data.eeg.recording import CHANNELS
 from data.eeg.splits import Fold
 from data.eeg.windows import Windows
 from models.eeg.simclr import ChannelClassifier, LinearProbe
 from trainers.eeg_simclr.config import EegSimclrConfig
-from trainers.eeg_simclr.networks import N_MOTOR, build_network
+from trainers.eeg_simclr.networks import Shape, build_network
 from training.eeg.config import EegConfig
 from training.eeg.fit import autocast, seeded
 from training.session import Session
@@ -83,7 +82,7 @@ def fit_probe(
     network: nn.Module, features: np.ndarray, label: np.ndarray, train: np.ndarray, asked: np.ndarray
 ) -> Tensor:
     """Write a logistic regression of the labels of the rows `train` on standardised `features` [n_windows, d] into the
-    probe; returns its log-probabilities [len(asked), 2] of the rows `asked`.
+    probe; returns its log-probabilities [len(asked), n_classes] of the rows `asked`.
     """
     assert isinstance(network, LinearProbe)
     scaler = StandardScaler().fit(features[train])
@@ -92,10 +91,13 @@ def fit_probe(
     with torch.no_grad():
         network.mean.copy_(torch.from_numpy(scaler.mean_))
         network.scale.copy_(torch.from_numpy(scaler.scale_))
-        half = torch.from_numpy(model.coef_[0] / 2)  # softmax of (-s / 2, s / 2) is the sigmoid of s
-        network.linear.weight.copy_(torch.stack([-half, half]))
-        bias = float(model.intercept_[0]) / 2
-        network.linear.bias.copy_(torch.tensor([-bias, bias]))
+        weight, bias = torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_)
+        if len(model.classes_) == 2:  # softmax of (-s / 2, s / 2) is the sigmoid of s
+            weight, bias = torch.cat([-weight / 2, weight / 2]), torch.cat([-bias / 2, bias / 2])
+        network.linear.bias.fill_(-1e3)  # of a class without a labelled window
+        network.linear.weight.zero_()
+        classes = torch.from_numpy(model.classes_)
+        network.linear.weight[classes], network.linear.bias[classes] = weight.float(), bias.float()
         return network.classify(torch.from_numpy(features[asked]).to(network.mean.device)).double().cpu()
 
 
@@ -106,14 +108,19 @@ class FrozenEncoder:
     """
 
     def __init__(
-        self, config: EegSimclrConfig, weights: Mapping[str, Tensor] | None, windows: Windows, device: torch.device
+        self,
+        config: EegSimclrConfig,
+        shape: Shape,
+        weights: Mapping[str, Tensor] | None,
+        windows: Windows,
+        device: torch.device,
     ) -> None:
-        self.config, self.weights, self.windows, self.device = config, weights, windows, device
+        self.config, self.shape, self.weights, self.windows, self.device = config, shape, weights, windows, device
 
     def network(self, name: str, encoded: bool = False) -> nn.Module:
         """A network called `name` on this encoder, its head drawn from the seed, on the CPU."""
         with seeded(self.config.seed):
-            network = build_network(self.config, name, encoded)
+            network = build_network(self.config, self.shape, name, encoded)
         if self.weights is not None:
             network.encoder.load_state_dict(self.weights)  # type: ignore[union-attr]
         return network
@@ -133,9 +140,8 @@ class FrozenEncoder:
     def may_encode(self) -> bool:
         """Whether `encoded` fits into the memory, and is the same in every epoch: not where windows are augmented."""
         c = self.config
-        n_channels = N_MOTOR if c.channels == "motor" else len(CHANNELS)
         steps = c.window // max(c.decimate, c.head_pool // 2)
-        return not c.augment and 4 * len(self.windows) * n_channels * c.n_features * steps < ENCODED_AT_MOST
+        return not c.augment and 4 * len(self.windows) * self.shape.n_used * c.n_features * steps < ENCODED_AT_MOST
 
 
 def probe_once(

@@ -18,7 +18,7 @@ from data.eeg.load import EegData
 from models.eeg.lateral import Slice
 from models.eeg.neighbour import FewShotHead, NeighbourContrast, NeighbourEncoder, fit_head
 from training.eeg.baselines import EARLY_SECONDS, RULE_SECONDS, group_of, inside, rule_difference
-from training.eeg.slices import ELECTRODES, TrialCovariances, aligned_vectors, trial_covariances
+from training.eeg.slices import TrialCovariances, aligned_vectors, trial_covariances
 
 TASK_SECONDS = ((0.0, 0.5), (0.25, 0.75))
 REST_SECONDS = ((-1.0, -0.5), (-0.75, -0.25), (-0.5, 0.0))
@@ -64,18 +64,20 @@ def vector_slices(band: tuple[float, float]) -> tuple[Slice, ...]:
     return tuple(Slice(*seconds, *band) for seconds in (*TASK_SECONDS, *REST_SECONDS, EARLY_SECONDS))
 
 
-def load_trials(data: EegData, split: str, sets: Sequence[str]) -> tuple[dict[str, Trials], TrialCovariances]:
+def load_trials(
+    data: EegData, split: str, sets: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, Trials], TrialCovariances]:
     """{set of electrodes: its trials}, and the covariances of `vector_slices` of all electrodes."""
     band, group = (data.preprocessing.l_freq, data.preprocessing.h_freq), group_of(data, split)
     covariances = trial_covariances(data, vector_slices(band))
     power = trial_covariances(data, (Slice(*inside(data, RULE_SECONDS), *band),)).parts[:, 0]
-    less_power = -rule_difference(power, data.ch_names)
+    less_power = -rule_difference(power, data)
     for g in np.unique(group):
         less_power[group == g] -= np.median(less_power[group == g])
     rule, run = torch.from_numpy(less_power).float(), data.subject * 1000 + data.run
     found = {}
-    for name in sets:
-        vectors = aligned_vectors(covariances.pick(ELECTRODES[name]), group)
+    for name, electrodes in sets.items():
+        vectors = aligned_vectors(covariances.pick(electrodes), group)
         n_task, n_rest = len(TASK_SECONDS), len(REST_SECONDS)
         task, rest, early = vectors.split([n_task, n_rest, 1], dim=1)
         found[name] = Trials(task, rest, early[:, 0], rule=rule, label=data.label, run=run)

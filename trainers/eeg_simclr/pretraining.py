@@ -18,7 +18,7 @@ from data.eeg.windows import WindowBatches, Windows
 from models.eeg.augment import AugmentRanges, recombine, views
 from models.eeg.nt_xent import alignment, nt_xent, uniformity
 from models.sync_norm import synchronise_batch_norms
-from trainers.eeg_simclr.config import SFREQ, EegSimclrConfig, augment_ranges
+from trainers.eeg_simclr.config import EegSimclrConfig, augment_ranges
 from trainers.eeg_simclr.networks import build_encoder, build_projector
 from training.eeg.config import EegConfig
 from training.eeg.fit import seeded, warm_cosine
@@ -228,7 +228,7 @@ def begin_pretraining(
         pool=pool,
         train=rows,
         validation=validation,
-        ranges=augment_ranges(config, SFREQ),
+        ranges=augment_ranges(config, config.sfreq),
         augmentations=config.augmentations,
         n_applied=config.n_augmentations,
         processes=processes,

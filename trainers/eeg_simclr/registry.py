@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from data.eeg.load import EegData
 from data.eeg.recording import fir_kernel
-from models.eeg.lateral import mirror_of
 from models.eeg.neighbour import NeighbourClassifier, NeighbourEpochClassifier
 from tracking.registry.models import ModelInfo, log_model
 from tracking.run import AnyRun
@@ -17,7 +16,7 @@ from trainers.eeg_simclr.neighbour import TASK_SECONDS, vector_slices
 from trainers.eeg_simclr.networks import OWN, build_encoder
 from training.config import as_params
 from training.eeg.registry import facts_of, log_classifier, register_classifier
-from training.eeg.slices import ALIGN_SHRINKAGE, REFERENCE_TRIALS, decimation
+from training.eeg.slices import ALIGN_SHRINKAGE, REFERENCE_TRIALS, decimation, lateral_mirror
 
 
 def register_networks(
@@ -104,7 +103,7 @@ def register_neighbour(
         network,
         torch.from_numpy(fir_kernel(data.sfreq, *band)),
         vector_slices(band)[: len(TASK_SECONDS)],
-        mirror=mirror_of(data.ch_names),
+        mirror=lateral_mirror(data, "give pretext=channel"),
         reference=reference,
         tmin=float(data.times[0]),
         sfreq=data.sfreq,

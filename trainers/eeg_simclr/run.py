@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from common.errors import InputError
 from common.progress import Progress
 from data.eeg.splits import shuffled_labels
 from data.eeg.windows import Windows
@@ -41,12 +42,13 @@ from trainers.eeg_simclr.neighbour import (
 )
 from trainers.eeg_simclr.registry import register_neighbour
 from training.config import launch_processes, parse_config
-from training.eeg.baselines import classical_results, group_of, tested_trials, training_trials
+from training.eeg.baselines import classical_results, group_of, has_rule, tested_trials, training_trials
+from training.eeg.config import presets_for
 from training.eeg.fit import ADVICE
 from training.eeg.load import load_for
 from training.eeg.records import end_with_summary, log_figures, log_recordings, log_results, results_text
 from training.eeg.results import Leakage, leakage_of
-from training.eeg.slices import ALL, ELECTRODES, check_slices, reference_covariances
+from training.eeg.slices import ALL, check_slices, electrode_sets, lateral_mirror, reference_covariances
 from training.session import Session, Stopped
 from training.summary import render_summary
 from training.trial import StudyTrial
@@ -161,7 +163,10 @@ def run_neighbour(config: EegSimclrConfig, trial: StudyTrial | None = None) -> i
     data, windows, folds = load_for(session, config)
     slices = vector_slices((config.l_freq, config.h_freq))
     check_slices(slices, data, hint="; pretext=channel has no slices")
-    parts, sets = parts_of(windows, folds), list(ELECTRODES)
+    lateral_mirror(data, "give pretext=channel")
+    if not has_rule(data):  # which end of the pre-trained direction is right is known by C3 and C4
+        raise InputError("pretext=neighbour needs electrodes C3 and C4 with others around them; give pretext=channel")
+    parts, sets = parts_of(windows, folds), electrode_sets(data)
     dealt = shuffled_labels(windows, config.seed)[np.unique(windows.trial, return_index=True)[1]]
 
     with session:
@@ -181,7 +186,7 @@ def run_neighbour(config: EegSimclrConfig, trial: StudyTrial | None = None) -> i
         results = results_with_all_labels(curves[ALL], data, tests)
         if config.baselines:
             results |= classical_results(config, data, windows, folds)
-        log_results(run, results, leakage, step=1)
+        log_results(run, data, results, leakage, step=1)
         log_figures(run, config, data, own=OWN, results=results, curves={})
         found: dict[str, Found] = {name: found_of(curves[name], data, tests) for name in sets}
         losses = {key: part["losses"] for key, part in session.done.items() if key.startswith("pretrain_fold")}
@@ -200,6 +205,6 @@ def run_neighbour(config: EegSimclrConfig, trial: StudyTrial | None = None) -> i
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    config = parse_config(EegSimclrConfig, PRESETS, argv, "eeg_simclr")
+    config = parse_config(EegSimclrConfig, presets_for(PRESETS, argv), argv, "eeg_simclr")
     status = launch_processes(config.nproc, "trainers.eeg_simclr", argv, config.max_restarts)
     return run_eeg_simclr(config) if status is None else status

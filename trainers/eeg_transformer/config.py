@@ -8,8 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from common.errors import InputError
 from data.eeg import physionet
-from data.eeg.sources import EEG_SOURCES
-from evaluation.classification import CLASSES
+from data.eeg.sources import EEG_SOURCES, is_own
 from models.attention.spec import MECHANISMS, AttentionSpec
 from models.eeg.simclr import ChannelEncoder
 from models.eeg.transformer import EegTransformer
@@ -150,17 +149,17 @@ def attention_spec(config: TransformerConfig, name: str) -> AttentionSpec:
     )
 
 
-def build_network(config: EegTransformerConfig, n_chans: int) -> EegTransformer:
+def build_network(config: EegTransformerConfig, n_chans: int, n_classes: int = 2) -> EegTransformer:
     """The network with weights drawn from torch's global generator."""
-    return build_with_attention(config, n_chans, config.attention)
+    return build_with_attention(config, n_chans, config.attention, n_classes)
 
 
-def build_with_attention(config: TransformerConfig, n_chans: int, attention: str) -> EegTransformer:
+def build_with_attention(config: TransformerConfig, n_chans: int, attention: str, n_classes: int = 2) -> EegTransformer:
     """The network with this mechanism in its encoder and weights drawn from torch's global generator."""
     on_meta = torch.get_default_device().type == "meta"
     return EegTransformer(
         n_chans,
-        len(CLASSES),
+        n_classes,
         patch_len=config.patch_len,
         patch_stride=config.patch_stride,
         d_model=config.d_model,
@@ -191,14 +190,7 @@ def load_channel_encoder(config: TransformerConfig) -> ChannelEncoder:
         raise InputError(
             f"encoder_uri: {config.encoder_uri} is not a channel encoder, but {sizes.get('class', 'unknown')}"
         )
-    highest = EEG_SOURCES[config.dataset].n_subjects
-    known = set(sizes["subjects"]) if sizes["dataset"] == config.dataset else set()
-    shared = sorted(known & set(physionet.parse_numbers(config.subjects, "subjects", highest)))
-    if shared:
-        raise InputError(
-            f"encoder_uri: {config.encoder_uri} was pre-trained on subjects {', '.join(map(str, shared))} of "
-            f"{config.dataset}, whom this run would test on; give other subjects, or an encoder trained on other people"
-        )
+    check_not_seen(config, sizes)
     decimate = int(sizes["decimate"])
     if config.patch_len % decimate or config.patch_stride % decimate:
         raise InputError(
@@ -211,3 +203,21 @@ def load_channel_encoder(config: TransformerConfig) -> ChannelEncoder:
     )
     encoder.load_state_dict(tensors)
     return encoder
+
+
+def check_not_seen(config: TransformerConfig, sizes: dict[str, Any]) -> None:
+    """InputError where an encoder of these `sizes` was pre-trained on people that this run would test on."""
+    if sizes["dataset"] != config.dataset:
+        return
+    if is_own(config.dataset):  # people of one's own recordings are numbered anew in every folder
+        raise InputError(
+            f"encoder_uri: {config.encoder_uri} was pre-trained on dataset={config.dataset} as well, perhaps on people "
+            "whom this run would test on; give an encoder trained on other data"
+        )
+    highest = EEG_SOURCES[config.dataset].n_subjects
+    shared = sorted(set(sizes["subjects"]) & set(physionet.parse_numbers(config.subjects, "subjects", highest)))
+    if shared:
+        raise InputError(
+            f"encoder_uri: {config.encoder_uri} was pre-trained on subjects {', '.join(map(str, shared))} of "
+            f"{config.dataset}, whom this run would test on; give other subjects, or an encoder trained on other people"
+        )

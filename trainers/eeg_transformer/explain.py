@@ -9,7 +9,6 @@ from data.eeg.figures import scalp_map
 from data.eeg.load import EegData
 from data.eeg.splits import Fold
 from data.eeg.windows import Windows
-from evaluation.classification import CLASSES
 from models.eeg.transformer import EegTransformer
 from tracking.run import Run
 from tracking.silent_run import SilentRun
@@ -35,7 +34,7 @@ def attention_by_class(
         ]
     )
     label = windows.label[chosen]
-    return np.stack([maps[torch.from_numpy(label == c)].mean(0).numpy() for c in (0, 1)])
+    return np.stack([maps[torch.from_numpy(label == c)].mean(0).numpy() for c in range(int(windows.label.max()) + 1)])
 
 
 @torch.no_grad()
@@ -61,18 +60,19 @@ def occlusion(network: nn.Module, windows: Windows, chosen: np.ndarray, device: 
     return np.array(loss)
 
 
-def plot_attention(maps: np.ndarray, config: EegTransformerConfig, sfreq: float) -> Figure:
+def plot_attention(maps: np.ndarray, config: EegTransformerConfig, data: EegData) -> Figure:
     """A panel for each true class: attention of each class query, or of the class token, against the middle of the
     slice.
     """
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    middles = (np.arange(maps.shape[2]) * config.patch_stride + config.patch_len / 2) / sfreq
-    for axis, true, rows in zip(figure.subplots(1, 2, sharey=True), CLASSES, maps, strict=True):
-        queries = [f"query {name}" for name in CLASSES] if len(rows) == len(CLASSES) else ["class token"]
+    classes = data.classes
+    figure = Figure(figsize=(4.5 * len(classes), 3.4), layout="constrained")
+    middles = (np.arange(maps.shape[2]) * config.patch_stride + config.patch_len / 2) / data.sfreq
+    for axis, true, rows in zip(figure.subplots(1, len(classes), sharey=True), classes, maps, strict=True):
+        queries = [f"query {name}" for name in classes] if len(rows) == len(classes) else ["class token"]
         for query, row in zip(queries, rows, strict=True):
             axis.plot(middles, row, marker=".", label=query)
         axis.axhline(1 / maps.shape[2], color="grey", linestyle=":", linewidth=0.8)
-        axis.set_title(f"windows of {true} fist", fontsize=9)
+        axis.set_title(f"windows of {true}{'' if data.is_own else ' fist'}", fontsize=9)
         axis.set_xlabel("seconds from the start of the window")
         axis.legend(frameon=False, fontsize=8)
     figure.suptitle(f"{config.dataset}: what is attended to, last layer (dotted: evenly)", fontsize=10)
@@ -96,7 +96,7 @@ def record_explanations(
     exact = config.pool == "decoder" or (config.pool == "cls" and config.attention in ("sdpa", "softmax"))
     if isinstance(network, EegTransformer) and exact:
         maps = attention_by_class(network, windows, chosen, device)
-        run.log_figure(plot_attention(maps, config, data.sfreq), "figures/attention.png")
+        run.log_figure(plot_attention(maps, config, data), "figures/attention.png")
     loss = occlusion(network, windows, chosen, device)
     title = f"{config.dataset}: log-probability lost without the channel, {fold.name}"
     run.log_figure(scalp_map(loss, data, title, "nats"), "figures/occlusion.png")

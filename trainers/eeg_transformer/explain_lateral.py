@@ -12,17 +12,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from data.eeg.load import EegData
-from data.eeg.recording import CHANNELS, electrode_positions
 from evaluation.classification import chance_bounds, mean_interval
 from evaluation.figures import plot_step_curves
-from models.eeg.lateral import OddTangent, Slice, mirror_of
+from models.eeg.lateral import OddTangent, Slice
 from tracking.run import AnyRun
 from trainers.eeg_transformer.config import EegTransformerConfig
 from trainers.eeg_transformer.lateral import SLICES
 from training.eeg.baselines import CLASSICAL
 from training.eeg.deep_baselines import NETWORKS
 from training.eeg.results import Result
-from training.eeg.slices import ELECTRODES
+from training.eeg.slices import ALL, electrode_sets, lateral_mirror
 
 
 @dataclass(frozen=True)
@@ -73,14 +72,15 @@ def order_facts(label: np.ndarray, recording: np.ndarray, right: np.ndarray, tri
     )
 
 
-def patterns_of(vectors: Tensor, evidence: Tensor) -> np.ndarray:
+def patterns_of(vectors: Tensor, evidence: Tensor, mirror: Tensor) -> np.ndarray:
     """How each channel's log power goes with the evidence: [n_slices, n_chans], of unit evidence.
 
     The activation pattern of a linear readout (Haufe et al. 2014, NeuroImage 87): the covariance of its input with its
     output. The readout's weights themselves also hold what cancels noise, and say nothing of where a source lies. Of
-    the matrix that the vectors stand for, the diagonal: covariances between channels are left out.
+    the matrix that the vectors stand for, the diagonal: covariances between channels are left out. mirror: see
+    `mirror_of`.
     """
-    tangent = OddTangent(mirror_of(CHANNELS))
+    tangent = OddTangent(mirror)
     moved = torch.einsum("ntd,nt->td", vectors, evidence) / evidence.square().sum(0).clamp_min(1e-12)[:, None]
     return tangent.matrix(moved).diagonal(dim1=-2, dim2=-1).numpy()
 
@@ -95,6 +95,7 @@ def explain(
 ) -> Explanation:
     """From what the Transformer said of the test trials of every fold. vectors: of all trials."""
     test = np.concatenate([part.test for part in parts])
+    mirror = lateral_mirror(data, "give network=windows")
     evidence, weights = (torch.cat([fit[what] for fit in fits]) for what in ("evidence", "attention"))
     label, subject = data.label[test], data.subject[test]
     people = np.unique(subject)
@@ -114,10 +115,12 @@ def explain(
     trials = results["transformer"].trials
     right = (trials.p_right > 0.5) == trials.label
     order = order_facts(data.label, data.subject * 1000 + data.run, right, trials.trial)
-    return Explanation(slices, order, patterns_of(vectors[torch.from_numpy(test)], evidence))
+    return Explanation(slices, order, patterns_of(vectors[torch.from_numpy(test)], evidence, mirror))
 
 
-def plot_people(results: Mapping[str, Result], n_trials: int, title: str) -> Figure:
+def plot_people(
+    results: Mapping[str, Result], n_trials: int, title: str, names: Mapping[int, str] | None = None
+) -> Figure:
     """Accuracy of every person under the Transformer, ascending, beside the baselines'; grey: guessing."""
     own = results["transformer"].by_subject
     people = sorted(own, key=lambda p: (own[p], p))
@@ -134,7 +137,7 @@ def plot_people(results: Mapping[str, Result], n_trials: int, title: str) -> Fig
         values = [results[name].by_subject[p] for p in people]
         axis.plot(values, marker, markersize=4, alpha=0.6, label=name)
     axis.plot([own[p] for p in people], "k.-", linewidth=1.5, label="transformer")
-    axis.set_xticks(range(len(people)), [str(p) for p in people], fontsize=6, rotation=90)
+    axis.set_xticks(range(len(people)), [(names or {}).get(p, str(p)) for p in people], fontsize=6, rotation=90)
     axis.set_xlabel("person, by the Transformer's accuracy")
     axis.set_ylabel("accuracy per trial")
     axis.set_title(title, fontsize=9)
@@ -165,10 +168,9 @@ def plot_slices(slices: Sequence[SliceFacts], title: str) -> Figure:
 
 
 def plot_patterns(patterns: np.ndarray, data: EegData, title: str) -> Figure:
-    """A map for each slice: red where more power goes with evidence for the right fist. Each has a scale of its own."""
-    info = mne.create_info(list(CHANNELS), data.sfreq, "eeg", verbose="ERROR")
-    info.set_montage(electrode_positions(data.preprocessing.montage), verbose="ERROR")
-    names = [f"{c}\n" if c in ("C3", "C4", "F7", "F8") else "" for c in CHANNELS]
+    """A map for each slice: red where more power goes with evidence for the right. Each has a scale of its own."""
+    info = data.info()
+    names = [f"{c}\n" if c in ("C3", "C4", "F7", "F8") else "" for c in data.ch_names]
     figure, axes = plt.subplots(2, 5, figsize=(12, 5.4), layout="constrained")
     for axis, values, s in zip(axes.flat, patterns, SLICES, strict=False):
         limit = float(np.abs(values).max()) or 1.0
@@ -192,24 +194,26 @@ def record_explanation(
 ) -> None:
     """The figures, and the figures' numbers as metrics and JSON."""
     what = f"{config.dataset}, {config.split}"
-    own = results["transformer"]
+    own, right = results["transformer"], data.classes[1] if data.is_own else "the right fist"
     n_trials = len(own.trials.label) // len(own.by_subject)
-    run.log_figure(plot_people(results, n_trials, f"Accuracy per trial: {what}"), "figures/people.png")
+    figure = plot_people(results, n_trials, f"Accuracy per trial: {what}", data.names.subject)
+    run.log_figure(figure, "figures/people.png")
     run.log_figure(plot_slices(explanation.slices, f"{what}: where the information is"), "figures/attention.png")
-    title = f"{what}: log power that goes with evidence for the right fist (aligned channels)"
+    title = f"{what}: log power that goes with evidence for {right} (aligned channels)"
     run.log_figure(plot_patterns(explanation.patterns, data, title), "figures/patterns.png")
     curves = {"loss": {f"fold {k}": list(fit["curve"]) for k, fit in enumerate(fits, 1)}}
     steps = range(1, len(fits[0]["curve"]) + 1)
     run.log_figure(plot_step_curves(steps, curves, f"transformer: {what}", "update"), "figures/training_loss.png")
-    order = explanation.order
-    metrics = {f"electrodes_{name}_subject_mean": r.interval[0] for name, r in electrodes.items()}
+    order, sets = explanation.order, electrode_sets(data)
+    called = {name: f"all_{len(data.ch_names)}" if name == ALL else name for name in electrodes}
+    metrics = {f"electrodes_{called[name]}_subject_mean": r.interval[0] for name, r in electrodes.items()}
     metrics |= {"label_alternation": order.alternation}
     metrics |= {"accuracy_after_other_label": order.after_other, "accuracy_after_same_label": order.after_same}
     run.log_metrics({k: v for k, v in metrics.items() if np.isfinite(v)}, step=config.n_updates)
     run.log_dict(
         {
             "slices": {s.name: {"accuracy": s.accuracy[0], "weight": s.weight} for s in explanation.slices},
-            "electrodes": {name: list(ELECTRODES[name]) for name in electrodes},
+            "electrodes": {called[name]: list(sets[name]) for name in electrodes},
             "patterns": {name_of(s): row.tolist() for s, row in zip(SLICES, explanation.patterns, strict=True)},
         },
         "explanation.json",

@@ -8,14 +8,13 @@ from torch import Tensor, nn
 
 from data.eeg.load import EegData
 from data.eeg.recording import fir_kernel
-from models.eeg.lateral import mirror_of
 from models.eeg.slice_transformer import LateralEpochClassifier, LateralTransformer
 from tracking.registry.models import ModelInfo, load_weights
 from tracking.run import AnyRun
 from trainers.eeg_transformer.config import SIZES, EegTransformerConfig
 from trainers.eeg_transformer.lateral import SLICES
 from training.eeg.registry import log_classifier, register_classifier
-from training.eeg.slices import ALIGN_SHRINKAGE, REFERENCE_TRIALS, decimation
+from training.eeg.slices import ALIGN_SHRINKAGE, REFERENCE_TRIALS, decimation, lateral_mirror
 
 
 def register_transformer(
@@ -63,7 +62,7 @@ def register_lateral(
         network,
         torch.from_numpy(fir_kernel(data.sfreq, *passed)),
         SLICES,
-        mirror=mirror_of(data.ch_names),
+        mirror=lateral_mirror(data, "give network=windows"),
         reference=reference,
         tmin=float(data.times[0]),
         sfreq=data.sfreq,

@@ -22,7 +22,6 @@ from data.eeg.load import EegData
 from data.eeg.splits import shuffled_labels
 from data.eeg.windows import Windows
 from models.attention.spec import AttentionSpec
-from models.eeg.lateral import mirror_of
 from models.eeg.slice_transformer import LateralTransformer
 from trainers.eeg_transformer.config import PRESETS, EegTransformerConfig
 from trainers.eeg_transformer.explain_lateral import explain, record_explanation
@@ -43,18 +42,20 @@ from training.eeg.baselines import (
     tested_trials,
     training_trials,
 )
+from training.eeg.config import presets_for
 from training.eeg.deep_baselines import aligned_signals, check_braindecode, fit_network, predict_network
 from training.eeg.fit import ADVICE
 from training.eeg.load import load_for
 from training.eeg.records import end_with_summary, log_figures, log_recordings, log_results, results_text
-from training.eeg.results import Predictions, Result, evaluate, leakage_of, sign_tests
+from training.eeg.results import Predictions, Result, evaluate, leakage_of, mean_seconds, sign_tests
 from training.eeg.slices import (
     ALL,
-    ELECTRODES,
     TrialCovariances,
     aligned_vectors,
     causal_vectors,
     check_slices,
+    electrode_sets,
+    lateral_mirror,
     reference_covariances,
     trial_covariances,
 )
@@ -90,7 +91,7 @@ class Trials:
 def load_trials(config: EegTransformerConfig, data: EegData, windows: Windows) -> Trials:
     """The slices of all trials as vectors. Seconds for a dozen people, minutes for seventy."""
     group, covariances = group_of(data, config.split), trial_covariances(data, SLICES)
-    sets = ELECTRODES if config.baselines else {ALL: ELECTRODES[ALL]}
+    sets = electrode_sets(data) if config.baselines else {ALL: data.ch_names}
     vectors = {}
     with Progress(len(sets), unit="set") as progress:
         for name, chosen in sets.items():
@@ -159,7 +160,7 @@ def train_all(
     which a signal came.
     """
     signals = aligned_signals(data, trials.group) if config.baselines else torch.empty(0)
-    mirror = mirror_of(data.ch_names)
+    mirror = trials.covariances.mirror
     nobody, everybody = np.array([], dtype=int), np.arange(len(trials.label))
 
     def fit(name: str, train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
@@ -188,7 +189,9 @@ def train_all(
     with Progress(len(plan), unit="fit") as progress:
         for name, key, part in plan:
             if key not in session.done:
-                session.finish(key, fit(name, part.train, part.test))
+                began = time.perf_counter()
+                found = fit(name, part.train, part.test)
+                session.finish(key, {**found, "seconds": time.perf_counter() - began})
             fits[name].append(session.done[key])
             progress.advance(note=key)
             if session.stop_asked():
@@ -204,10 +207,12 @@ def results_of(
     def result(name: str, what: str = "log_p") -> Result:
         test = np.concatenate([part.test for part in parts])
         log_p = np.concatenate([fit[what].numpy() for fit in fits[name]])
-        return evaluate(Predictions(log_p, data.label[test], data.subject[test], trial=test, position=None))
+        predictions = Predictions(log_p, data.label[test], data.subject[test], trial=test, position=None)
+        return evaluate(predictions, mean_seconds(fits[name]))
 
-    networks = {name: result(name) for name in fits if name not in (*ELECTRODES, "leakage", "final")}
-    electrodes = {name: result(name) for name in ELECTRODES if name in fits}
+    sets = electrode_sets(data)
+    networks = {name: result(name) for name in fits if name not in (*sets, "leakage", "final")}
+    electrodes = {name: result(name) for name in sets if name in fits}
     return {**networks, f"{OWN}_causal": result(OWN, "causal")}, {ALL: networks[OWN], **electrodes}
 
 
@@ -223,6 +228,7 @@ def run_lateral(config: EegTransformerConfig, trial: StudyTrial | None = None) -
     session = Session("eeg_transformer", config, trial, advice=ADVICE)
     data, windows, folds = load_for(session, config)
     check_slices(SLICES, data, hint="; network=windows has no slices")
+    lateral_mirror(data, "give network=windows")
     parts = [Parts(training_trials(windows, fold), tested_trials(windows, fold)) for fold in folds]
 
     with session:
@@ -239,7 +245,7 @@ def run_lateral(config: EegTransformerConfig, trial: StudyTrial | None = None) -
         leakage = None
         if config.leakage_check:
             leakage = leakage_of(fits["leakage"][0]["log_p"].numpy(), trials.dealt[parts[0].test])
-        log_results(run, results, leakage, step=config.n_updates)
+        log_results(run, data, results, leakage, step=config.n_updates)
         log_figures(run, config, data, own=OWN, results=results, curves={})
         explanation = explain(data, trials.vectors[ALL], parts=parts, fits=fits[OWN], results=results)
         record_explanation(
@@ -255,6 +261,7 @@ def run_lateral(config: EegTransformerConfig, trial: StudyTrial | None = None) -
             )
         common = results_text(config, data, OWN, results=results, leakage=leakage)
         lateral = {"explanation": explanation, "electrodes": electrodes, "signs": sign_tests(results, OWN)}
+        lateral["is_own"] = data.is_own
         text = render_summary(Path(__file__).parent, results=common, costly_channels=None, lateral=lateral)
         end_with_summary(session, text, leakage, seconds=time.monotonic() - began)
     return session.status
@@ -262,6 +269,6 @@ def run_lateral(config: EegTransformerConfig, trial: StudyTrial | None = None) -
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    config = parse_config(EegTransformerConfig, PRESETS, argv, "eeg_transformer")
+    config = parse_config(EegTransformerConfig, presets_for(PRESETS, argv), argv, "eeg_transformer")
     status = launch_processes(config.nproc, "trainers.eeg_transformer", argv, config.max_restarts)
     return run_eeg_transformer(config) if status is None else status

@@ -44,7 +44,7 @@ def fresh_network(config: EegTransformerConfig, data: EegData, name: str = OWN) 
     with seeded(config.seed):
         if name == "eegnet":
             return build_eegnet(data, config.window)
-        return build_network(config, data.trials.shape[1])
+        return build_network(config, data.trials.shape[1], len(data.classes))
 
 
 @dataclass
@@ -104,7 +104,7 @@ def run_windows(config: EegTransformerConfig, trial: StudyTrial | None = None) -
         if config.baselines:
             results |= classical_results(config, data, windows, folds)
         leakage = check_leakage(shuffled, windows, folds[0], dealt)
-        log_results(run, results, leakage, step=config.epochs)
+        log_results(run, data, results, leakage, step=config.epochs)
         log_figures(run, config, data, own=OWN, results=results, curves=curves_by_fold(fits[OWN]))
         last = fresh_network(config, data).to(session.device)
         last.load_state_dict(fits[OWN][-1]["weights"])

@@ -8,6 +8,7 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
 from data.eeg.physionet import N_RUNS, parse_numbers
+from data.eeg.sources import is_own
 from models.attention.spec import MECHANISMS
 from trainers.eeg_transformer.config import EegTransformerConfig, TransformerConfig, build_with_attention
 from trainers.efficient_attention.scaling import EXACT
@@ -85,7 +86,7 @@ class EfficientAttentionConfig(TransformerConfig):
         for field in ("recall_pairs", "label_patches"):
             if min(getattr(self, field), default=1) < 1:
                 raise ValueError(f"{field}={getattr(self, field)}: at least 1")
-        if self.label_patches and len(parse_numbers(self.runs, "runs", N_RUNS)) < 2:
+        if self.label_patches and not is_own(self.dataset) and len(parse_numbers(self.runs, "runs", N_RUNS)) < 2:
             raise ValueError(
                 f"runs={self.runs}: labelling trains on some runs and tests on the last; give two, or "
                 "label_patches=none"

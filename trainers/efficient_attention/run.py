@@ -63,6 +63,7 @@ from trainers.efficient_attention.tasks import (
 )
 from training.config import launch_processes, parse_config
 from training.eeg.baselines import build_eegnet, classical_results
+from training.eeg.config import presets_for
 from training.eeg.fit import ADVICE, final_fold, fit_once, seeded
 from training.eeg.load import load_for
 from training.eeg.records import (
@@ -85,11 +86,16 @@ def labelled_subjects(config: EfficientAttentionConfig, data: EegData) -> list[i
 
 
 def check_recordings(config: EfficientAttentionConfig, data: EegData) -> None:
-    """InputError for labelling or streaming in longer parts than the recordings have; they come last, after all
-    folds.
+    """InputError for labelling or streaming of recordings whose rest has no label, or in longer parts than the
+    recordings have; they come last, after all folds.
     """
     if not config.label_patches:
         return
+    if data.is_own:
+        raise InputError(
+            f"label_patches: whole recordings are labelled by EEGMMI's T0, T1 and T2; give label_patches=none for "
+            f"dataset={config.dataset}"
+        )
     subjects = labelled_subjects(config, data)
     shortest = round(min(r.seconds for r in data.recordings if r.subject in subjects) * data.sfreq)
     trained_on = shortest - latest_start(data.sfreq)
@@ -323,7 +329,7 @@ def fresh_network(config: EfficientAttentionConfig, data: EegData, name: str) ->
     with seeded(config.seed):
         if name == "eegnet":
             return build_eegnet(data, config.window)
-        return build_with_attention(config, data.trials.shape[1], name)
+        return build_with_attention(config, data.trials.shape[1], name, len(data.classes))
 
 
 @dataclass(frozen=True)
@@ -387,7 +393,7 @@ def run_efficient_attention(config: EfficientAttentionConfig, trial: StudyTrial 
         if config.baselines:
             results |= classical_results(config, data, windows, folds)
         leakage = check_leakage(shuffled, windows, folds[0], dealt)
-        log_results(run, results, leakage, step=config.epochs)
+        log_results(run, data, results, leakage, step=config.epochs)
         log_figures(run, config, data, own=own, results=results, curves=curves_by_fold(fits[own]))
         exact = fresh_network(config, data, EXACT)
         exact.load_state_dict(fits[EXACT][-1]["weights"])
@@ -411,6 +417,6 @@ def run_efficient_attention(config: EfficientAttentionConfig, trial: StudyTrial 
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    config = parse_config(EfficientAttentionConfig, PRESETS, argv, "efficient_attention")
+    config = parse_config(EfficientAttentionConfig, presets_for(PRESETS, argv), argv, "efficient_attention")
     status = launch_processes(config.nproc, "trainers.efficient_attention", argv, config.max_restarts)
     return run_efficient_attention(config) if status is None else status

@@ -1,14 +1,18 @@
 """The parameters of every EEG trainer."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
+from data.eeg.sources import EEG_SOURCES, is_own
 from models.eeg.augment import NAMES
 from training.config import (
     CONFIG,
+    Floats,
     MachineConfig,
     OptionalInteger,
     OptionalPath,
@@ -22,22 +26,52 @@ from training.config import (
 
 
 @dataclass(frozen=True, config=CONFIG)
-class EegConfig(MachineConfig, RecordConfig, ResumableConfig):
+class OwnRecordingsConfig:
+    """Recordings of your own (dataset=recordings)."""
+
+    classes: Strings = option((), "two or more events, as left_hand,right_hand or left:769,right:770; moabb: its own")
+    subject_pattern: OptionalStr = option(
+        None, "end of a file's path, as {subject}_{run} or {subject}/block{run}; not given: BIDS names and usual ones"
+    )
+    subject_table: OptionalPath = option(
+        None, "CSV with the columns file, subject and perhaps session, run, instead", operational=True
+    )
+    sfreq: float = option(160.0, "Hz to which recordings of other rates are resampled", gt=0)
+    picks: Strings = option((), "electrodes to keep, or common: those that all recordings have; not given: all")
+    drop: Strings = option((), "channels to leave out")
+    montage: OptionalStr = option(
+        None, "MNE's standard montage that names the electrodes; not given: positions of the files, or colin27_1005"
+    )
+    reference: Strings = option((), "channels whose mean is subtracted, or average; not given: as recorded")
+    notch: Floats = option((), "line frequencies to remove, as 50,100")
+
+
+@dataclass(frozen=True, config=CONFIG)
+class EegConfig(OwnRecordingsConfig, MachineConfig, RecordConfig, ResumableConfig):
     """Data, evaluation and training of every EEG trainer."""
 
     preset: Literal["quick", "physionet"] = option(
         "physionet", "quick: simulated subjects, minutes on two CPU cores; physionet: 96 people of EEGMMI, downloaded"
     )
     # Data
-    dataset: Literal["simulated", "physionet"] = option("physionet", "simulated recordings, or PhysioNet's EEGMMI")
-    data_dir: OptionalPath = option(
-        None, "folder of EEGMMI; not given: MNE's own, downloaded as needed", operational=True
+    dataset: str = option(
+        "physionet", "simulated; physionet: EEGMMI; recordings: your own in data_dir; moabb:NAME: a data set of MOABB"
     )
-    subjects: str = option("1-99", "subjects, as 1,3,7-20")
+    data_dir: OptionalPath = option(
+        None, "folder of the recordings; of EEGMMI, not given: MNE's own, downloaded as needed", operational=True
+    )
+    download: Literal["auto", "yes", "no"] = option(
+        "auto",
+        "fetch missing recordings of EEGMMI; auto: to MNE's own folder, or a data_dir that has none",
+        operational=True,
+    )
+    subjects: str = option("1-99", "subjects, as 1,3,7-20; of your own recordings also names, or all (their default)")
     test_subjects: OptionalStr = option(
         None, "people to test on, trained on all of `subjects`; not given: n_folds groups of `subjects`"
     )
-    runs: str = option("4,8,12", "runs with left and right fists: 4,8,12 imagined, 3,7,11 executed")
+    runs: str = option(
+        "4,8,12", "runs with left and right fists: 4,8,12 imagined, 3,7,11 executed; of your own as subjects"
+    )
     exclude: str = option("known", "subjects to leave out: known (those with faulty recordings), none, or 88,92")
     on_bad: Literal["stop", "skip"] = option("stop", "what to do with a damaged recording", operational=True)
     checksums: bool = option(True, "check EEGMMI's files against PhysioNet's; false: your own data in its layout")
@@ -55,8 +89,8 @@ class EegConfig(MachineConfig, RecordConfig, ResumableConfig):
         "euclidean", "euclidean: whiten each person's windows by their mean covariance (no labels), for all networks"
     )
     # Evaluation
-    split: Literal["cross_subject", "within_subject"] = option(
-        "cross_subject", "test on other people, or on other runs"
+    split: Literal["cross_subject", "within_subject", "cross_session"] = option(
+        "cross_subject", "test on other people, on other runs of the same person, or on other sessions"
     )
     n_folds: int = option(5, "groups of subjects held out in turn; 0: one subject at a time", ge=0)
     run_folds: int = option(0, "use only this many folds, the first ones, as tune does; 0: all", ge=0)
@@ -92,6 +126,12 @@ class EegConfig(MachineConfig, RecordConfig, ResumableConfig):
         unknown = [name for name in self.augment if name not in NAMES]
         if unknown:
             raise ValueError(f"augment: {', '.join(unknown)}; allowed are none, {', '.join(NAMES)}")
+        if self.dataset not in EEG_SOURCES and not is_own(self.dataset):
+            raise ValueError(f"dataset: {self.dataset!r}; allowed are {', '.join(EEG_SOURCES)}, recordings, moabb:NAME")
+        if not is_own(self.dataset):
+            own = [f.name for f in fields(OwnRecordingsConfig) if getattr(self, f.name) not in ((), None, 160.0)]
+            if own or self.sfreq != 160.0:
+                raise ValueError(f"{', '.join(own) or 'sfreq'}: for dataset=recordings, not {self.dataset}")
         if self.test_subjects and self.split != "cross_subject":
             raise ValueError(f"test_subjects={self.test_subjects}: it needs split=cross_subject, not {self.split}")
         if self.batch_size % self.nproc:
@@ -104,3 +144,16 @@ class EegConfig(MachineConfig, RecordConfig, ResumableConfig):
 
 QUICK = {"dataset": "simulated", "n_folds": 3}
 """What the preset quick of every EEG trainer changes."""
+
+
+def presets_for(presets: Mapping[str, Mapping[str, Any]], argv: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The presets of an EEG trainer; for a command line that asks for other data than EEGMMI's, with everybody.
+
+    Numbers of people and runs in presets, and in the defaults, are those of EEGMMI.
+    """
+    words = [word.removeprefix("--dataset=") for word in argv]
+    asked = [after for word, after in zip(["", *argv], words, strict=False) if word == "--dataset"]
+    asked += [word for word, whole in zip(words, argv, strict=True) if word != whole]
+    if not asked or not is_own(asked[-1]):
+        return {name: dict(values) for name, values in presets.items()}
+    return {name: {**values, "subjects": "all", "runs": "all"} for name, values in presets.items()}

@@ -65,12 +65,13 @@ class Fit:
             world_size=processes.world_size,
         )
         self.optimizer = torch.optim.AdamW(network.parameters(), config.lr, weight_decay=config.weight_decay)
-        counts = torch.bincount(self.label[fold.train], minlength=2).float()
-        self.class_weight = (counts.sum() / (2 * counts)).to(processes.device)
+        counts = torch.bincount(self.label[fold.train], minlength=int(self.label.max()) + 1).float()
+        self.class_weight = (counts.sum() / (len(counts) * counts.clamp_min(1))).to(processes.device)
         self.epoch, self.update, self.best_loss, self.best_epoch = 0, 0, math.inf, -1
         self.best_accuracy = -1.0  # balanced, so that a constant answer is not the best where one class is larger
         self.best = copy.deepcopy(network.state_dict())
         self.curve: list[dict[str, float]] = []
+        self.seconds = 0.0
 
     @property
     def finished(self) -> bool:
@@ -135,6 +136,7 @@ class Fit:
         }
         self.curve.append(point)
         n_windows = len(self.batches) * self.batches.batch_size
+        self.seconds += time.perf_counter() - began
         return {**point, "windows_per_second": n_windows / seconds, "epoch_seconds": time.perf_counter() - began}
 
     def best_point(self) -> dict[str, float]:
@@ -153,6 +155,7 @@ class Fit:
             "epoch": self.epoch,
             "update": self.update,
             "curve": self.curve,
+            "seconds": self.seconds,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -161,6 +164,7 @@ class Fit:
         self.batches.load_state_dict(state["batches"])
         self.best, self.best_loss, self.best_epoch = state["best"], state["best_loss"], state["best_epoch"]
         self.epoch, self.update, self.curve = state["epoch"], state["update"], list(state["curve"])
+        self.seconds = state.get("seconds", math.nan)
         if "best_accuracy" in state:
             self.best_accuracy = state["best_accuracy"]
         elif self.best_epoch >= 0:  # a checkpoint of before the best epoch was chosen by balanced accuracy
@@ -174,6 +178,7 @@ class Fit:
             "log_p": torch.from_numpy(predict(self.network, self.windows, test, device)) if len(test) else None,
             "weights": {name: value.cpu() for name, value in self.best.items()},
             "curve": self.curve,
+            "seconds": self.seconds,
         }
 
 

@@ -1,5 +1,7 @@
 """The trials, windows and folds of an EEG trainer."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -8,8 +10,9 @@ from common.errors import InputError
 from data.eeg import physionet
 from data.eeg.aligned_windows import AlignedWindows
 from data.eeg.load import EegData, Preprocessing, load_eeg
+from data.eeg.own import OwnFiles
 from data.eeg.recording import fir_kernel
-from data.eeg.sources import EEG_SOURCES
+from data.eeg.sources import EEG_SOURCES, is_own
 from data.eeg.splits import Fold, make_folds
 from data.eeg.windows import EegWindows, Windows
 from models.eeg.whitening import mean_covariance, whitening
@@ -32,7 +35,7 @@ def load_for(session: Session, config: EegConfig) -> tuple[EegData, Windows, lis
 
 def load_data(config: EegConfig, quiet: bool) -> tuple[EegData, Windows, list[Fold]]:
     """The trials, their windows and the folds, checked for leaks."""
-    preprocessing = Preprocessing(l_freq=config.l_freq, h_freq=config.h_freq, tmin=config.tmin, tmax=config.tmax)
+    preprocessing = preprocessing_of(config)
     half = len(fir_kernel(preprocessing.sfreq, config.l_freq, config.h_freq)) // 2
     if preprocessing.n_times <= half:  # the registered classifier mirrors half a kernel at an epoch's ends
         raise InputError(
@@ -40,19 +43,15 @@ def load_data(config: EegConfig, quiet: bool) -> tuple[EegData, Windows, list[Fo
             f"half the band-pass filter of {config.l_freq:g} to {config.h_freq:g} Hz; give at least {half + 1} "
             f"samples, {(half + 1) / preprocessing.sfreq:.2f} s"
         )
-    tested = test_people(config)
-    data = load_eeg(
-        config.dataset,
-        cache_dir=config.cache_dir,
-        data_dir=config.data_dir,
-        subjects=",".join(filter(None, (config.subjects, config.test_subjects))),
-        runs=config.runs,
-        preprocessing=preprocessing,
-        exclude=config.exclude,
-        on_bad=config.on_bad,
-        checksums=config.checksums,
-        quiet=quiet,
-    )
+    own = is_own(config.dataset)
+    tested = () if own else test_people(config)
+    everybody = own and config.subjects == "all"
+    asked = "all" if everybody else ",".join(filter(None, (config.subjects, config.test_subjects)))
+    data = load_trials(config, asked, config.runs, quiet=quiet)
+    if own and config.test_subjects:
+        tested = test_people_of(config, data)
+    if config.split == "cross_session":
+        data = data.by_session()
     present = np.isin(data.subject, tested)
     if tested and (present.all() or not present.any()):
         missing = "train on" if present.all() else "test on"
@@ -76,18 +75,74 @@ def load_data(config: EegConfig, quiet: bool) -> tuple[EegData, Windows, list[Fo
     return data, windows, folds[: config.run_folds or None]
 
 
+def preprocessing_of(config: EegConfig) -> Preprocessing:
+    """Band, trials and rate that `config` asks for."""
+    return Preprocessing(
+        sfreq=config.sfreq, l_freq=config.l_freq, h_freq=config.h_freq, tmin=config.tmin, tmax=config.tmax
+    )
+
+
+def own_files(config: EegConfig) -> OwnFiles:
+    """How one's own recordings are to be understood."""
+    return OwnFiles(
+        subject_pattern=config.subject_pattern,
+        subject_table=config.subject_table,
+        classes=config.classes,
+        picks=config.picks,
+        drop=config.drop,
+        montage=config.montage,
+        reference=config.reference,
+        notch=config.notch,
+    )
+
+
+def load_trials(config: EegConfig, subjects: str, runs: str, *, labelled: bool = True, quiet: bool = False) -> EegData:
+    """The trials of these people and runs, or without labels all of their recordings, as `config` asks for."""
+    return load_eeg(
+        config.dataset,
+        cache_dir=config.cache_dir,
+        data_dir=config.data_dir,
+        subjects=subjects,
+        runs=runs,
+        preprocessing=preprocessing_of(config),
+        labelled=labelled,
+        exclude=config.exclude,
+        on_bad=config.on_bad,
+        checksums=config.checksums,
+        download=config.download,
+        quiet=quiet,
+        own=own_files(config),
+    )
+
+
+def test_people_of(config: EegConfig, data: EegData) -> tuple[int, ...]:
+    """The people that `test_subjects` names of one's own recordings; with subjects=all, the others are trained on."""
+    assert config.test_subjects is not None
+    tested = data.people(config.test_subjects, "test_subjects")
+    if config.subjects != "all":
+        shared = sorted(set(tested) & set(data.people(config.subjects, "subjects")))
+        check_not_shared(config, [data.names.of_subject(number) for number in shared])
+    return tested
+
+
+def check_not_shared(config: EegConfig, shared: Sequence[str]) -> None:
+    """InputError where people to be tested are trained on, too."""
+    if shared:
+        verb = "is" if len(shared) == 1 and "-" not in shared[0] and "," not in shared[0] else "are"
+        raise InputError(
+            f"test_subjects={config.test_subjects}: {', '.join(shared)} of them {verb} in subjects={config.subjects} "
+            "too; give other people to test on"
+        )
+
+
 def test_people(config: EegConfig) -> tuple[int, ...]:
     """The people that `test_subjects` names; InputError where they are among those trained on."""
     if not config.test_subjects:
         return ()
     highest = EEG_SOURCES[config.dataset].n_subjects
     tested = physionet.parse_numbers(config.test_subjects, "test_subjects", highest)
-    shared = sorted(set(tested) & set(physionet.parse_numbers(config.subjects, "subjects", highest)))
-    if shared:
-        raise InputError(
-            f"test_subjects={config.test_subjects}: {physionet.ranges(shared)} of them "
-            f"{'is' if len(shared) == 1 else 'are'} in subjects={config.subjects} too; give other people to test on"
-        )
+    shared = set(tested) & set(physionet.parse_numbers(config.subjects, "subjects", highest))
+    check_not_shared(config, [physionet.ranges(shared)] if shared else [])
     return tested
 
 

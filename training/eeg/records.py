@@ -21,7 +21,15 @@ from evaluation.classification import (
 from evaluation.figures import plot_step_curves
 from tracking.run import AnyRun
 from training.eeg.config import EegConfig
-from training.eeg.results import Leakage, Result, chance_verdict, comparisons, subjects_table
+from training.eeg.results import (
+    MOABB_TABLE,
+    Leakage,
+    Result,
+    chance_verdict,
+    comparisons,
+    moabb_table,
+    subjects_table,
+)
 from training.session import Session
 from training.summary import SUMMARY, render_summary
 
@@ -56,13 +64,12 @@ def log_figures(
     what = f"{config.dataset}, {config.split}"
     for name, result in results.items():
         trials = result.trials
-        counts = confusion(trials.label, trials.p_right)
-        run.log_figure(plot_confusion(counts, f"{name}, per trial: {what}"), f"figures/confusion_{name}.png")
-    per_subject = len(results[own].trials.label) // len(results[own].by_subject)
-    left = round(per_subject * float((results[own].trials.label == 0).mean()))
+        counts, title = confusion(trials.label, trials.p), f"{name}, per trial: {what}"
+        run.log_figure(plot_confusion(counts, title, data.classes), f"figures/confusion_{name}.png")
     tables = {name: result.by_subject for name, result in results.items()}
     run.log_figure(
-        plot_subjects(tables, (left, per_subject - left), f"Accuracy per trial: {what}"), "figures/subjects.png"
+        plot_subjects(tables, usual_counts(results[own]), f"Accuracy per trial: {what}", names=data.names.subject),
+        "figures/subjects.png",
     )
     first = data.times[0]
     step = config.window - config.overlap
@@ -70,10 +77,12 @@ def log_figures(
     if positions:
         n_positions = len(next(iter(positions.values())))
         centres = [first + (k * step + config.window / 2) / data.sfreq for k in range(n_positions)]
-        run.log_figure(plot_positions(centres, positions, f"Accuracy by window: {what}"), "figures/positions.png")
+        title = f"Accuracy by window: {what}"
+        run.log_figure(plot_positions(centres, positions, title, len(data.classes)), "figures/positions.png")
     trials = results[own].trials
     run.log_figure(
-        plot_calibration(trials.label, trials.p_right, f"{own}: calibration, {what}"), "figures/calibration.png"
+        plot_calibration(trials.label, trials.p, f"{own}: calibration, {what}", classes=data.classes),
+        "figures/calibration.png",
     )
     if curves:
         longest = max(len(curve) for curve in curves.values())
@@ -92,14 +101,28 @@ def log_figures(
         run.log_figure(figure, f"figures/recording_{name}.png")
 
 
-def log_results(run: AnyRun, results: Mapping[str, Result], leakage: Leakage | None, step: int) -> None:
-    """Every classifier's figures as metrics at `step`, and the tables by subject."""
+def usual_counts(result: Result) -> tuple[int, ...]:
+    """How many trials of each class a test subject has, in the mean; the first classes' rounded, the last the rest."""
+    counts, per_subject = result.trials.counts, len(result.trials.label) // len(result.by_subject)
+    first = [round(per_subject * n / sum(counts)) for n in counts[:-1]]
+    return (*first, per_subject - sum(first))
+
+
+def log_results(
+    run: AnyRun,
+    data: EegData,
+    results: Mapping[str, Result],
+    leakage: Leakage | None,
+    step: int,
+) -> None:
+    """Every classifier's figures as metrics at `step`, and the tables by subject, MOABB's among them."""
     metrics = {key: value for name, result in results.items() for key, value in result.metrics(name).items()}
     if leakage is not None:
         metrics["leakage_check_accuracy"] = leakage.accuracy
     run.log_metrics(metrics, step=step)
     run.log_dict({name: result.by_subject for name, result in results.items()}, "subjects.json")
-    run.log_text(subjects_table(results), "subjects.csv")
+    run.log_text(subjects_table(results, data.names.subject), "subjects.csv")
+    run.log_text(moabb_table(data, results), MOABB_TABLE)
 
 
 def results_text(
@@ -114,7 +137,7 @@ def results_text(
         own=own,
         results=results,
         leakage=leakage,
-        chance=chance_verdict(results[own]),
+        chance=chance_verdict(results[own], data.classes),
         comparisons=comparisons(results, own),
         best=best,
         isfinite=math.isfinite,

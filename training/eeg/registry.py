@@ -9,7 +9,6 @@ from torch import nn
 
 from data.eeg.load import EegData
 from data.eeg.recording import fir_kernel
-from evaluation.classification import CLASSES
 from models.eeg.transformer import EpochClassifier
 from tracking.registry.evaluations import Evaluation
 from tracking.registry.models import ModelInfo, log_model
@@ -88,7 +87,7 @@ def log_classifier(
         "sfreq": data.sfreq,
         "tmin": config.tmin,
         "tmax": config.tmax,
-        "classes": list(CLASSES),
+        "classes": list(data.classes),
     }
     conditions = {
         "data": data.fingerprint[:16],

@@ -11,14 +11,17 @@ from data.eeg.load import EegData
 from data.eeg.splits import Fold
 from data.eeg.windows import Windows
 from evaluation.classification import (
+    CLASSES,
     accuracy_by_position,
     accuracy_by_subject,
     balanced_accuracy,
     chance_bounds,
     class_counts,
     classification_scores,
+    guesses,
     mean_interval,
     paired_interval,
+    probabilities,
     probability_of_right,
     sign_flip_p,
     trial_means,
@@ -46,8 +49,19 @@ class Predictions:
         return Predictions(log_p, self.label[first], subject=self.subject[first], trial=trials, position=None)
 
     @property
+    def p(self) -> np.ndarray:
+        """Probability of class 1 of two [n], of more classes of each [n, n_classes]."""
+        return probabilities(self.log_p)
+
+    @property
     def p_right(self) -> np.ndarray:
+        """Of two classes."""
         return probability_of_right(self.log_p)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many rows each class has."""
+        return class_counts(self.label, self.log_p.shape[1])
 
 
 def window_predictions(log_p: Sequence[np.ndarray], windows: Windows, folds: Sequence[Fold]) -> Predictions:
@@ -72,7 +86,9 @@ def trial_predictions(
 
 @dataclass(frozen=True)
 class Result:
-    """One classifier's figures. by_subject: accuracy per trial; interval: (mean, low, high) over subjects."""
+    """One classifier's figures. by_subject: accuracy per trial; interval: (mean, low, high) over subjects; seconds: of
+    a fold's training, in the mean, NaN where that was not measured.
+    """
 
     trial: dict[str, float]
     window: dict[str, float] | None
@@ -80,6 +96,7 @@ class Result:
     interval: tuple[float, float, float]
     by_position: np.ndarray | None
     trials: Predictions
+    seconds: float = math.nan
 
     def metrics(self, name: str) -> dict[str, float]:
         """Flat, for the run: NaN (an AUC of one class, an interval of one subject) is left out."""
@@ -90,47 +107,84 @@ class Result:
         return {key: value for key, value in flat.items() if math.isfinite(value)}
 
 
-def evaluate(predictions: Predictions) -> Result:
-    """All figures of one classifier."""
+def evaluate(predictions: Predictions, seconds: float = math.nan) -> Result:
+    """All figures of one classifier. seconds: of a fold's training, in the mean."""
     trials = predictions.per_trial()
-    by_subject = accuracy_by_subject(trials.label, trials.p_right, trials.subject)
+    by_subject = accuracy_by_subject(trials.label, trials.p, trials.subject)
     windows = by_position = None
     if predictions.position is not None:
-        windows = classification_scores(predictions.label, predictions.p_right)
-        by_position = accuracy_by_position(predictions.label, predictions.p_right, predictions.position)
+        windows = classification_scores(predictions.label, predictions.p)
+        by_position = accuracy_by_position(predictions.label, predictions.p, predictions.position)
     return Result(
-        classification_scores(trials.label, trials.p_right),
+        classification_scores(trials.label, trials.p),
         windows,
         by_subject=by_subject,
         interval=mean_interval(list(by_subject.values())),
         by_position=by_position,
         trials=trials,
+        seconds=seconds,
     )
 
 
-def subjects_table(results: Mapping[str, Result]) -> str:
-    """CSV: a row for each test subject, its number of trials, and the accuracy per trial of each classifier."""
+def mean_seconds(fits: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds of training of the finished fits, in the mean; NaN where they were not measured."""
+    return float(np.mean([fit.get("seconds", math.nan) for fit in fits]))
+
+
+MOABB_TABLE = "moabb.csv"
+
+
+def moabb_table(data: EegData, results: Mapping[str, Result]) -> str:
+    """CSV with the columns of MOABB's results: a row for each classifier, test subject and session.
+
+    score: accuracy per trial. time: seconds of a fold's training, in the mean; empty where it was not measured.
+    samples: tested trials of this subject and session.
+    """
+    rows = ["score,time,samples,subject,session,channels,n_sessions,dataset,pipeline"]
+    sessions = data.session
+    n_sessions = len(np.unique(sessions)) if len(sessions) else 1
+    for name, result in results.items():
+        own = result.trials
+        right, session = guesses(own.p) == own.label, sessions[own.trial]
+        seconds = f"{result.seconds:.3f}" if math.isfinite(result.seconds) else ""
+        for subject, number in sorted({*zip(own.subject.tolist(), session.tolist(), strict=True)}):
+            chosen = (own.subject == subject) & (session == number)
+            rows.append(
+                f"{right[chosen].mean():.6f},{seconds},{chosen.sum()},{data.names.of_subject(subject)},{number},"
+                f"{len(data.ch_names)},{n_sessions},{data.dataset},{name}"
+            )
+    return "\n".join(rows) + "\n"
+
+
+def subjects_table(results: Mapping[str, Result], names: Mapping[int, str] | None = None) -> str:
+    """CSV: a row for each test subject, its number of trials, and the accuracy per trial of each classifier.
+
+    names: of the subjects, where they are called otherwise than by their numbers.
+    """
     rows = ["subject,n_trials," + ",".join(results)]
     first = next(iter(results.values()))
     for subject in first.by_subject:
         accuracies = ",".join(f"{result.by_subject[subject]:.4f}" for result in results.values())
-        rows.append(f"{subject},{int((first.trials.subject == subject).sum())},{accuracies}")
+        name, n_trials = (names or {}).get(subject, subject), int((first.trials.subject == subject).sum())
+        rows.append(f"{name},{n_trials},{accuracies}")
     return "\n".join(rows) + "\n"
 
 
-def chance_verdict(result: Result) -> str:
-    """How the balanced accuracy per trial stands to what a coin reaches in as many trials, in words.
+def chance_verdict(result: Result, classes: Sequence[str] = CLASSES) -> str:
+    """How the balanced accuracy per trial stands to what guessing reaches in as many trials, in words.
 
-    Of the accuracy itself a constant answer reaches the larger class's share. With as many of both classes it is the
+    Of the accuracy itself a constant answer reaches the larger class's share. With as many of all classes it is the
     balanced accuracy.
     """
-    counts, accuracy = class_counts(result.trials.label), result.trial["balanced_accuracy"]
+    counts, accuracy = result.trials.counts, result.trial["balanced_accuracy"]
     low, high = chance_bounds(counts)
     verdict = "above" if accuracy > high else "below" if accuracy < low else "within"
-    text = f"{verdict} what a coin reaches in {sum(counts)} trials ({low:.3f} to {high:.3f})"
-    if counts[0] == counts[1]:
+    guess = "a coin" if len(counts) == 2 else f"a die of {len(counts)}"
+    text = f"{verdict} what {guess} reaches in {sum(counts)} trials ({low:.3f} to {high:.3f})"
+    if len(set(counts)) == 1:
         return text
-    return f"balanced {accuracy:.3f} of {counts[0]} left and {counts[1]} right, {text}"
+    each = [f"{n} {name}" for n, name in zip(counts, classes, strict=True)]
+    return f"balanced {accuracy:.3f} of {', '.join(each[:-1])} and {each[-1]}, {text}"
 
 
 def comparisons(results: Mapping[str, Result], own: str) -> list[str]:
@@ -178,9 +232,9 @@ def check_leakage(fit: Mapping[str, Any] | None, windows: Windows, fold: Fold, d
 
 
 def leakage_of(log_p: np.ndarray, dealt: np.ndarray) -> Leakage:
-    """The same from log-probabilities [n_trials, 2] and the labels dealt to these trials."""
+    """The same from log-probabilities [n_trials, n_classes] and the labels dealt to these trials."""
     accuracy = balanced_accuracy(dealt, log_p.argmax(1))
-    return Leakage(accuracy, len(dealt), *chance_bounds(class_counts(dealt), 0.999))
+    return Leakage(accuracy, len(dealt), *chance_bounds(class_counts(dealt, log_p.shape[1]), 0.999))
 
 
 def sign_tests(results: Mapping[str, Result], own: str) -> dict[str, float]:
@@ -198,6 +252,6 @@ def network_results(
 ) -> dict[str, Result]:
     """All figures of every network. fits: {name: its finished fit on each fold}."""
     return {
-        name: evaluate(window_predictions([fit["log_p"].numpy() for fit in found], windows, folds))
+        name: evaluate(window_predictions([fit["log_p"].numpy() for fit in found], windows, folds), mean_seconds(found))
         for name, found in fits.items()
     }

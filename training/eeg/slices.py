@@ -15,7 +15,7 @@ from torch import Tensor
 
 from common.errors import InputError
 from data.eeg.load import EegData
-from data.eeg.recording import CHANNELS
+from data.eeg.sides import class_mirror
 from models.eeg.lateral import OddTangent, Slice, bands_of, mirror_of, shrinkages, slice_covariances
 from models.eeg.whitening import whitening
 
@@ -23,18 +23,55 @@ ALIGN_SHRINKAGE = 0.05
 """Of the covariances that a person's trials are whitened by, see models/eeg/whitening.py."""
 REFERENCE_TRIALS = 5
 """How many trials the training people's mean counts for where only a person's earlier trials are known."""
-ALL = "all_64"
-ELECTRODES = {
-    ALL: CHANNELS,
-    "central_posterior": tuple(c for c in CHANNELS if re.fullmatch(r"(FC|C|CP)[1-6z]|(P|PO|O|I)[0-9z]+", c)),
-    "motor_21": tuple(c for c in CHANNELS if re.fullmatch(r"(FC|C|CP)[1-6z]", c)),
-}
-"""Sets of electrodes that networks are fitted to: all; without frontal and temporal ones; over the motor cortex."""
+ALL = "all"
+PARTS = {"central_posterior": r"(FC|C|CP)[1-6z]|(P|PO|O|I)[0-9z]+", "motor": r"(FC|C|CP)[1-6z]"}
+FEWEST = 6
+"""Electrodes of a part of the scalp that a network is still fitted to."""
+
+
+def electrode_sets(data: EegData) -> dict[str, tuple[str, ...]]:
+    """Sets of electrodes that networks are fitted to: all; without frontal and temporal ones; over the motor cortex.
+
+    Parts by the names of the 10-10 system, called by their number of electrodes ("motor_21"): those that have FEWEST
+    electrodes, and each its partner on the other side. Of all 64 of EEGMMI: 39 and 21.
+    """
+    sets = {ALL: data.ch_names}
+    for name, pattern in PARTS.items():
+        chosen = tuple(c for c in data.ch_names if re.fullmatch(pattern, c))
+        if FEWEST <= len(chosen) < len(data.ch_names) and has_mirror(data, chosen):
+            sets[f"{name}_{len(chosen)}" if name == "motor" else name] = chosen
+    return sets
+
+
+def has_mirror(data: EegData, ch_names: Sequence[str]) -> bool:
+    """Whether each of these electrodes has its partner on the other side among them."""
+    index = [data.ch_names.index(name) for name in ch_names]
+    try:
+        mirror_of(torch.from_numpy(data.positions[index]), ch_names)
+    except ValueError:
+        return False
+    return True
+
+
+def lateral_mirror(data: EegData, hint: str) -> Tensor:
+    """The mirror image of each channel. InputError where left and right cannot be compared: by electrodes, or because
+    the classes are not each other's mirror image.
+    """
+    try:
+        mirror = mirror_of(torch.from_numpy(data.positions), data.ch_names)
+    except ValueError as error:
+        raise InputError(f"left cannot be compared with right: {error}; leave them out with drop, or {hint}") from None
+    if class_mirror(data.classes) != (1, 0):
+        raise InputError(
+            f"classes {', '.join(data.classes)} are not a left and a right one; name them so, as "
+            f"classes=left:T1,right:T2, or {hint}"
+        )
+    return mirror
 
 
 @dataclass(frozen=True, eq=False)
 class TrialCovariances:
-    """Covariances in square microvolts, float32, before alignment.
+    """Covariances in square microvolts, float32, before alignment. positions: of the electrodes, [n_chans, 3].
 
     parts: of every slice, [n_trials, n_slices, n_chans, n_chans]. whole: of the whole trial in each band of
     `bands_of(slices)`, [n_trials, n_bands, n_chans, n_chans].
@@ -42,6 +79,7 @@ class TrialCovariances:
 
     slices: tuple[Slice, ...]
     ch_names: tuple[str, ...]
+    positions: Tensor
     parts: Tensor
     whole: Tensor
 
@@ -62,7 +100,12 @@ class TrialCovariances:
             return self
         index = torch.tensor([self.ch_names.index(name) for name in ch_names])
         parts, whole = (c[..., index[:, None], index] for c in (self.parts, self.whole))
-        return replace(self, ch_names=tuple(ch_names), parts=parts, whole=whole)
+        return replace(self, ch_names=tuple(ch_names), positions=self.positions[index], parts=parts, whole=whole)
+
+    @property
+    def mirror(self) -> Tensor:
+        """See `mirror_of`."""
+        return mirror_of(self.positions, self.ch_names)
 
 
 def decimation(sfreq: float, h_freq: float) -> int:
@@ -93,7 +136,7 @@ def trial_covariances(data: EegData, slices: Sequence[Slice], chunk: int = 64) -
         parts[rows], whole[rows] = slice_covariances(
             x, slices, tmin=float(data.times[0]), sfreq=p.sfreq / step, passed=(p.l_freq, p.h_freq)
         )
-    return TrialCovariances(tuple(slices), tuple(data.ch_names), parts, whole)
+    return TrialCovariances(tuple(slices), data.ch_names, torch.from_numpy(data.positions), parts, whole)
 
 
 def aligned_vectors(found: TrialCovariances, group: np.ndarray) -> Tensor:
@@ -102,7 +145,7 @@ def aligned_vectors(found: TrialCovariances, group: np.ndarray) -> Tensor:
     Every group (the trials of a person, or of a run) is whitened band by band by its own mean covariance, and its mean
     vector is taken off: all its trials are used, no label is.
     """
-    tangent, shrinkage = OddTangent(mirror_of(found.ch_names)), shrinkages(found.slices)
+    tangent, shrinkage = OddTangent(found.mirror), shrinkages(found.slices)
     vectors = torch.empty(*found.parts.shape[:2], tangent.n_features)
     for rows, aligned in _aligned_by_group(found, group):
         own = tangent(aligned, shrinkage)
@@ -131,7 +174,7 @@ def causal_vectors(found: TrialCovariances, group: np.ndarray, reference: Tensor
     reference: `reference_covariances` of the training people, which counts as REFERENCE_TRIALS trials before the first
     one; so do vectors of 0 in the mean. Trials stand in the order of time.
     """
-    tangent, shrinkage = OddTangent(mirror_of(found.ch_names)), shrinkages(found.slices)
+    tangent, shrinkage = OddTangent(found.mirror), shrinkages(found.slices)
     vectors = torch.empty(*found.parts.shape[:2], tangent.n_features)
     for g in np.unique(group):
         rows = np.flatnonzero(group == g)

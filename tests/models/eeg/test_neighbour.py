@@ -7,8 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from data.eeg.recording import CHANNELS
-from models.eeg.lateral import OddTangent, mirror_of
+from models.eeg.lateral import OddTangent
 from models.eeg.neighbour import (
     FewShotHead,
     NeighbourClassifier,
@@ -17,6 +16,7 @@ from models.eeg.neighbour import (
     fit_head,
     head_loss,
 )
+from tests.eeg_montage import mirror_64
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -54,7 +54,7 @@ def test_gradients_of_the_contrast_and_of_the_head() -> None:
 
 
 def test_mirrored_trials_get_the_other_answer() -> None:
-    mirror = mirror_of(CHANNELS)
+    mirror = mirror_64()
     trials = random(4, 2, 64, 200)
     covariance = trials @ trials.transpose(2, 3) / 200
     tangent = OddTangent(mirror)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from data.eeg.recording import CHANNELS, fir_kernel
-from models.eeg.lateral import Slice, mirror_of
+from data.eeg.recording import fir_kernel
+from models.eeg.lateral import Slice
 from models.eeg.slice_transformer import LateralEpochClassifier, LateralTransformer, SliceWeighing, slice_context
+from tests.eeg_montage import mirror_64
 
 SLICES = (Slice(0, 0.5), Slice(1, 4, 7, 14, 0.1))
 
@@ -60,7 +61,7 @@ def served(network: LateralTransformer) -> LateralEpochClassifier:
         network,
         kernel,
         SLICES,
-        mirror_of(CHANNELS),
+        mirror_64(),
         reference,
         tmin=-1.0,
         sfreq=160.0,
@@ -77,7 +78,7 @@ def test_served_epochs_mirrored_get_the_other_probability() -> None:
     p = model(x)
     assert p.shape == (4, 2)
     assert torch.allclose(p.sum(1), torch.ones(4, dtype=p.dtype))
-    assert torch.allclose(model(x[:, mirror_of(CHANNELS)]), p.flip(1), atol=1e-4)
+    assert torch.allclose(model(x[:, mirror_64()]), p.flip(1), atol=1e-4)
 
 
 def test_an_answer_depends_on_the_persons_other_epochs_but_not_on_their_order() -> None:

@@ -35,7 +35,7 @@ from tracking.registry.models import load_weights
 from trainers.eeg_simclr.comparison import comparison_text
 from trainers.eeg_simclr.config import NAMES, PRESETS, EegSimclrConfig, augment_ranges
 from trainers.eeg_simclr.frozen import encode_windows, fit_probe
-from trainers.eeg_simclr.networks import RIVALS, build_encoder, build_network, build_projector
+from trainers.eeg_simclr.networks import RIVALS, Shape, build_encoder, build_network, build_projector
 from trainers.eeg_simclr.pretraining import Pretraining, gathered_nt_xent
 from trainers.eeg_simclr.run import main
 from training.config import parse_config
@@ -191,6 +191,10 @@ def test_killed_in_pretraining_and_resumed_ends_with_the_same_weights(
     assert history(folder, run.info.run_id, name) == history(done, run_id, name)
 
 
+SHAPE = Shape(64, 2, list(range(21)))
+"""channels=motor of EEGMMI: the first 21."""
+
+
 def tiny(*argv: str) -> EegSimclrConfig:
     options = [word for name, value in TINY.items() for word in (f"--{name}", str(value))]
     return parse_config(EegSimclrConfig, PRESETS, [*options, *argv], "eeg_simclr")
@@ -319,7 +323,7 @@ def test_two_processes_have_the_loss_and_gradients_of_one(tmp_path: Path) -> Non
 
 
 def test_the_frozen_encoder_keeps_weights_and_statistics(data: EegData) -> None:
-    net = build_network(tiny(), "frozen").train()
+    net = build_network(tiny(), SHAPE, "frozen").train()
     before = copy.deepcopy(net.encoder.state_dict())
     optimizer = torch.optim.AdamW(net.parameters(), 0.1)
     net(torch.randn(4, 64, 160)).square().mean().backward()
@@ -331,7 +335,7 @@ def test_the_frozen_encoder_keeps_weights_and_statistics(data: EegData) -> None:
 
 def test_features_computed_once_give_what_the_frozen_network_gives(data: EegData) -> None:
     windows = data.windows(160, 80)
-    plain, encoded = (build_network(tiny(), "frozen", encoded) for encoded in (False, True))
+    plain, encoded = (build_network(tiny(), SHAPE, "frozen", encoded) for encoded in (False, True))
     encoded.load_state_dict(plain.state_dict())
     assert isinstance(plain, ChannelClassifier)
     features = encode_windows(plain, windows, tiny(), torch.device("cpu"))
@@ -345,7 +349,7 @@ def test_the_probe_computes_what_scikit_learn_fitted() -> None:
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    net = build_network(tiny(), "probe").eval()
+    net = build_network(tiny(), SHAPE, "probe").eval()
     assert isinstance(net, LinearProbe)
     x, label = torch.randn(20, 64, 160), np.tile([0, 1], 10)
     with torch.no_grad():

@@ -12,6 +12,8 @@ import torch
 
 from common.errors import InputError
 from data.eeg.load import EegData, load_eeg
+from data.eeg.recording import CHANNELS
+from tests.eeg_montage import mirror_64
 from tests.running import client, environment, run_trainer, runs
 from tests.trainers.eeg_transformer.test_run import TINY
 from tracking.registry.evaluations import evaluations_in
@@ -31,7 +33,7 @@ from training.config import parse_config, preset_config
 from training.eeg.baselines import CLASSICAL, baseline_inputs, classical_log_probabilities
 from training.eeg.deep_baselines import NETWORKS, check_braindecode, fit_network, predict_network
 from training.eeg.load import load_data
-from training.eeg.slices import ALL, ELECTRODES
+from training.eeg.slices import ALL, electrode_sets
 
 FEW = Training(n_networks=2, n_updates=20)
 
@@ -93,13 +95,10 @@ def test_answers_know_nothing_of_order_and_causal_ones_nothing_of_the_future() -
     assert not torch.allclose(predict_causal(network, later, subject[:40])[26:], causal[26:])
 
 
-def test_sets_of_electrodes() -> None:
-    assert {name: len(chosen) for name, chosen in ELECTRODES.items()} == {
-        ALL: 64,
-        "central_posterior": 39,
-        "motor_21": 21,
-    }
-    assert not {"F7", "FT7", "T7", "Fp1", "TP7"} & set(ELECTRODES["central_posterior"])
+def test_sets_of_electrodes(data: EegData) -> None:
+    sets = electrode_sets(data)
+    assert {name: len(chosen) for name, chosen in sets.items()} == {ALL: 64, "central_posterior": 39, "motor_21": 21}
+    assert not {"F7", "FT7", "T7", "Fp1", "TP7"} & set(sets["central_posterior"])
 
 
 def test_order_is_told_from_the_labels_before() -> None:
@@ -112,14 +111,14 @@ def test_order_is_told_from_the_labels_before() -> None:
 
 
 def test_a_pattern_is_where_the_power_goes_with_the_evidence() -> None:
-    from models.eeg.lateral import OddTangent, mirror_of
+    from models.eeg.lateral import OddTangent
 
-    names = ELECTRODES[ALL]
+    names, mirror = CHANNELS, mirror_64()
     evidence = torch.randn(200, 1, generator=torch.Generator().manual_seed(0))
     log = torch.zeros(200, 64, 64, dtype=torch.float64)
     log[:, names.index("C3"), names.index("C3")] = -evidence[:, 0].double()
-    vectors = OddTangent(mirror_of(names))(torch.matrix_exp(log), shrinkage=0.0)[:, None]
-    (pattern,) = patterns_of(vectors, evidence)
+    vectors = OddTangent(mirror)(torch.matrix_exp(log), shrinkage=0.0)[:, None]
+    (pattern,) = patterns_of(vectors, evidence, mirror)
     assert np.argmin(pattern) == names.index("C3")
     assert np.argmax(pattern) == names.index("C4")
     assert np.isclose(pattern.min(), -0.5, atol=1e-3)

@@ -9,8 +9,8 @@ import torch
 
 from common.errors import InputError
 from data.eeg.load import EegData, load_eeg
-from data.eeg.recording import CHANNELS
-from models.eeg.lateral import Slice, mirror_of
+from models.eeg.lateral import Slice
+from tests.eeg_montage import mirror_64
 from training.eeg.slices import (
     aligned_vectors,
     causal_vectors,
@@ -36,7 +36,7 @@ def test_vectors_are_those_of_the_definition(data: EegData) -> None:
     covariance = np.einsum("nct,ndt->cd", x, x) / (len(x) * x.shape[2])
     size = np.trace(covariance) / 64
     whitened = np.linalg.inv(scipy.linalg.sqrtm(0.95 * covariance + 0.05 * size * np.eye(64))).real @ x
-    mirror, odd = mirror_of(CHANNELS).numpy(), []
+    mirror, odd = mirror_64().numpy(), []
     for trial in whitened:
         c = trial[:, 80:120] @ trial[:, 80:120].T / 40
         log = scipy.linalg.logm(0.8 * c + 0.2 * np.trace(c) / 64 * np.eye(64)).real

@@ -1,0 +1,255 @@
+"""Reads one recording of any format that MNE reads: its electrodes, its events, and its filtered trials.
+
+`scan` looks at the header and the events alone; `read_any_trials` gives what `data.eeg.recording.read_trials` gives of
+EEGMMI's files, at whatever rate, with whatever electrodes, from whatever events.
+"""
+
+import importlib.util
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mne
+import numpy as np
+
+from common.errors import InputError
+from data.eeg.edf import BadRecording, check_edf_bytes
+from data.eeg.electrodes import channels_of
+from data.eeg.naming import is_bids
+from data.eeg.recording import (
+    Preprocessing,
+    RecordingReport,
+    bandpass_trials,
+    check_joined,
+    check_signal,
+    dead_stretches,
+    marked_bad,
+    median_deviation,
+    stretches,
+)
+
+NO_EVENT = re.compile(r"(?:bad|edge).*|(?:new segment|comment)(?:/.*)?", re.IGNORECASE)
+"""Annotations that say nothing of what a person did."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How recordings are read.
+
+    electrodes: those to keep, in this order. montage: see `channels_of`. dropped: channels (of the file, or electrodes)
+    that are left out before anything else. events: of each class, the names of its events; () for unlabelled
+    stretches. reference: electrodes or channels whose mean is subtracted, "average" for that of all electrodes, () for
+    the recording's own. notch: line frequencies in Hz to remove. bids_root: of a BIDS tree that mne-bids reads.
+    """
+
+    electrodes: tuple[str, ...]
+    montage: str | None
+    dropped: tuple[str, ...]
+    events: tuple[tuple[str, ...], ...]
+    reference: tuple[str, ...]
+    notch: tuple[float, ...]
+    bids_root: Path | None
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a recording holds. events: {name: how many}. positions: metres, of each electrode. bad: electrodes that the
+    file itself marks bad.
+    """
+
+    seconds: float
+    sfreq: float
+    electrodes: tuple[str, ...]
+    positions: tuple[tuple[float, ...], ...]
+    positions_from_file: bool
+    others: tuple[str, ...]
+    events: dict[str, int]
+    bad: tuple[str, ...]
+
+
+def open_raw(path: Path, bids_root: Path | None) -> mne.io.BaseRaw:
+    """The recording, its samples not yet read; BadRecording if MNE cannot read it."""
+    if path.suffix.lower() == ".edf":
+        check_edf_bytes(path.read_bytes())
+    try:
+        with mne.utils.use_log_level("ERROR"), np.errstate(all="ignore"):
+            if bids_root is not None:
+                return _open_bids(path, bids_root)
+            return mne.io.read_raw(path, preload=False)
+    # MNE raises whatever a damaged header leads it to, also a bare Exception, ZeroDivisionError or OverflowError.
+    except Exception as error:
+        words = " ".join(str(error).split())[:200]
+        raise BadRecording(f"MNE cannot read it ({type(error).__name__}: {words})") from error
+
+
+def _open_bids(path: Path, root: Path) -> mne.io.BaseRaw:
+    """With the tree's own events, channel types, bad channels and electrode positions."""
+    import mne_bids  # an optional extra
+
+    return mne_bids.read_raw_bids(mne_bids.get_bids_path_from_fname(path).update(root=root), verbose="ERROR")
+
+
+def bids_root_of(folder: Path) -> Path | None:
+    """The folder, if it is a BIDS tree that mne-bids is to read. InputError if it needs mne-bids, which is missing."""
+    if not is_bids(folder):
+        return None
+    if importlib.util.find_spec("mne_bids") is not None:
+        return folder
+    if next(folder.rglob("*_events.tsv"), None) is not None:
+        raise InputError(
+            f"data_dir={str(folder)!r} is a BIDS tree with events in files of their own: pip install mne-bids"
+        )
+    return None
+
+
+def event_times(raw: mne.io.BaseRaw) -> list[tuple[str, int]]:
+    """(name, sample from the recording's start) of every event, in the order of time.
+
+    From annotations, and from stim channels, whose names are their codes; a code at the sample of an annotation of the
+    same name is not counted twice.
+    """
+    names = sorted({d for d in raw.annotations.description if not NO_EVENT.fullmatch(d)})
+    found: set[tuple[int, str]] = set()
+    if names:
+        codes = {name: number for number, name in enumerate(names, 1)}
+        events, _ = mne.events_from_annotations(raw, event_id=codes, verbose="ERROR")
+        found |= {(int(sample), names[code - 1]) for sample, _, code in events}
+    if len(mne.pick_types(raw.info, meg=False, stim=True)):
+        events = mne.find_events(raw, shortest_event=1, initial_event=True, uint_cast=True, verbose="ERROR")
+        found |= {(int(sample), str(code)) for sample, _, code in events}
+    return [(name, sample - raw.first_samp) for sample, name in sorted(found)]
+
+
+def matching_event(wanted: str, names: Sequence[str]) -> str | None:
+    """The event that is meant: the name itself, or "S1" or "S  1" for BrainVision's "Stimulus/S  1"."""
+    if wanted in names:
+        return wanted
+    plain = re.sub(r"\s+", "", wanted).lower()
+    alike = [n for n in names if plain in (squeezed := re.sub(r"\s+", "", n).lower(), squeezed.rsplit("/", 1)[-1])]
+    return alike[0] if len(alike) == 1 else None
+
+
+def scan(path: Path, montage: str | None, dropped: tuple[str, ...], bids_root: Path | None) -> Scan | str:
+    """What the recording holds, or the reason why it cannot be used."""
+    try:
+        raw = open_raw(path, bids_root)
+        kept = [c for c in raw.ch_names if c not in dropped]
+        channels = channels_of(mne.pick_info(raw.info, [raw.ch_names.index(c) for c in kept]), montage)
+        kept_electrodes = [(n, e, p) for (n, e), p in zip(channels.names.items(), channels.positions, strict=True)]
+        kept_electrodes = [row for row in kept_electrodes if row[1] not in dropped]
+        return Scan(
+            seconds=float(raw.n_times / raw.info["sfreq"]),
+            sfreq=float(raw.info["sfreq"]),
+            electrodes=tuple(electrode for _, electrode, _ in kept_electrodes),
+            positions=tuple(tuple(float(x) for x in place) for _, _, place in kept_electrodes),
+            positions_from_file=channels.from_file,
+            others=channels.others,
+            events=dict(Counter(name for name, _ in event_times(raw))),
+            bad=tuple(e for n, e, _ in kept_electrodes if n in raw.info["bads"]),
+        )
+    except (BadRecording, InputError) as error:
+        return str(error)
+
+
+def read_any_trials(
+    path: Path, subject: int, run: int, preprocessing: Preprocessing, reading: Reading
+) -> tuple[np.ndarray, np.ndarray, RecordingReport]:
+    """The filtered trials of one recording, its labels, and what was found in it, as `read_trials` gives them.
+
+    Trials float32 [n_trials, n_electrodes, n_times] in volts, at `preprocessing.sfreq`; labels int64, an index of
+    `reading.events`, or -1. Raises BadRecording for a damaged file or values that cannot be EEG.
+    """
+    raw = open_raw(path, reading.bids_root)
+    check_joined(raw)
+    recorded_hz, remarks = float(raw.info["sfreq"]), []
+    if recorded_hz <= 2 * preprocessing.h_freq:
+        raise BadRecording(
+            f"sampled at {recorded_hz:g} Hz, it has nothing up to h_freq={preprocessing.h_freq:g} Hz: give less"
+        )
+    events = event_times(raw) if reading.events else []
+    signal, unfiltered = _signal(raw, reading, preprocessing.sfreq)
+    flat, clipped = check_signal(unfiltered, reading.electrodes, recorded_hz)
+    if recorded_hz != preprocessing.sfreq:
+        remarks.append(f"resampled from {recorded_hz:g} to {preprocessing.sfreq:g} Hz")
+    if reading.events:
+        cues, labels = _class_events(events, reading.events)
+        starts = np.round(cues * preprocessing.sfreq / recorded_hz).astype(int) + preprocessing.first_sample
+        remarks += _overlaps(starts, labels, preprocessing)
+    else:
+        starts, labels, preprocessing = stretches(signal.shape[1], preprocessing)
+    inside = (starts >= 0) & (starts + preprocessing.n_times <= signal.shape[1])
+    began = raw.first_time if raw.annotations.orig_time is not None else 0.0
+    kept = inside & ~marked_bad(raw.annotations, starts, preprocessing, began)
+    report = RecordingReport(
+        subject=subject,
+        run=run,
+        file=path.name,
+        seconds=round(float(raw.n_times / recorded_hz), 3),
+        n_of_class=tuple(int((labels == k).sum()) for k in range(len(reading.events))),
+        n_trials=int(kept.sum()),
+        n_lost=int((~inside).sum()),
+        median_sd_uv=round(median_deviation(unfiltered) * 1e6, 2),
+        flat=flat,
+        clipped=clipped,
+        dead=dead_stretches(unfiltered, recorded_hz),
+        n_bad=int((inside & ~kept).sum()),
+        remarks=tuple(remarks),
+    )
+    return bandpass_trials(signal, starts[kept], preprocessing), labels[kept].astype(np.int64), report
+
+
+def _signal(raw: mne.io.BaseRaw, reading: Reading, sfreq: float) -> tuple[np.ndarray, np.ndarray]:
+    """(the electrodes' signal at `sfreq`, referenced, without line noise; as recorded), volts [n_chans, n_samples]."""
+    names = {electrode: name for name, electrode in channels_of(_without(raw, reading), reading.montage).names.items()}
+    missing = [electrode for electrode in reading.electrodes if electrode not in names]
+    if missing:
+        raise BadRecording(f"it has no {' '.join(missing)}")
+    channels = [names[electrode] for electrode in reading.electrodes]
+    outside = [name for name in _named(reading.reference, names, raw.ch_names) if name not in channels]
+    with mne.utils.use_log_level("ERROR"):
+        raw = raw.copy().pick([*channels, *outside]).load_data().reorder_channels([*channels, *outside])
+        unfiltered = raw.get_data(picks=channels)
+        if reading.reference == ("average",):
+            raw.set_eeg_reference("average", ch_type="eeg")
+        elif reading.reference:
+            raw.set_eeg_reference(_named(reading.reference, names, raw.ch_names), ch_type="eeg")
+        raw.pick(channels)
+        if reading.notch:
+            raw.notch_filter(list(reading.notch), picks="all")
+        if raw.info["sfreq"] != sfreq:
+            raw.resample(sfreq)
+    return raw.get_data(), unfiltered
+
+
+def _without(raw: mne.io.BaseRaw, reading: Reading) -> mne.Info:
+    return mne.pick_info(raw.info, [i for i, name in enumerate(raw.ch_names) if name not in reading.dropped])
+
+
+def _named(reference: tuple[str, ...], names: Mapping[str, str], ch_names: Sequence[str]) -> list[str]:
+    """The file's channels that a reference means, by electrode or by their own name."""
+    if reference == ("average",):
+        return []
+    found = [names.get(name, name) for name in reference]
+    missing = [name for name in found if name not in ch_names]
+    if missing:
+        raise BadRecording(f"reference={','.join(reference)}: it has no channel {' '.join(missing)}")
+    return found
+
+
+def _class_events(events: Sequence[tuple[str, int]], classes: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
+    """(samples of the cues, labels) of the events of the classes. BadRecording where two are at one sample."""
+    label_of = {name: label for label, names in enumerate(classes) for name in names}
+    found = [(sample, label_of[name]) for name, sample in events if name in label_of]
+    cues, labels = (np.array(column, dtype=int) for column in (zip(*found, strict=True) if found else ((), ())))
+    twice = np.flatnonzero(np.diff(cues) == 0)
+    if len(twice):
+        raise BadRecording(f"two events of the classes lie at sample {cues[twice[0]]}: one signal under two labels")
+    return cues, labels
+
+
+def _overlaps(starts: np.ndarray, labels: np.ndarray, preprocessing: Preprocessing) -> list[str]:
+    """A remark where the next cue comes before a trial's end."""
+    n = int((np.diff(starts) < preprocessing.n_times + preprocessing.first_sample).sum())
+    return [f"{n} trials reach past the next cue: give a smaller tmax"] if n else []

@@ -1,0 +1,260 @@
+"""Recordings of one's own: one data set in four formats gives the same trials, and bad input one clear line."""
+
+import shutil
+from pathlib import Path
+
+import mne
+import numpy as np
+import pytest
+import scipy.signal
+
+from common.errors import InputError
+from data.eeg.load import EegData, load_eeg
+from data.eeg.own import OwnFiles, survey
+from data.eeg.recording import Preprocessing
+from tests.data.eeg.own_files import NAMES_32, own_raw, write_own, write_recording
+
+HANDS = ("left_hand", "right_hand")
+FORMATS = (".fif", ".bdf", ".vhdr", ".edf")
+
+
+def load(folder: Path, cache: Path, *, classes: tuple[str, ...] = HANDS, **changes: object) -> EegData:
+    own = {name: changes.pop(name) for name in list(changes) if name in OwnFiles.__dataclass_fields__}
+    settings = {"subjects": "all", "runs": "all", "quiet": True, **changes}
+    return load_eeg("recordings", cache, folder, own=OwnFiles(classes=classes, **own), **settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same two people, one run each of 6 trials, in every format."""
+    top = tmp_path_factory.mktemp("own")
+    return {suffix: write_own(top / suffix[1:], suffix, subjects=2, runs=1, n_trials=6) for suffix in FORMATS}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_every_format_gives_the_same_trials(suffix: str, folders: dict[str, Path], cache: Path) -> None:
+    data, reference = load(folders[suffix], cache), load(folders[".fif"], cache)
+    assert data.trials.shape == (10, 32, 801)  # six cues a person, of which the second is marked bad
+    assert (data.classes, data.sfreq, data.ch_names[11], data.ch_names[22]) == (HANDS, 160.0, "T7", "P7")
+    np.testing.assert_array_equal(data.label, reference.label)
+    np.testing.assert_allclose(data.trials, reference.trials, atol=2e-8)  # half a step of 16 bits over 1 mV
+    table = data.table()
+    assert "resampled from 250 to 160 Hz; 1 trials dropped: marked bad in the recording" in table
+    assert "channels that are no known electrode: EOG1 (2)" in table
+    assert data.summary()["n_left_hand"] == int((data.label == 0).sum()) > 0
+
+
+def test_trials_are_the_events_of_the_filtered_and_resampled_recording(folders: dict[str, Path], cache: Path) -> None:
+    """MNE's own way, step by step: resample, filter, epochs by annotations, bad ones dropped."""
+    data = load(folders[".fif"], cache)
+    raw = mne.io.read_raw(folders[".fif"] / "sub-01_run-1.fif", preload=True, verbose="ERROR").pick(list(NAMES_32))
+    raw.resample(160, verbose="ERROR").filter(7, 30, fir_design="firwin", verbose="ERROR")
+    events, codes = mne.events_from_annotations(raw, {"left_hand": 1, "right_hand": 2}, verbose="ERROR")
+    epochs = mne.Epochs(raw, events, codes, tmin=-1, tmax=4, baseline=(None, 0), preload=True, verbose="ERROR")
+    own = data.subject == 1
+    np.testing.assert_array_equal(data.label[own], epochs.events[:, 2] - 1)
+    np.testing.assert_allclose(data.trials[own], epochs.get_data(), atol=1e-9)
+
+
+def test_the_first_of_left_and_right_is_left_and_classes_have_names_of_ones_own(
+    folders: dict[str, Path], cache: Path
+) -> None:
+    data = load(folders[".vhdr"], cache, classes=("right:right_hand", "left:Stimulus/left_hand"))
+    assert data.classes == ("left", "right")
+    np.testing.assert_array_equal(data.label, load(folders[".vhdr"], cache).label)
+
+
+def test_stim_channels_hold_events_by_their_codes(tmp_path: Path) -> None:
+    raw = own_raw(1, 1, n_trials=6)
+    events, _ = mne.events_from_annotations(raw, {"left_hand": 769, "right_hand": 770}, verbose="ERROR")
+    stim = np.zeros((1, raw.n_times))
+    for sample, _, code in events:
+        stim[0, sample - raw.first_samp : sample - raw.first_samp + 5] = code
+    raw.set_annotations(None)
+    info = mne.create_info(["STI"], raw.info["sfreq"], "stim", verbose="ERROR")
+    raw.add_channels([mne.io.RawArray(stim, info, verbose="ERROR")], force_update_info=True)
+    write_recording(raw, tmp_path / "data" / "anna_1.fif")
+    data = load(tmp_path / "data", tmp_path / "cache", classes=("left:769", "right:770"))
+    assert len(data.label) == 6
+    np.testing.assert_array_equal(data.label, events[:, 2] - 769)
+    assert data.names.subject == {1: "anna"}
+
+
+def test_reference_notch_picks_and_drop(folders: dict[str, Path], cache: Path) -> None:
+    folder = folders[".fif"]
+    plain, average = load(folder, cache), load(folder, cache, reference=("average",))
+    np.testing.assert_allclose(average.trials, plain.trials - plain.trials.mean(1, keepdims=True), atol=1e-9)
+    cz = load(folder, cache, reference=("Cz",))
+    at = plain.ch_names.index("Cz")
+    np.testing.assert_allclose(cz.trials, plain.trials - plain.trials[:, at : at + 1], atol=1e-9)
+    few = load(folder, cache, picks=("C4", "C3", "T7"))
+    np.testing.assert_array_equal(few.trials, plain.trials[:, [plain.ch_names.index(n) for n in ("C4", "C3", "T7")]])
+    assert load(folder, cache, drop=("T3", "Fp1")).ch_names == tuple(
+        n for n in plain.ch_names if n not in ("T7", "Fp1")
+    )
+    notched = load(folder, cache, notch=(20.0,))
+    frequencies, power = scipy.signal.periodogram(notched.trials, 160)
+    before = scipy.signal.periodogram(plain.trials, 160)[1]
+    near = np.abs(frequencies - 20) < 0.3
+    assert power[..., near].mean() < 0.2 * before[..., near].mean()
+
+
+def test_positions_of_the_file_are_taken_and_names_need_not_be_known(tmp_path: Path) -> None:
+    raw = own_raw(1, 1, n_trials=6)
+    montage = mne.channels.make_standard_montage("colin27_1005")
+    raw.rename_channels({"T3": "T7", "T4": "T8", "T5": "P7", "T6": "P8"}).set_montage(montage, verbose="ERROR")
+    raw.rename_channels({"C3": "E36", "C4": "E104"})
+    write_recording(raw, tmp_path / "data" / "anna_1.fif")
+    data = load(tmp_path / "data", tmp_path / "cache")
+    assert {"E36", "E104"} < set(data.ch_names)
+    left, right = (data.positions[data.ch_names.index(name)] for name in ("E36", "E104"))
+    assert left[0] < -0.05 < 0.05 < right[0]
+    np.testing.assert_allclose(data.info()["chs"][0]["loc"][:3], data.positions[0], atol=1e-6)
+    named = load(tmp_path / "data", tmp_path / "cache", montage="colin27_1005")
+    assert len(named.ch_names) == 30
+    assert "E36 (1)" in named.table()
+
+
+def test_three_classes_any_number_of_trials_and_other_times(tmp_path: Path) -> None:
+    folder = write_own(tmp_path / "d", ".edf", subjects=1, runs=1, n_trials=9, classes=("feet", "left", "right"))
+    preprocessing = Preprocessing(tmin=0.0, tmax=2.0, sfreq=128.0)
+    data = load(folder, tmp_path / "c", classes=("feet", "left", "right"), preprocessing=preprocessing)
+    assert (data.trials.shape, data.classes) == ((8, 32, 257), ("feet", "left", "right"))
+    assert np.bincount(data.label).tolist() == [int((data.label == k).sum()) for k in range(3)]
+    assert set(data.label) == {0, 1, 2}
+    unlabelled = load(folder, tmp_path / "c", classes=(), labelled=False)
+    assert set(unlabelled.label) == {-1}
+
+
+def test_recordings_without_the_events_are_left_out_and_said(tmp_path: Path) -> None:
+    folder = write_own(tmp_path / "d", ".edf", subjects=2, runs=1, n_trials=6)
+    write_recording(own_raw(3, 1, n_trials=6, classes=("rest", "rest")), folder / "sub-03_run-1.edf")
+    data = load(folder, tmp_path / "c")
+    assert [(entry.subject, entry.run) for entry in data.excluded] == [(3, 1)]
+    assert "it has none of the events left_hand, right_hand, but rest (6)" in data.table()
+
+
+def test_a_survey_shows_everything_before_anything_is_cut(folders: dict[str, Path], cache: Path) -> None:
+    text = survey(folders[".edf"], OwnFiles(), cache, quiet=True).text()
+    for words in ("2 recordings, named by BIDS entities", "left_hand (6)", "right_hand (6)", "250", "EOG1 (2)"):
+        assert words in text
+    assert "electrodes of 2 recordings (32): Fp1 Fp2" in text
+
+
+def change(folder: Path, what: str) -> dict[str, object]:
+    """Make the recordings of two people wrong in one way; returns the arguments of `load` that go with it."""
+    if what == "montage":
+        names = [name for name in NAMES_32 if name not in ("O1", "O2")]
+        write_recording(own_raw(2, 1, n_trials=6, names=names), folder / "sub-02_run-1.edf")
+    elif what == "two files":
+        shutil.copy(folder / "sub-01_run-1.edf", folder / "sub-01_run-1.bdf")
+    elif what == "two folders":
+        (folder / "b").mkdir()
+        (folder / "sub-02_run-1.edf").rename(folder / "b" / "sub-01_run-2.edf")
+    elif what == "copies":
+        shutil.copy(folder / "sub-01_run-1.edf", folder / "sub-02_run-1.edf")
+    elif what == "cut short":
+        file = folder / "sub-01_run-1.edf"
+        file.write_bytes(file.read_bytes()[:-5000])
+    elif what == "units":
+        raw = own_raw(1, 1, n_trials=6)
+        raw._data *= 1e6
+        (folder / "sub-01_run-1.edf").unlink()
+        write_recording(raw, folder / "sub-01_run-1.fif")
+    changes: dict[str, dict[str, object]] = {
+        "pattern": {"subject_pattern": "P{subject}_{run}"},
+        "one class": {"classes": ("left_hand",)},
+        "no class": {"classes": ()},
+        "misspelt": {"classes": ("left_hand", "rigth_hand")},
+        "picks": {"picks": ("C3", "C4", "XX")},
+        "subjects": {"subjects": "anna"},
+        "montage name": {"montage": "biosemi33"},
+        "reference": {"reference": ("M1",)},
+        "nobody": {"exclude": "01,02"},
+    }
+    return changes.get(what, {})
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("pattern", r"subject_pattern='P\{subject\}_\{run\}' fits none of the 2 recordings"),
+        (
+            "one class",
+            r"classes=left_hand: one class is nothing to choose between; .*left_hand \(6\), right_hand \(6\)",
+        ),
+        ("no class", r"classes: none are given; give two or more of the events"),
+        (
+            "misspelt",
+            r"classes: 'rigth_hand' is not among the events; the events there are left_hand \(6\), right_hand",
+        ),
+        ("two files", "sub-01_run-1.bdf and sub-01_run-1.edf are both subject 01 run 1"),
+        ("two folders", "subject 01 is in two folders, .*sub-01_run-1.edf"),
+        ("montage", r"sub-02_run-1.edf has other electrodes than sub-01_run-1.edf: it lacks O1 O2; .*picks=common"),
+        ("copies", "it has the same bytes as sub-01_run-1.edf"),
+        ("cut short", "sub-01_run-1.edf: cut short"),
+        ("units", "sub-01_run-1.fif: channel Fp1 reaches .* V"),
+        ("picks", "has no XX; its electrodes are Fp1"),
+        ("subjects", "'anna' is not among the recordings; there are 01, 02"),
+        ("montage name", "montage='biosemi33' is not one of MNE's"),
+        ("reference", "reference=M1: it has no channel M1"),
+        ("nobody", "no recording is left of 2"),
+    ],
+)
+def test_bad_input_is_one_clear_line(what: str, words: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders[".edf"], tmp_path / "data")
+    changes = change(folder, what)
+    with pytest.raises(InputError, match=words) as refused:
+        load(folder, tmp_path / "cache", **changes)  # type: ignore[arg-type]
+    assert "\n" not in str(refused.value)
+
+
+def test_different_montages_have_electrodes_in_common(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders[".edf"], tmp_path / "data")
+    change(folder, "montage")
+    assert len(load(folder, tmp_path / "cache", picks=("common",)).ch_names) == 30
+
+
+def test_a_damaged_recording_is_skipped_if_that_is_asked(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders[".edf"], tmp_path / "data")
+    change(folder, "cut short")
+    data = load(folder, tmp_path / "cache", on_bad="skip")
+    assert set(data.subject) == {2}
+    assert "left out: subject 01 run 1: cut short" in data.table()
+
+
+def test_the_cache_is_that_of_these_bytes_and_settings(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders[".vhdr"], tmp_path / "data")
+    settings: list[dict[str, object]] = [{}, {"reference": ("average",)}, {"picks": ("C3", "C4")}, {"notch": (50.0,)}]
+    prints = [load(folder, tmp_path / "cache", **change).fingerprint for change in settings]  # type: ignore[arg-type]
+    marker = folder / "sub-01_run-1.vmrk"
+    marker.write_text(marker.read_text().replace("left_hand", "right_hand", 1))
+    prints.append(load(folder, tmp_path / "cache").fingerprint)
+    assert len(set(prints)) == 5
+
+
+def test_eegmmi_read_as_ones_own_is_eegmmi(simulated: EegData, eeg_cache: Path, tmp_path: Path) -> None:
+    """The simulation, in EEGMMI's files and layout: the same trials by the route of anybody's recordings."""
+    folder = simulated.files[0].parents[1]
+    own = OwnFiles(classes=("left:T1", "right:T2"))
+    found = load_eeg("recordings", tmp_path, folder, subjects="1-2", runs="4,8", own=own, quiet=True)
+    same = np.isin(simulated.subject, (1, 2)) & np.isin(simulated.run, (4, 8))
+    for name in ("trials", "label", "subject", "run"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(simulated, name)[same])
+    assert found.ch_names == simulated.ch_names
+    np.testing.assert_array_equal(found.positions, simulated.positions)
+
+
+@pytest.mark.slow
+def test_real_people_read_as_ones_own_are_physionets(real_data: Path, tmp_path: Path) -> None:
+    folder = real_data / "eegmmi"
+    theirs = load_eeg("physionet", tmp_path, folder, subjects="1", quiet=True)
+    own = OwnFiles(classes=("left:T1", "right:T2"))
+    found = load_eeg("recordings", tmp_path, folder, subjects="all", runs="all", own=own, quiet=True)
+    for name in ("trials", "label", "subject", "run"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(theirs, name))
