@@ -8,6 +8,7 @@ than 120 mm apart. Amplitudes are medians over people.
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import mne
@@ -18,7 +19,7 @@ from scipy.signal import welch
 from data.eeg.load import EegData, load_eeg
 from data.eeg.recording import CHANNELS, electrode_positions, read_raw
 from data.eeg.splits import make_folds
-from models.eeg.lateral import Slice, mirror_of
+from models.eeg.lateral import Slice
 from training.eeg.baselines import (
     BaselineInputs,
     baseline_inputs,
@@ -83,14 +84,7 @@ def accuracies(data: EegData) -> dict[str, float]:
     folds = make_folds(windows, "cross_subject", n_folds=3, seed=0)
     inputs = baseline_inputs(data, "cross_subject")
     found = trial_covariances(data, [Slice(*LATE, data.preprocessing.l_freq, data.preprocessing.h_freq)])
-    late = BaselineInputs(
-        rule=inputs.rule,
-        wide=aligned_covariances(found, inputs.group)[:, 0],
-        banks=inputs.banks,
-        mirror=mirror_of(data.ch_names).numpy(),
-        group=inputs.group,
-        label=inputs.label,
-    )
+    late = replace(inputs, wide=aligned_covariances(found, inputs.group)[:, 0])
 
     def accuracy(name: str, given: BaselineInputs) -> float:
         right = []

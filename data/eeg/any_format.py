@@ -40,8 +40,8 @@ class Reading:
 
     electrodes: those to keep, in this order. montage: see `channels_of`. dropped: channels (of the file, or electrodes)
     that are left out before anything else. events: of each class, the names of its events; () for unlabelled
-    stretches. reference: electrodes or channels whose mean is subtracted, "average" for that of all electrodes, () for
-    the recording's own. notch: line frequencies in Hz to remove. bids_root: of a BIDS tree that mne-bids reads.
+    stretches. reference: electrodes or channels whose mean is subtracted, "average" for that of the electrodes kept, ()
+    for the recording's own. notch: line frequencies in Hz to remove. bids_root: of a BIDS tree that mne-bids reads.
     """
 
     electrodes: tuple[str, ...]
@@ -210,6 +210,7 @@ def _signal(raw: mne.io.BaseRaw, reading: Reading, sfreq: float) -> tuple[np.nda
     outside = [name for name in _named(reading.reference, names, raw.ch_names) if name not in channels]
     with mne.utils.use_log_level("ERROR"):
         raw = raw.copy().pick([*channels, *outside]).load_data().reorder_channels([*channels, *outside])
+        raw.info["bads"] = []  # MNE would leave them out of the average
         unfiltered = raw.get_data(picks=channels)
         if reading.reference == ("average",):
             raw.set_eeg_reference("average", ch_type="eeg")

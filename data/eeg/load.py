@@ -213,7 +213,8 @@ def load_eeg(
     Raises InputError, one line, for anything that the user can correct.
     """
     if dataset not in EEG_SOURCES and not is_own(dataset):
-        raise InputError(f"dataset={dataset!r} is not allowed; choose {', '.join(EEG_SOURCES)} or moabb:NAME")
+        names = ", ".join(EEG_SOURCES)
+        raise InputError(f"dataset={dataset!r} is not allowed; choose {names}, recordings or moabb:NAME")
     if on_bad not in ("stop", "skip"):
         raise InputError(f"on_bad={on_bad!r} is not allowed; choose stop or skip")
     # os.path: Path.expanduser raises for a user that is not there.

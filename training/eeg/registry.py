@@ -88,6 +88,7 @@ def log_classifier(
         "tmin": config.tmin,
         "tmax": config.tmax,
         "classes": list(data.classes),
+        **({"reference": list(config.reference), "notch": list(config.notch)} if data.is_own else {}),
     }
     conditions = {
         "data": data.fingerprint[:16],

@@ -24,5 +24,5 @@ def test_subjects_are_numbered_up_to_n_subjects(name: str, tmp_path: Path) -> No
 
 
 def test_an_unknown_data_set_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="choose physionet or simulated"):
+    with pytest.raises(InputError, match="choose physionet, simulated, recordings or moabb:NAME"):
         load_eeg("bci", tmp_path)  # type: ignore[arg-type]
