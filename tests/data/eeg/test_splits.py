@@ -139,7 +139,7 @@ def test_the_guard_sees_a_subject_or_a_run_on_both_sides() -> None:
         (windows(1, runs=(4,)), "within_subject", 5, "subject 1 has a single run"),
         (windows(1, runs=(4, 8), n_trials=2), "within_subject", 5, "are too few to train and validate on"),
         (windows(1, runs=(4, 8), n_trials=1), "within_subject", 5, "all of one class"),
-        (windows(1), "random", 5, "choose cross_subject or within_subject"),
+        (windows(1), "random", 5, "choose cross_subject, within_subject or cross_session"),
     ],
 )
 def test_too_little_data_says_what_is_needed(data: Any, split: Any, n_folds: int, message: str) -> None:
