@@ -65,6 +65,16 @@ def find_resumable(resume: str | None, entry_point: str, output_dir: Path) -> st
     return None if resume == "latest" else resume
 
 
+def check_checkpoint_missing(output_dir: Path, run_id: str) -> None:
+    """InputError for a finished run without a checkpoint: resuming it would train it a second time from the start."""
+    folder = run_folder(output_dir, run_id)
+    if read_facts(folder).get("status") == "FINISHED":
+        raise InputError(
+            f"resume: run {run_id} is finished, and its checkpoint is neither in {folder} nor in the store; start a "
+            "new run without resume"
+        )
+
+
 _job_served = False
 """Whether this process has started its run: a restarted process continues one run, not several."""
 

@@ -76,6 +76,7 @@ def open_run(
     client, stored = _stored_run(facts, folder, inherited, tags)
     if stored is not None:
         _check_entry_point(stored, facts["run_id"], entry_point)
+        _check_not_deleted(stored, facts["tracking_uri"])
         facts |= {"run_id": stored.info.run_id, "experiment_id": stored.info.experiment_id}
     elif not continues:
         facts |= {"local_id": f"offline-{uuid.uuid4().hex[:12]}", "tags": as_text(tags)}
@@ -101,6 +102,16 @@ def _check_entry_point(stored: Any, run_id: str | None, entry_point: str) -> Non
     made_by = stored.data.tags.get("entry_point", entry_point)
     if made_by != entry_point:
         raise InputError(f"run {run_id} is a {made_by} run: resume it with that entry point, not {entry_point}")
+
+
+def _check_not_deleted(stored: Any, uri: str) -> None:
+    """The store would refuse all that is recorded, after hours of training."""
+    if stored.info.lifecycle_stage == "deleted":
+        run_id = stored.info.run_id
+        raise InputError(
+            f"run {run_id} is deleted in {uri}: restore it with `MLFLOW_TRACKING_URI={uri} mlflow runs restore "
+            f"--run-id {run_id}` (or its experiment with `mlflow experiments restore`), or start a new run"
+        )
 
 
 def _check_writable(folder: Path) -> None:

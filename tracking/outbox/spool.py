@@ -396,6 +396,10 @@ def _is_whole(operation: Operation) -> bool:
         file, content = operation.get("file"), operation.get("bytes")
         if not isinstance(file, str) or not isinstance(content, str) or Path(file).name in ("", ".."):
             return False
+        try:
+            base64.b64decode(content, validate=True)
+        except ValueError:
+            return False
         return op == "file" or (isinstance(step, int) and isinstance(operation.get("key"), str))
     if op == "metrics" and not (isinstance(step, int) and isinstance(operation.get("values"), dict)):
         return False
