@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError, run_main
-from tracking.outbox.spool import Spool
+from tracking.outbox.sync import sync_run
 
 STALE_MINUTES = 10.0
 NEVER_BEAT_HOURS = 24.0
@@ -66,47 +66,7 @@ def sync(folder: Path) -> int:
     folders = [path.parent for path in sorted([*folder.glob("run.json"), *folder.glob("*/run.json")])]
     if not folders:
         raise InputError(f"{folder} holds no runs (no run.json in it or one level below)")
-    return max(_sync_run(run) for run in folders)
-
-
-def _sync_run(folder: Path) -> int:
-    from tracking import store
-    from tracking.outbox.delivery import Delivery
-
-    try:
-        spool = Spool(folder, patience=0.5)
-    except InputError:
-        print(f"{folder}: a training process is writing to it and delivers by itself")
-        return 0
-    except OSError as error:
-        print(f"{folder}: cannot be read ({error.strerror or error})")
-        return 1
-    try:
-        facts = spool.facts()
-        if not isinstance(facts.get("tracking_uri"), str) or "run_id" not in facts:
-            print(
-                f"{folder}: run.json is damaged (no tracking_uri or run_id in it): {spool.pending()} records still wait"
-            )
-            return 1
-        store.use(facts["tracking_uri"])
-        delivery = Delivery(spool, facts["tracking_uri"])
-        waiting = spool.pending()
-        try:
-            while operations := spool.read(spool.sent):
-                delivery.send(operations)
-        except Exception as error:
-            print(
-                f"{folder}: {spool.pending()} of {waiting} records still wait: {facts['tracking_uri']}: "
-                f"{store.reason(error)}"
-            )
-            return 1
-        refused = f", {delivery.refused} refused (see refused.jsonl there)" if delivery.refused else ""
-        print(f"{folder}: {f'{waiting} records delivered' if waiting else 'nothing waits'}{refused}")
-        if spool.facts().get("status") == "FINISHED" and spool.sent == spool.size:
-            spool.clear()
-        return 1 if delivery.refused else 0
-    finally:
-        spool.close()
+    return max(sync_run(run) for run in folders)
 
 
 def reap(experiment: str, minutes: float) -> int:

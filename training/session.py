@@ -16,6 +16,7 @@ A trainer reads:
 """
 
 import contextlib
+import os
 import sys
 from collections.abc import Container, Iterator, Mapping
 from types import TracebackType
@@ -23,7 +24,8 @@ from typing import Any, Protocol
 
 from common.errors import InputError
 from tracking.checkpoint import StopRequest, find_checkpoint, load_checkpoint, save_checkpoint
-from tracking.resuming import check_checkpoint_missing, find_resumable
+from tracking.outbox.sync import sync_run
+from tracking.resuming import check_checkpoint_missing, find_resumable, undelivered
 from tracking.run import AnyRun, start_run
 from training.config import as_params, check_unchanged
 from training.processes import join_processes
@@ -71,13 +73,15 @@ class Session:
         """config: with `device`, `output_dir`, `run_name`, `resume` and `allow_changes`. advice: what to do about a
         loss that is not finite, said where it ends the run.
 
-        Raises InputError where `resume` names no run, or its checkpoint cannot be read.
+        Raises InputError where `resume` names no run, or its checkpoint cannot be read. Where resume=latest finds a
+        run that was trained to its end and only not delivered, it is delivered and SystemExit ends the command.
         """
         self.entry_point, self.config, self.trial, self.advice = entry_point, config, trial or StudyTrial(), advice
         self.processes = join_processes(config.device)
         self.device = self.processes.device
         first = self.processes.is_first
         self._run_id = find_resumable(config.resume, entry_point, config.output_dir) if first else None
+        self._deliver_finished()
         path = find_checkpoint(config.output_dir, self._run_id) if self._run_id else None
         if self._run_id and path is None:
             check_checkpoint_missing(config.output_dir, self._run_id)
@@ -94,6 +98,18 @@ class Session:
     def is_first(self) -> bool:
         """Whether this process is the one that records."""
         return self.processes.is_first
+
+    def _deliver_finished(self) -> None:
+        """Deliver the run that was found, if nothing else is left to do of it, and exit."""
+        folder = undelivered(self.config.output_dir, self._run_id, self.config.resume) if self._run_id else None
+        status = None
+        if folder is not None:
+            print(f"run {self._run_id} is finished, and its last records were not delivered: delivering them")
+            status = sync_run(folder, os.environ.pop("MLFLOW_RUN_ID", None))
+            print(f"to train it on, give resume={self._run_id}; for a new run, leave resume out")
+        status = self.processes.share(status)
+        if status is not None:
+            sys.exit(status)
 
     def _take(self, checkpoint: Mapping[str, Any]) -> None:
         """What every checkpoint holds, and the parts that are finished or under way in trainers that have such."""

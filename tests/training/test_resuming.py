@@ -1,6 +1,8 @@
 """A resume that is refused, or fails, leaves a finished run as it is; what `allow_changes` allows goes on."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,13 @@ import torch
 from PIL import Image
 
 from common.errors import InputError
-from tests.running import client, environment, runs
+from tests.conftest import PATIENCE
+from tests.running import client, command, environment, runs
 from tests.trainers.eeg_simclr.test_run import TINY as SIMCLR
 from tests.trainers.eeg_transformer.test_run import TINY as TRANSFORMER
 from tests.trainers.wgan.test_run import TINY as WGAN
 from tracking.checkpoint import load_checkpoint, save_checkpoint
+from tracking.outbox.spool import is_finished
 from trainers.eeg_simclr import run as eeg_simclr
 from trainers.eeg_simclr.config import EegSimclrConfig
 from trainers.eeg_transformer import run as eeg_transformer
@@ -242,3 +246,41 @@ def test_a_backlog_whose_bytes_are_damaged_is_left_out(here: Path, finished: tup
     save_checkpoint(path, {**load_checkpoint(path), "backlog": line})
     assert start(resume=run_id, steps=4) == 0
     assert runs(here)[-1].info.status == "FINISHED"
+
+
+KILLED_AT_THE_END = """
+import os, sys
+from tracking.run import Run
+from trainers.wgan import run as wgan
+
+def killed(run, patience=None, limit=None):
+    os._exit(9)
+
+Run.deliver = killed
+wgan.evaluate = wgan.register_networks = lambda *_, **__: {}
+wgan.log_figures = lambda *_, **__: None
+wgan.main(sys.argv[1:])
+"""
+
+
+def test_killed_in_the_last_delivery_it_is_delivered_and_not_trained_again(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = command("wgan", **{**WGAN, "steps": 3})[3:]
+    done = subprocess.run([sys.executable, "-c", KILLED_AT_THE_END, *options], env=environment(here), timeout=PATIENCE)
+    assert done.returncode == 9
+    [run] = runs(here)
+    assert run.info.status == "RUNNING"
+    fresh = client(here).create_run("0").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", fresh)
+    monkeypatch.setattr(wgan, "train_in_sight", lambda *_, **__: pytest.fail("it is trained again"))
+    with pytest.raises(SystemExit, match="0"):
+        wgan.main([*options, "--resume=latest"])
+    run = client(here).get_run(run.info.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["entry_point"] == "wgan"
+    assert "generator_loss" in run.data.metrics
+    assert client(here).get_run(fresh).data.tags["resumes"] == run.info.run_id
+    assert client(here).get_run(fresh).info.status == "FINISHED"
+    assert f"give resume={run.info.run_id}" in capsys.readouterr().out
+    assert is_finished(here / "runs" / run.info.run_id)

@@ -70,7 +70,7 @@ class Spool:
         self.size = os.fstat(self._descriptor).st_size
         kept = [*folder.glob("files/*"), *folder.glob("refused/*")]
         self._file_number = max((int(path.name) for path in kept if path.name.isdigit()), default=0)
-        self.sent = min(self._read_sent(), self.size)
+        self.sent = min(_read_sent(self._sent_path), self.size)
 
     def close(self) -> None:
         """Let another process have the folder."""
@@ -254,12 +254,6 @@ class Spool:
         with self._facts_lock, atomic_file(self.folder / "run.json") as temporary:
             temporary.write_text(json.dumps({**self.facts(), **facts}, indent=1) + "\n")
 
-    def _read_sent(self) -> int:
-        try:
-            return int(self._sent_path.read_text())
-        except (FileNotFoundError, ValueError):
-            return 0  # everything is sent again, which changes nothing
-
     def _cut_partial_line(self) -> None:
         if not self._path.exists():
             return
@@ -371,6 +365,45 @@ def read_facts(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run of this folder is FINISHED and the store has all that it recorded."""
+    return _has_ended_well(folder) and not _waits(folder)
+
+
+def is_undelivered(folder: Path) -> bool:
+    """Whether the run of this folder is FINISHED, and records of it wait: its process was killed, or the store away."""
+    return _has_ended_well(folder) and _waits(folder)
+
+
+def _has_ended_well(folder: Path) -> bool:
+    """By run.json or, where the process was killed before it wrote there, by the last line of the spool."""
+    if read_facts(folder).get("status") == "FINISHED":
+        return True
+    try:
+        with open(folder / "spool.jsonl", "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+            last = file.read().rstrip(b"\n").rpartition(b"\n")[2]
+    except OSError:
+        return False
+    operation = _parse(last)
+    return operation["op"] == "finish" and operation.get("status") == "FINISHED"
+
+
+def _waits(folder: Path) -> bool:
+    try:
+        size = (folder / "spool.jsonl").stat().st_size
+    except FileNotFoundError:
+        return False
+    return size > _read_sent(folder / "sent")
+
+
+def _read_sent(path: Path) -> int:
+    try:
+        return int(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return 0  # everything is sent again, which changes nothing
 
 
 def _parse(line: bytes) -> Operation:
