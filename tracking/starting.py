@@ -73,13 +73,13 @@ def open_run(
     _check_writable(folder or output_dir)  # before the store gets a run that could never be written
     store.use(facts["tracking_uri"])
     continues = facts["run_id"] is not None or folder is not None
-    client, stored = _stored_run(facts, folder, inherited, tags)
+    if not continues:
+        facts |= {"local_id": f"offline-{uuid.uuid4().hex[:12]}", "tags": as_text(tags)}
+    client, stored = _stored_run(facts, folder, inherited)
     if stored is not None:
         _check_entry_point(stored, facts["run_id"], entry_point)
         _check_not_deleted(stored, facts["tracking_uri"])
         facts |= {"run_id": stored.info.run_id, "experiment_id": stored.info.experiment_id}
-    elif not continues:
-        facts |= {"local_id": f"offline-{uuid.uuid4().hex[:12]}", "tags": as_text(tags)}
     folder = folder or run_folder(output_dir, facts["run_id"] or facts["local_id"])
     has_records = (folder / "spool.jsonl").exists() or bool(stored and stored.data.metrics)
     # What another machine has delivered counts as recorded, too.
@@ -142,9 +142,7 @@ def _delivered_steps(client: Any, stored: Any, uri: str) -> tuple[dict[str, int]
         ) from None
 
 
-def _stored_run(
-    facts: Mapping[str, Any], folder: Path | None, inherited: str | None, tags: Mapping[str, Any]
-) -> tuple[Any, Any]:
+def _stored_run(facts: Mapping[str, Any], folder: Path | None, inherited: str | None) -> tuple[Any, Any]:
     """The store's client and run: the one that `facts` names, or a new one.
 
     The run is None if the server does not answer. That is an error only for a run id that this machine does not know.
@@ -158,7 +156,7 @@ def _stored_run(
         if run_id is not None:
             return client, client.get_run(run_id)
         if folder is None:
-            return client, _created_patiently(client, facts["experiment"], facts["run_name"], as_text(tags))
+            return client, _created_patiently(client, facts)
     except InputError:
         raise
     except Exception as error:
@@ -176,14 +174,14 @@ def _stored_run(
     return client, None
 
 
-def _created_patiently(client: Any, experiment: str, name: str | None, tags: Mapping[str, str]) -> Any:
+def _created_patiently(client: Any, facts: Mapping[str, Any]) -> Any:
     """A new run, asking a server that does not answer for START_PATIENCE seconds."""
     from tracking import store
 
     deadline = time.monotonic() + START_PATIENCE
     while True:
         try:
-            return store.create_run(client, experiment, name, tags)
+            return store.created_run(client, facts)
         except Exception as error:
             if not store.is_away(error) or time.monotonic() > deadline:
                 raise

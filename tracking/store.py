@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,15 @@ from mlflow import MlflowClient
 from mlflow.entities import Run as StoredRun
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.file_utils import local_file_uri_to_path
 
 from common.errors import InputError
 
 # This package does its own retrying, on disk and without a time limit; MLflow's seven tries would hold the
 # writer for minutes. It prints the run's address itself, once.
 SETTINGS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    # Not even one: a lost answer would send a creation a second time, before anybody could look if it is there.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -133,10 +136,17 @@ def experiment_id(client: MlflowClient, name: str) -> str:
     return str(found.experiment_id)
 
 
-def create_run(client: MlflowClient, experiment: str, name: str | None, tags: Mapping[str, str]) -> StoredRun:
-    """A new RUNNING run with MLflow's own tags (user, source file) and `tags`."""
-    every_tag = {key: tag_value(value) for key, value in resolve_tags(dict(tags)).items()}
-    return client.create_run(experiment_id(client, experiment), tags=every_tag, run_name=name)
+def created_run(client: MlflowClient, facts: Mapping[str, Any]) -> StoredRun:
+    """The RUNNING run that `facts` describes: `experiment`, `run_name`, `tags` (beside MLflow's own: user, source file)
+    and `local_id`, by which it is looked for first, in case it was created and the answer lost.
+    """
+    experiment = experiment_id(client, facts["experiment"])
+    found = client.search_runs([experiment], f"tags.`local_id` = '{facts['local_id']}'", max_results=1)
+    if found:
+        return found[0]
+    tags = {**facts["tags"], "local_id": facts["local_id"]}
+    every_tag = {key: tag_value(value) for key, value in resolve_tags(tags).items()}
+    return client.create_run(experiment, tags=every_tag, run_name=facts["run_name"])
 
 
 def last_steps(run: StoredRun) -> dict[str, int]:
@@ -153,6 +163,20 @@ def last_image_steps(client: MlflowClient, run_id: str) -> dict[str, int]:
             key = match[1].replace("~", "/")
             steps[key] = max(steps.get(key, int(match[2])), int(match[2]))
     return steps
+
+
+def local_artifacts(uri: str | None) -> Path | None:
+    """The folder at an artifact address on this machine; None for a server's or a bucket's."""
+    if uri is None or re.match(r"(?!file:)[a-z0-9+.-]{2,}:", uri):
+        return None
+    return Path(local_file_uri_to_path(uri))
+
+
+def sweep_uploads(uri: str | None) -> None:
+    """Remove what an upload that was killed left half written at an artifact address on this machine."""
+    folder = local_artifacts(uri)
+    for path in folder.rglob(".artifact.uploading.*") if folder else ():
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def tag_value(value: Any) -> str:
@@ -193,6 +217,14 @@ def is_refused(error: Exception) -> bool:
         return False
     # MLflow's check of an artifact's path gives no code of its own.
     return error.error_code == "INVALID_PARAMETER_VALUE" or str(error).startswith("Invalid artifact path")
+
+
+def is_too_large(error: Exception) -> bool:
+    """A gateway before the server, or the artifacts' store, takes no request of this size."""
+    answer = getattr(error, "response", None)
+    if isinstance(answer, Mapping):  # S3's
+        return answer.get("Error", {}).get("Code") == "EntityTooLarge"
+    return getattr(answer, "status_code", None) == 413 or "failed with error code 413" in str(error)
 
 
 def is_away(error: Exception) -> bool:

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -61,25 +60,6 @@ with start_run("toy", {"gp_scale": 10.0}, output_dir=output_dir, resume=resume) 
     print("finished", step, flush=True)
 sys.exit(stop.exit_code)
 """
-
-
-@pytest.fixture(scope="module")
-def shared_server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Server]:
-    """One server for the tests of this module; they may kill it, `server` starts it again."""
-    folder = tmp_path_factory.mktemp("server")
-    shutil.copy(empty_database, folder / "server.db")
-    server = Server(folder)
-    yield server
-    server.kill()
-
-
-@pytest.fixture
-def server(shared_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """A running server, and MLFLOW_TRACKING_URI set to it."""
-    shared_server.start()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", shared_server.uri)
-    return shared_server
 
 
 def train(folder: Path, resume: str, steps: int, pause: float, *, upload: bool = False) -> "subprocess.Popen[str]":

@@ -135,16 +135,17 @@ class Spool:
         self.sent = offset
 
     def set_aside(self, operation: Operation, reason: str) -> None:
-        """Keep an operation that the store refuses for good in `refused.jsonl`, its file in `refused/`.
+        """Keep an operation that the store refuses for good in `refused.jsonl`, its file or model in `refused/`.
 
         The operations behind it can then be sent.
         """
-        relative = operation.get("file")
+        place = "folder" if operation["op"] == "register" else "file"
+        relative = operation.get(place)
         if relative and (self.folder / relative).exists():
             kept = str(Path("refused", *Path(relative).parts[1:]))
             (self.folder / kept).parent.mkdir(parents=True, exist_ok=True)
             os.replace(self.folder / relative, self.folder / kept)
-            operation = {**operation, "file": kept}
+            operation = {**operation, place: kept}
         with open(self.folder / "refused.jsonl", "a") as file:
             file.write(json.dumps({"reason": reason, **operation}) + "\n")
 

@@ -27,6 +27,7 @@ import safetensors.torch
 import torch
 
 from common.errors import InputError
+from common.files import hash_of
 from tracking.registry.evaluations import Evaluation, evaluation_tags
 from tracking.run import AnyRun
 from tracking.serving.flavour import Sampler, serve_by_network, serve_by_sampler
@@ -98,7 +99,8 @@ def log_model(
         folder=str(folder.relative_to(run.folder)),
         name=name,
         registered_name=registered_name,
-        upload=uuid.uuid4().hex,
+        # By run and content: a run that is resumed after the registration makes no second version.
+        upload=hash_of([run.folder.name, registered_name, name, _content_of(folder)]),
         step=step,
         alias=alias,
         metrics={key: float(value) for key, value in (metrics or {}).items()},
@@ -380,6 +382,12 @@ def _read_weights(path: Path, uri: str) -> tuple[dict[str, torch.Tensor], dict[s
     return tensors, config
 
 
+def _content_of(folder: Path) -> list[str]:
+    """Hashes of a saved model's weights and of what its constructor needs."""
+    files = (folder / WEIGHTS_FOLDER / WEIGHTS_NAME, folder / WEIGHTS_FOLDER / CONFIG_NAME)
+    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+
+
 def _registered(folder: Path, name: str) -> ModelInfo:
     """What the delivery wrote beside the saved model; the local folder if it was not delivered."""
     result = folder.parent / f"{folder.name}.json"
@@ -389,7 +397,13 @@ def _registered(folder: Path, name: str) -> ModelInfo:
             "-m tracking sync)"
         )
         return ModelInfo(str(folder), name, None)
-    version = int(json.loads(result.read_text())["version"])
+    found = json.loads(result.read_text())
+    if "version" not in found:
+        result.unlink()
+        kept = folder.parent.parent / "refused" / folder.name
+        print(f"tracking: {name} is not registered: {found['refused']}; it is kept in {kept}")
+        return ModelInfo(str(kept), name, None)
+    version = int(found["version"])
     shutil.rmtree(folder, ignore_errors=True)
     result.unlink()
     return ModelInfo(f"models:/{name}/{version}", name, version)
