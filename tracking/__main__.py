@@ -1,7 +1,7 @@
-"""Commands on recorded runs: `python -m tracking sync | reap | promote`.
+"""Commands on recorded runs: `python -m tracking sync | reap | promote | init`.
 
 sync delivers what training runs could not. reap ends runs that died silently. promote makes a model version the
-champion.
+champion. init makes the store's database.
 """
 
 import argparse
@@ -45,7 +45,13 @@ def main(argv: list[str] | None = None) -> int:
         "--metric", help="metric to compare by (default: the one that the version was evaluated by)"
     )
     promote_parser.add_argument("--alias", default="champion", help="alias to move (default: champion)")
+    commands.add_parser("init", help="make the SQLite database of the store, if it is not there")
     arguments = parser.parse_args(argv)
+    if arguments.command == "init":
+        from tracking import store
+
+        store.connect(store.tracking_uri())
+        return 0
     if arguments.command == "sync":
         return sync(arguments.folder)
     if arguments.command == "promote":

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import shutil
+import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -68,10 +69,11 @@ def use(uri: str) -> None:
 def connect(uri: str) -> MlflowClient:
     """A client of the store at `uri`.
 
-    A SQLite store is created on first use, safely among processes that start at once.
+    A SQLite store is created on first use, safely among processes that start at once or are killed.
 
-    Raises InputError for a kind of store that MLflow refuses, and MlflowException for a database that can't be
-    opened. A server is not asked here: whether it answers shows at the first request.
+    Raises InputError for a kind of store that MLflow refuses and for a database that was left half made, and
+    MlflowException for one that can't be opened. A server is not asked here: whether it answers shows at the first
+    request.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -83,30 +85,69 @@ def connect(uri: str) -> MlflowClient:
             "sqlite:////absolute/path/mlflow.db or to a server's address (mlflow migrate-filestore "
             "converts an old mlruns folder)"
         )
-    with _first_use(uri):
-        client = MlflowClient(tracking_uri=uri)
-        if uri.startswith("sqlite:"):
-            # Both stores are one database, and each creates the tables it misses: build both while the lock
-            # is held.
-            client.search_experiments(max_results=1)
-            client.search_registered_models(max_results=1)
-    return client
+    path = sqlite_file(uri)
+    if path is None:
+        return MlflowClient(tracking_uri=uri)
+    with _only_user(path), _quiet_alembic():
+        if not path.exists():
+            _make_database(path)
+        try:
+            return _opened(uri)
+        except Exception as error:
+            _explain_half_made(error, path)
+            raise
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite store; None for other stores."""
+    match = re.match(r"sqlite:///(.+?)(\?.*)?$", uri)
+    return None if match is None or match[1] == ":memory:" else Path(match[1])
 
 
 @contextlib.contextmanager
-def _first_use(uri: str) -> Iterator[None]:
+def _only_user(path: Path) -> Iterator[None]:
     """Hold a lock beside a SQLite file.
 
     If four processes create the same database at once, three of them crash.
     """
-    match = re.match(r"sqlite:///(.+?)(\?.*)?$", uri)
-    if match is None or match[1] == ":memory:":
-        yield
-        return
-    path = Path(match[1])
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock", timeout=120), _quiet_alembic():
+    with FileLock(f"{path}.lock", timeout=120):
         yield
+
+
+def _opened(uri: str) -> MlflowClient:
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    # Both stores are one database, and each creates the tables it misses: build both while the lock is held.
+    client.search_experiments(max_results=1)
+    client.search_registered_models(max_results=1)
+    return client
+
+
+def _make_database(path: Path) -> None:
+    """Make the database beside `path` and rename it: a process that is killed leaves nothing at `path`."""
+    for left in path.parent.glob(f".{path.name}.making*"):
+        left.unlink()
+    temporary = path.with_name(f".{path.name}.making")
+    _opened(f"sqlite:///{temporary}")  # its connection goes on to see the same file under the new name, and idles
+    os.replace(temporary, path)
+
+
+def _explain_half_made(error: Exception, path: Path) -> None:
+    """InputError for a database whose making was interrupted (by MLflow's own commands, which make it in place)."""
+    if not re.search(
+        r"table \S+ already exists|duplicate column|no such table|out-of-date database schema", str(error)
+    ):
+        return
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        try:
+            n_runs = int(database.execute("select count(*) from runs").fetchone()[0])
+        except sqlite3.Error:
+            n_runs = 0
+    if n_runs == 0:
+        raise InputError(
+            f"tracking store {path} is half made, by a process that was killed meanwhile, and holds no run: remove the "
+            f"file (rm {path}) and try again"
+        ) from None
 
 
 @contextlib.contextmanager
