@@ -42,6 +42,10 @@ THUMBNAIL = 256
 """Side of the compressed copy beside a time-stepped image, as MLflow's own `log_image` makes it."""
 
 
+class Damaged(Exception):
+    """A line of the spool is not what was written."""
+
+
 class Delivery:
     """Delivers a spool's operations to its run.
 
@@ -123,7 +127,7 @@ class Delivery:
             send()
         except Exception as error:
             too_large = store.is_too_large(error)
-            if not (too_large or store.is_refused(error) or isinstance(error, FileNotFoundError | KeyError)):
+            if not (too_large or store.is_refused(error) or isinstance(error, FileNotFoundError | KeyError | Damaged)):
                 raise
             # A run deleted in the UI refuses everything, but can be restored: keep the backlog for then.
             if store.is_refused(error) and self._deleted():
@@ -137,7 +141,7 @@ class Delivery:
             if self.refused == 1:
                 what = operation.get("name") or operation["op"]
                 print(
-                    f"tracking: a record is refused ({what}: {reason}); kept in {self._spool.folder}/refused.jsonl, "
+                    f"tracking: a record is set aside ({what}: {reason}); kept in {self._spool.folder}/refused.jsonl, "
                     "and the others are delivered"
                 )
 
@@ -176,8 +180,8 @@ class Delivery:
             case "finish":
                 client.set_terminated(run_id, operation["status"], end_time=operation["time"])
                 self._ended = True
-            case unknown:
-                raise KeyError(f"unknown operation {unknown}")
+            case _:
+                raise Damaged("its line in spool.jsonl is damaged")
 
 
 def heartbeat() -> dict[str, Any]:

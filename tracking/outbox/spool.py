@@ -3,9 +3,10 @@
 The training waits for one `write` to the page cache and never for the server. The file survives kill -9: what it holds
 is sent by the next process that opens the folder, which is the resumed run or `python -m tracking sync`.
 
-One line is one operation: a JSON object with `op`, `time` (ms since the epoch) and what that operation needs. Its
-files lie in `files/`. `sent` holds how many bytes are delivered. A crash between sending and writing `sent` sends a
-line again, and every operation is such that the second time changes nothing. docs/outbox.md describes the whole.
+One line is one operation: a JSON object with `op`, `time` (ms since the epoch) and what that operation needs, and its
+CRC-32. Its files lie in `files/`. `sent` holds how many bytes are delivered. A crash between sending and writing `sent`
+sends a line again, and every operation is such that the second time changes nothing. docs/outbox.md describes the
+whole.
 """
 
 import base64
@@ -14,9 +15,11 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,7 +82,7 @@ class Spool:
 
     def append(self, line: str) -> int:
         """Add one operation (a JSON text without a newline); returns the size of the spool behind it."""
-        data = (line + "\n").encode()
+        data = _sealed(line)
         with self._lock:
             written = 0
             try:
@@ -130,7 +133,7 @@ class Spool:
     def mark_sent(self, offset: int) -> None:
         """Remember that everything before `offset` is delivered (no fsync: a replay changes nothing)."""
         temporary = self._sent_path.with_suffix(".tmp")
-        temporary.write_text(str(offset))
+        temporary.write_bytes(_sealed(str(offset)))
         os.replace(temporary, self._sent_path)
         self.sent = offset
 
@@ -402,20 +405,64 @@ def _waits(folder: Path) -> bool:
 
 def _read_sent(path: Path) -> int:
     try:
-        return int(path.read_text())
+        return int(_unsealed(path.read_bytes()))
     except (FileNotFoundError, ValueError):
         return 0  # everything is sent again, which changes nothing
+
+
+def _sealed(text: str) -> bytes:
+    """A line that shows if a byte of it changes: the text and its CRC-32."""
+    data = text.encode()
+    return data + f" {zlib.crc32(data):08x}\n".encode()
+
+
+def _unsealed(line: bytes) -> bytes:
+    """The text of a line. Raises ValueError where it is not what was written; older lines have no sum."""
+    line = line.rstrip(b"\n")
+    match = re.fullmatch(rb"(.*) ([0-9a-f]{8})", line, re.DOTALL)
+    if match is None:
+        return line
+    if int(match[2], 16) != zlib.crc32(match[1]):
+        raise ValueError("the sum differs")
+    return match[1]
 
 
 def _parse(line: bytes) -> Operation:
     """The operation in one line. A damaged line becomes an operation that is set aside, not a crash."""
     try:
-        operation = json.loads(line)
-        if isinstance(operation, dict) and isinstance(operation.get("op"), str):
+        operation = json.loads(_unsealed(line))
+        if isinstance(operation, dict) and _has_its_parts(operation):
             return operation
     except ValueError:
         pass
     return {"op": "unreadable", "line": line.decode(errors="replace").rstrip("\n")}
+
+
+PARTS: dict[str, dict[str, type]] = {
+    "metrics": {"step": int, "values": dict},
+    "params": {"values": dict},
+    "tags": {"values": dict},
+    "dataset": {"name": str, "fingerprint": str, "details": dict, "context": str},
+    "file": {"file": str, "name": str, "folder": str},
+    "image": {"key": str, "step": int, "file": str},
+    "register": {"folder": str, "name": str, "registered_name": str, "upload": str, "step": int}
+    | {"metrics": dict, "params": dict, "tags": dict},
+    "evaluations": {"name": str, "version": str, "step": int, "tags": dict, "metrics": dict},
+    "handover": {"run_id": str},
+    "status": {"status": str},
+    "finish": {"status": str},
+}
+"""What each operation needs, beside `time`."""
+
+
+def _has_its_parts(operation: Operation) -> bool:
+    parts = PARTS.get(operation.get("op", ""))
+    if parts is None or not isinstance(operation.get("time"), int):
+        return False
+    if not all(isinstance(operation.get(name), kind) for name, kind in parts.items()):
+        return False
+    numbers = operation["values"] if operation["op"] == "metrics" else operation.get("metrics", {})
+    return all(isinstance(value, int | float) for value in numbers.values())
 
 
 def _is_for_backlog(operation: Operation) -> bool:
