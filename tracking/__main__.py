@@ -89,7 +89,7 @@ def reap(experiment: str, minutes: float) -> int:
         found = client.get_experiment_by_name(experiment)
         if found is None:
             raise InputError(
-                f"experiment {experiment!r} is not in {uri}: give --experiment, or set MLFLOW_TRACKING_URI"
+                f"experiment {experiment!r} is not in {store.shown()}: give --experiment, or set MLFLOW_TRACKING_URI"
             )
         runs: list[Any] = []
         token = None
@@ -113,7 +113,7 @@ def reap(experiment: str, minutes: float) -> int:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"tracking store {uri}: {store.reason(error)}") from None
+        raise InputError(f"tracking store {store.shown()}: {store.reason(error)}") from None
     print(f"{ended} of {len(runs)} RUNNING runs ended")
     return ended
 

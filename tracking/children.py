@@ -62,5 +62,5 @@ def _client() -> Iterator[Any]:
         raise
     except Exception as error:
         raise InputError(
-            f"tracking store {uri}: {store.reason(error)}; start it, or correct MLFLOW_TRACKING_URI"
+            f"tracking store {store.shown()}: {store.reason(error)}; start it, or correct MLFLOW_TRACKING_URI"
         ) from None

@@ -213,11 +213,11 @@ class Run:
         self._spool.add("finish", status=status)
         self._spool.set_facts(status=status)
         delivered = self.deliver(limit=math.inf if status == "FINISHED" else STOP_LIMIT)
+        error = self._writer.error
         self._writer.stop()
         if delivered and status == "FINISHED":
             self._spool.clear()
         elif not delivered:
-            error = self._writer.error
             print(
                 f"tracking: {self._spool.pending()} records are not delivered ({_reason(error)}); they are safe in "
                 f"{self.folder}. Deliver them with: python -m tracking sync {self.folder.parent}"
@@ -338,7 +338,7 @@ def start_run(
     spool = Spool(opening.folder)
     spool.set_facts(**{**opening.facts, "status": "RUNNING", "job": this_job()})
     note_job_served()
-    delivery = Delivery(spool, opening.facts["tracking_uri"])
+    delivery = Delivery(spool, opening.uri)
     run = Run(spool, delivery, opening.resumed, stored_steps=(opening.metric_steps, opening.image_steps))
     if inherited and inherited != opening.facts["run_id"]:
         spool.add("handover", run_id=inherited)

@@ -25,6 +25,7 @@ class Opening:
     """What is known of a run when its process starts.
 
     Attributes:
+        uri: the store's address, with its password; that of `facts` has none.
         folder: the run's folder on this machine.
         facts: what `run.json` is to say; see `Spool.facts`.
         resumed: whether the run held something before.
@@ -32,6 +33,7 @@ class Opening:
         image_steps: the same for images.
     """
 
+    uri: str
     folder: Path
     facts: dict[str, Any]
     resumed: bool
@@ -55,9 +57,11 @@ def open_run(
     """
     from tracking import store
 
+    uri = store.tracking_uri()
+    _check_relative(uri, inherited)
     facts: dict[str, Any] = {
         "run_id": inherited,
-        "tracking_uri": store.tracking_uri(),
+        "tracking_uri": store.without_secrets(uri),
         "entry_point": entry_point,
         "experiment": experiment,
         "run_name": run_name,
@@ -66,25 +70,29 @@ def open_run(
     if folder is not None:
         facts |= read_facts(folder)
         if "MLFLOW_TRACKING_URI" in os.environ:  # the user, or `mlflow run`, says where the store is now
-            facts["tracking_uri"] = store.tracking_uri()
+            facts["tracking_uri"] = store.without_secrets(uri)
+        uri = store.with_secrets(facts["tracking_uri"])
     elif resume and resume != "latest":
         facts["run_id"] = resume
 
     _check_writable(folder or output_dir)  # before the store gets a run that could never be written
-    store.use(facts["tracking_uri"])
+    store.use(uri)
     continues = facts["run_id"] is not None or folder is not None
     if not continues:
         facts |= {"local_id": f"offline-{uuid.uuid4().hex[:12]}", "tags": as_text(tags)}
-    client, stored = _stored_run(facts, folder, inherited)
-    if stored is not None:
-        _check_entry_point(stored, facts["run_id"], entry_point)
-        _check_not_deleted(stored, facts["tracking_uri"])
-        facts |= {"run_id": stored.info.run_id, "experiment_id": stored.info.experiment_id}
+    with store.answering_within(START_PATIENCE):
+        client, stored = _stored_run(facts, folder, inherited, uri)
+        if stored is not None:
+            _check_entry_point(stored, facts["run_id"], entry_point)
+            _check_not_deleted(stored, facts["tracking_uri"])
+            store.check_artifact_folder(stored.info.artifact_uri)
+            facts |= {"run_id": stored.info.run_id, "experiment_id": stored.info.experiment_id}
+        # What another machine has delivered counts as recorded, too.
+        metric_steps, image_steps = _delivered_steps(client, stored, facts["tracking_uri"])
     folder = folder or run_folder(output_dir, facts["run_id"] or facts["local_id"])
     has_records = (folder / "spool.jsonl").exists() or bool(stored and stored.data.metrics)
-    # What another machine has delivered counts as recorded, too.
-    metric_steps, image_steps = _delivered_steps(client, stored, facts["tracking_uri"])
     return Opening(
+        uri=uri,
         folder=folder,
         facts=facts,
         resumed=has_records or (continues and bool(resume)),
@@ -96,6 +104,20 @@ def open_run(
 def as_text(values: Mapping[str, Any]) -> dict[str, str]:
     """The same mapping with every value as text, as MLflow keeps tags and parameters."""
     return {key: str(value) for key, value in values.items()}
+
+
+def _check_relative(uri: str, inherited: str | None) -> None:
+    """`mlflow run` made its run in a relative SQLite file's database, in the folder where it was called: refuse to make
+    another one here, in the project's.
+    """
+    from tracking import store
+
+    given, path = os.environ.get("MLFLOW_TRACKING_URI", ""), store.sqlite_file(uri)
+    if inherited and path is not None and not path.exists() and not os.path.isabs(str(store.sqlite_file(given) or "/")):
+        raise InputError(
+            f"MLFLOW_TRACKING_URI: {given} is a relative path, and `mlflow run` starts trainers in the project's "
+            f"folder, {Path.cwd()}, where there is no such file: give sqlite:////absolute/path/{path.name}"
+        )
 
 
 def _check_entry_point(stored: Any, run_id: str | None, entry_point: str) -> None:
@@ -142,14 +164,14 @@ def _delivered_steps(client: Any, stored: Any, uri: str) -> tuple[dict[str, int]
         ) from None
 
 
-def _stored_run(facts: Mapping[str, Any], folder: Path | None, inherited: str | None) -> tuple[Any, Any]:
+def _stored_run(facts: Mapping[str, Any], folder: Path | None, inherited: str | None, uri: str) -> tuple[Any, Any]:
     """The store's client and run: the one that `facts` names, or a new one.
 
     The run is None if the server does not answer. That is an error only for a run id that this machine does not know.
     """
     from tracking import store
 
-    uri, run_id = facts["tracking_uri"], facts["run_id"]
+    shown, run_id = facts["tracking_uri"], facts["run_id"]
     client = None
     try:
         client = store.connect(uri)
@@ -160,17 +182,24 @@ def _stored_run(facts: Mapping[str, Any], folder: Path | None, inherited: str | 
     except InputError:
         raise
     except Exception as error:
+        if store.is_absent(error) and run_id == inherited:
+            raise InputError(
+                f"run {run_id}, which `mlflow run` made for this command, is not in {shown}: MLFLOW_TRACKING_URI must "
+                "name the store in which it was made, by an absolute path"
+            ) from None
         if store.is_absent(error):
             raise InputError(
-                f"run {run_id} is not in {uri}: give a run id of this store, or `latest`, or name its store "
+                f"run {run_id} is not in {shown}: give a run id of this store, or `latest`, or name its store "
                 "by MLFLOW_TRACKING_URI"
             ) from None
         must_ask = run_id is not None and folder is None and run_id != inherited
         if must_ask or not uri.startswith("http") or not store.is_away(error):
             raise InputError(
-                f"tracking store {uri}: {store.reason(error)}; start it, or correct MLFLOW_TRACKING_URI"
+                f"tracking store {shown}: {store.reason(error)}; start it, or correct MLFLOW_TRACKING_URI"
             ) from None
-        print(f"tracking: {uri} does not answer ({store.reason(error)}); recording on disk, delivering when it is back")
+        print(
+            f"tracking: {shown} does not answer ({store.reason(error)}); recording on disk, delivering when it is back"
+        )
     return client, None
 
 

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,46 @@ MAX_PARAM_LENGTH = 6000
 
 
 def tracking_uri() -> str:
-    """The store in use.
+    """The store in use, with an absolute path.
 
     MLFLOW_TRACKING_URI, else `sqlite:///<cwd>/mlflow.db` (what `mlflow run` and the UI use too).
     """
-    return str(mlflow.get_tracking_uri())
+    uri = str(mlflow.get_tracking_uri())
+    path = sqlite_file(uri)
+    return uri if path is None else uri.replace(str(path), str(path.absolute()), 1)
+
+
+def without_secrets(uri: str) -> str:
+    """The address, or a text with addresses, without passwords (of HTTP without users, too: a token may stand there).
+
+    For what is printed or kept in files.
+    """
+    uri = re.sub(r"(https?://)[^/?#\s]*@", r"\1", uri)
+    uri = re.sub(r"(://[^/?#\s:@]*):[^/?#\s]*@", r"\1@", uri)
+    return re.sub(r"([?&](?:password|token)=)[^&\s]*", r"\1***", uri)
+
+
+def shown() -> str:
+    """The store in use, for messages."""
+    return without_secrets(tracking_uri())
+
+
+def with_secrets(uri: str) -> str:
+    """The address that `without_secrets` made of the store in use, or of none that is known here: then as it is."""
+    in_use = tracking_uri()
+    return in_use if without_secrets(in_use) == uri else uri
+
+
+@contextlib.contextmanager
+def answering_within(seconds: float) -> Iterator[None]:
+    """Inside, a request to a server is given up after so many seconds instead of a minute."""
+    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    before = os.environ.get(name)
+    os.environ[name] = str(min(int(seconds), int(before or seconds)))
+    try:
+        yield
+    finally:
+        os.environ[name] = before or SETTINGS[name]
 
 
 def use(uri: str) -> None:
@@ -161,19 +197,24 @@ def _quiet_alembic() -> Iterator[None]:
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:
-    """The id of the experiment `name`, created if absent (also if another process creates it just then)."""
+    """The id of the experiment `name`, created if absent (also if another process creates it just then).
+
+    InputError where it is deleted, or its artifacts lie on this machine and cannot be written.
+    """
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name))
+            found = client.get_experiment(client.create_experiment(name))
         except MlflowException as error:
             found = client.get_experiment_by_name(name) if error.error_code == "RESOURCE_ALREADY_EXISTS" else None
             if found is None:
                 raise
     if found.lifecycle_stage == "deleted":
         raise InputError(
-            f"experiment {name!r} is deleted on {client.tracking_uri}: restore it with `mlflow experiments restore`"
+            f"experiment {name!r} is deleted on {without_secrets(client.tracking_uri)}: restore it with "
+            "`mlflow experiments restore`"
         )
+    check_artifact_folder(found.artifact_location)
     return str(found.experiment_id)
 
 
@@ -244,6 +285,22 @@ def _parsed(text: str) -> float | str:
         return text.lower() if text.lower() in ("true", "false", "") else "" if text == "None" else text
 
 
+def check_artifact_folder(uri: str | None) -> None:
+    """InputError where the artifacts' folder, on this machine, cannot be written: all files would wait for ever."""
+    folder = local_artifacts(uri)
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"the store's folder of artifacts {str(folder)!r} cannot be written ({error.strerror or error}): correct "
+            "its rights, or the artifact location of the experiment"
+        ) from None
+
+
 def is_absent(error: Exception) -> bool:
     """The store answered that there is no such thing."""
     return isinstance(error, MlflowException) and error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
@@ -283,5 +340,6 @@ def is_away(error: Exception) -> bool:
 def reason(error: Exception) -> str:
     """The error in one short line, without object addresses or stack traces."""
     text = " ".join(str(error).split())
+    text = without_secrets(text)
     innermost = re.findall(r"\[Errno -?\d+\] [A-Za-z ]+|timed out|Name or service not known|database is locked", text)
     return innermost[-1] if innermost else text[:200]

@@ -38,7 +38,9 @@ SEND_INTERVAL = 5.0
 """Seconds between deliveries: few large batches cost the process less than many small ones."""
 
 HEARTBEAT_INTERVAL = 30.0
-LONGEST_BACKOFF = 60.0
+FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
+LONGEST_AWAITED_BACKOFF = 4.0
+"""Seconds between tries while a run waits for the delivery: it gives up after some twenty."""
 READ_BYTES = 1 << 20
 BACKLOG_FILE_BYTES = 16 << 20
 """Bytes of files that a checkpoint's backlog holds at most."""
@@ -278,7 +280,7 @@ class Writer(threading.Thread):
     """Sends a spool's operations in order, every few seconds, for as long as the process lives.
 
     `send` delivers a list of operations and raises if the store is away; `beat` refreshes the run's
-    heartbeat. While the store is away the thread tries again after 1, 2, 4, ... 60 seconds.
+    heartbeat. While the store fails the thread tries again after 1, 2, 4, ... 60 seconds, or 4 while somebody waits.
     """
 
     def __init__(
@@ -288,7 +290,7 @@ class Writer(threading.Thread):
         self._spool, self._send, self._beat = spool, send, beat
         self._wake, self._ending = threading.Event(), threading.Event()
         self._wake.set()  # the first delivery is at once
-        self._changed = threading.Condition()
+        self._changed, self._waiting = threading.Condition(), 0
         self.error: Exception | None = None
         """Why the last try failed; None if it did not."""
 
@@ -296,8 +298,9 @@ class Writer(threading.Thread):
         """The thread's loop."""
         backoff, last_beat, was_away = 0.0, -HEARTBEAT_INTERVAL, False
         while not self._ending.is_set():
-            self._wake.wait(backoff or SEND_INTERVAL)
-            self._wake.clear()
+            self._pause(backoff)
+            if self._ending.is_set():
+                return  # what failed before stands: nothing was tried since
             try:
                 self._deliver_all()
                 if time.monotonic() - last_beat >= HEARTBEAT_INTERVAL:
@@ -310,7 +313,18 @@ class Writer(threading.Thread):
                 # and the spool keeps it.
                 self._note(error)
                 was_away = True
-                backoff = min(max(1.0, 2 * backoff), LONGEST_BACKOFF)
+                backoff = min(max(FIRST_BACKOFF, 2 * backoff), LONGEST_BACKOFF)
+
+    def _pause(self, backoff: float) -> None:
+        """Until the next delivery is due, or somebody asks for it; after a failure not before a real pause."""
+        if backoff:
+            awaited = min(backoff, LONGEST_AWAITED_BACKOFF)
+            self._ending.wait(awaited)
+            if not self._waiting:
+                self._wake.wait(backoff - awaited)
+        else:
+            self._wake.wait(SEND_INTERVAL)
+        self._wake.clear()
 
     def wait_for(self, offset: int, patience: float, limit: float = math.inf) -> bool:
         """Send now and wait until everything before `offset` is delivered.
@@ -318,17 +332,17 @@ class Writer(threading.Thread):
         False if the store has been failing for `patience` s.
         """
         begin = time.monotonic()
-        self._wake.set()
         with self._changed:
-            while self._spool.sent < offset and self.is_alive():
-                waited = time.monotonic() - begin
-                if waited > limit or (self.error is not None and waited > patience):
-                    return False
-                if self.error is not None:
-                    self._wake.set()  # somebody waits: try every second instead of backing off
-                    self._changed.wait(1.0)
-                else:
+            self._waiting += 1
+            self._wake.set()
+            try:
+                while self._spool.sent < offset and self.is_alive():
+                    waited = time.monotonic() - begin
+                    if waited > limit or (self.error is not None and waited > patience):
+                        return False
                     self._changed.wait(0.5)
+            finally:
+                self._waiting -= 1
         return self._spool.sent >= offset
 
     def stop(self) -> None:
@@ -338,12 +352,11 @@ class Writer(threading.Thread):
         self.join(timeout=1.0)
 
     def _deliver_all(self) -> None:
-        while not self._ending.is_set():
-            operations = self._spool.read(self._spool.sent)
-            if not operations:
-                return
+        while operations := self._spool.read(self._spool.sent):
             self._send(operations)
             self._note(None)
+            if self._ending.is_set():
+                return
 
     def _note(self, error: Exception | None) -> None:
         with self._changed:

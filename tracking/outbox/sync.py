@@ -33,15 +33,19 @@ def sync_run(folder: Path, fresh_run_id: str | None = None) -> int:
             spool.set_facts(status="FINISHED")
         if fresh_run_id is not None:
             spool.add("handover", run_id=fresh_run_id)
-        store.use(facts["tracking_uri"])
-        delivery = Delivery(spool, facts["tracking_uri"])
+        uri = store.with_secrets(store.without_secrets(facts["tracking_uri"]))
+        if store.without_secrets(facts["tracking_uri"]) != facts["tracking_uri"]:  # kept by an older version
+            uri = facts["tracking_uri"]
+            spool.set_facts(tracking_uri=store.without_secrets(uri))
+        store.use(uri)
+        delivery = Delivery(spool, uri)
         waiting = spool.pending()
         try:
             while operations := spool.read(spool.sent):
                 delivery.send(operations)
         except Exception as error:
             print(
-                f"{folder}: {spool.pending()} of {waiting} records still wait: {facts['tracking_uri']}: "
+                f"{folder}: {spool.pending()} of {waiting} records still wait: {store.without_secrets(uri)}: "
                 f"{store.reason(error)}"
             )
             return 1

@@ -271,7 +271,7 @@ def run_of(uri: str) -> str:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"model {uri}: {store.reason(error)} (store {store.tracking_uri()})") from None
+        raise InputError(f"model {uri}: {store.reason(error)} (store {store.shown()})") from None
     if not run_id:
         raise InputError(f"model {uri}: it was registered without a run")
     return str(run_id)
@@ -290,7 +290,7 @@ def pinned(uri: str) -> str:
             found = store.connect(store.tracking_uri()).get_model_version_by_alias(match[1], match[2])
         except Exception as error:
             raise InputError(
-                f"model {uri}: {store.reason(error)} (store {store.tracking_uri()}); train one first, or name the "
+                f"model {uri}: {store.reason(error)} (store {store.shown()}); train one first, or name the "
                 "store by MLFLOW_TRACKING_URI"
             ) from None
         return f"models:/{match[1]}/{found.version}"
@@ -307,10 +307,10 @@ def newest_model(name: str, **tags: Any) -> ModelInfo:
     """
     from tracking import store
 
-    uri = store.tracking_uri()
+    uri = store.shown()
     filters = [f"name = '{name}'", *(f"tags.`{key}` = '{value}'" for key, value in tags.items())]
     try:
-        found = store.connect(uri).search_model_versions(" and ".join(filters), max_results=1000)
+        found = store.connect(store.tracking_uri()).search_model_versions(" and ".join(filters), max_results=1000)
     except Exception as error:
         raise InputError(f"model {name}: the store {uri} failed: {store.reason(error)}") from None
     if not found:
@@ -338,7 +338,7 @@ def _downloaded(uri: str, folder: Path) -> Path:
                     f"{_artifact_uri(uri)}/{WEIGHTS_FOLDER}/{file}", dst_path=str(folder)
                 )
     except Exception as error:
-        raise InputError(f"model {uri}: {store.reason(error)} (store {store.tracking_uri()})") from None
+        raise InputError(f"model {uri}: {store.reason(error)} (store {store.shown()})") from None
     return folder
 
 
