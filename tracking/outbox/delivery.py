@@ -104,6 +104,14 @@ class Delivery:
             client.update_run(run_id, status="RUNNING")
         client.set_tag(run_id, "heartbeat", json.dumps(heartbeat()))
 
+    def end(self, status: str, reason: str) -> None:
+        """End the run without its spool, which cannot be written any more. Raises if the store is away."""
+        client = self.client()
+        run_id = self._spool.facts()["run_id"]
+        client.set_tag(run_id, "error", store.tag_value(reason))
+        client.set_terminated(run_id, status)
+        self._ended = True
+
     def _send_metrics(self, client: MlflowClient, run_id: str, batch: list[tuple[Operation, int]]) -> None:
         if not batch:
             return
@@ -173,7 +181,7 @@ class Delivery:
             case "evaluations":
                 _send_evaluations(client, run_id, operation)
             case "handover":
-                _hand_over(client, operation["run_id"], run_id)
+                hand_over(client, operation["run_id"], run_id)
             case "status":
                 client.update_run(run_id, status=operation["status"])
                 self._ended = False  # a resume: what ended the run before is behind it
@@ -363,7 +371,7 @@ def _link_metrics(client: MlflowClient, run_id: str, model_id: str, operation: O
         client.log_metric(run_id, key, value=value, timestamp=time, step=step, synchronous=True, model_id=model_id)
 
 
-def _hand_over(client: MlflowClient, fresh_run_id: str, run_id: str) -> None:
+def hand_over(client: MlflowClient, fresh_run_id: str, run_id: str) -> None:
     """End the run that `mlflow run` made for a command that continues `run_id`.
 
     The UI shows it folded under that run.
