@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError, run_main
+from tracking.environment import usual_experiment
 from tracking.outbox.sync import sync_run
 
 STALE_MINUTES = 10.0
@@ -30,7 +31,9 @@ def main(argv: list[str] | None = None) -> int:
         help="a run's folder, or the folder of runs (default: runs)",
     )
     reap_parser = commands.add_parser("reap", help="end the RUNNING runs whose process is gone, as KILLED")
-    reap_parser.add_argument("--experiment", default="wgan-eeg", help="experiment of the runs (default: wgan-eeg)")
+    reap_parser.add_argument(
+        "--experiment", default=usual_experiment(), help="experiment of the runs (default: %(default)s)"
+    )
     reap_parser.add_argument(
         "--minutes",
         type=float,

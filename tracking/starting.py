@@ -26,6 +26,7 @@ class Opening:
 
     Attributes:
         uri: the store's address, with its password; that of `facts` has none.
+        artifacts: the address of the run's artifacts; None where it is not known yet.
         folder: the run's folder on this machine.
         facts: what `run.json` is to say; see `Spool.facts`.
         resumed: whether the run held something before.
@@ -34,6 +35,7 @@ class Opening:
     """
 
     uri: str
+    artifacts: str | None
     folder: Path
     facts: dict[str, Any]
     resumed: bool
@@ -93,6 +95,7 @@ def open_run(
     has_records = (folder / "spool.jsonl").exists() or bool(stored and stored.data.metrics)
     return Opening(
         uri=uri,
+        artifacts=stored.info.artifact_uri if stored is not None else None,
         folder=folder,
         facts=facts,
         resumed=has_records or (continues and bool(resume)),
@@ -141,7 +144,8 @@ def _check_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"x")
+            probe.write(bytes(1 << 20))
+            probe.flush()
     except OSError as error:
         raise InputError(
             f"output_dir: cannot write to {str(folder)!r} ({error.strerror or error}); give a folder that can be "

@@ -79,9 +79,9 @@ def shown() -> str:
 
 
 def with_secrets(uri: str) -> str:
-    """The address that `without_secrets` made of the store in use, or of none that is known here: then as it is."""
-    in_use = tracking_uri()
-    return in_use if without_secrets(in_use) == uri else uri
+    """The address that `without_secrets` made of MLFLOW_TRACKING_URI or the store in use; another one as it is."""
+    known = (os.environ.get("MLFLOW_TRACKING_URI", ""), tracking_uri())
+    return next((full for full in known if without_secrets(full) == uri), uri)
 
 
 @contextlib.contextmanager

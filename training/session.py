@@ -195,6 +195,19 @@ class Session:
     ) -> bool:
         signal_status = self._stop.exit_code if self._stop else 0
         self._restore_signals()
+        try:
+            return self._conclude(kind, error, trace, signal_status)
+        except OSError as fault:  # of a full disk, where the run's end cannot be recorded
+            self.run.__exit__(type(fault), fault, fault.__traceback__)
+            raise
+
+    def _conclude(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        signal_status: int,
+    ) -> bool:
         if isinstance(error, Stopped):
             self.status = signal_status or 143
             self.run.log_checkpoint()
@@ -219,7 +232,8 @@ class Session:
 
     def _end_not_finite(self, reason: NotFinite) -> None:
         self.fail(str(reason))
-        kept = self.run.checkpoint_path if self.run.checkpoint_path.exists() else "none, it was the first steps"
+        path = self.run.checkpoint_path
+        kept = path.absolute() if path.exists() else "none, it was the first steps"
         print(
             f"error: {reason}; the run is marked failed; last good checkpoint: {kept}. {self.advice}", file=sys.stderr
         )

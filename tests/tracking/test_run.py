@@ -428,7 +428,7 @@ def test_server_away_at_the_end_then_sync(
     assert tracking.load_weights(model.uri)[1] == {"n": 3}
     assert not run.finish()
     message = capsys.readouterr().out
-    assert re.search(r"62 records are not delivered .* python -m tracking sync runs", message), message
+    assert re.search(r"62 records are not delivered .* python -m tracking sync /.*/runs", message), message
     if run._writer.is_alive():
         run._writer.join(10)
         run._spool.close()

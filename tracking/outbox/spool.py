@@ -75,7 +75,9 @@ class Spool:
         self.size = os.fstat(self._descriptor).st_size
         kept = [*folder.glob("files/*"), *folder.glob("refused/*")]
         self._file_number = max((int(path.name) for path in kept if path.name.isdigit()), default=0)
-        self.sent = min(_read_sent(self._sent_path), self.size)
+        self.sent = _read_sent(self._sent_path)
+        if self.sent > self.size:  # a power cut took the last lines, or it is damaged
+            self.sent = 0
 
     def close(self) -> None:
         """Let another process have the folder."""
@@ -134,10 +136,11 @@ class Spool:
 
     def mark_sent(self, offset: int) -> None:
         """Remember that everything before `offset` is delivered (no fsync: a replay changes nothing)."""
-        temporary = self._sent_path.with_suffix(".tmp")
-        temporary.write_bytes(_sealed(str(offset)))
-        os.replace(temporary, self._sent_path)
         self.sent = offset
+        with contextlib.suppress(OSError):  # a full disk: another process sends it again
+            temporary = self._sent_path.with_suffix(".tmp")
+            temporary.write_bytes(_sealed(str(offset)))
+            os.replace(temporary, self._sent_path)
 
     def set_aside(self, operation: Operation, reason: str) -> None:
         """Keep an operation that the store refuses for good in `refused.jsonl`, its file or model in `refused/`.
@@ -170,12 +173,20 @@ class Spool:
     def remove_file(self, relative: str) -> None:
         """Drop a delivered file or folder."""
         path = self.folder / relative
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        _remove(path)
         with contextlib.suppress(OSError):
             path.parent.rmdir()
+
+    def sweep(self) -> None:
+        """Remove what a killed process left: half-written files, and models and files that no waiting line names."""
+        for pattern in (".run.json.*.tmp", ".checkpoint.pt.*", "checkpoint.pt.link", "sent.tmp"):
+            for path in self.folder.glob(pattern):
+                _remove(path)
+        waiting = [_parse(line.encode()) for line in self.lines(self.sent)]
+        named = {str(operation.get(place)) for operation in waiting for place in ("file", "folder")}
+        for path in [*self.folder.glob("models/*"), *self.folder.glob("files/[0-9]*/*")]:
+            if str(path.relative_to(self.folder)) not in named:
+                self.remove_file(str(path.relative_to(self.folder)))
 
     def pending(self) -> int:
         """How many operations are not delivered."""
@@ -364,6 +375,13 @@ class Writer(threading.Thread):
             self._changed.notify_all()
 
 
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def now_ms() -> int:
     """Milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
@@ -413,7 +431,7 @@ def _waits(folder: Path) -> bool:
         size = (folder / "spool.jsonl").stat().st_size
     except FileNotFoundError:
         return False
-    return size > _read_sent(folder / "sent")
+    return size not in (0, _read_sent(folder / "sent"))
 
 
 def _read_sent(path: Path) -> int:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracking.outbox.spool import READ_BYTES, Spool
+from tracking.outbox.spool import READ_BYTES, Spool, Writer
 
 
 def add_metrics(spool: Spool, steps: range) -> None:
@@ -281,4 +281,50 @@ def test_an_operation_that_lacks_a_part_is_unreadable(tmp_path: Path, line: dict
     assert [operation["op"] for operation in operations(spool)] == ["unreadable"]
     assert spool.last_steps() == ({}, {})
     assert spool.backlog() == ""
+    spool.close()
+
+
+def test_a_failing_store_is_asked_seldom_though_somebody_waits(tmp_path: Path) -> None:
+    """And the reason why it fails is there to be told."""
+    spool, tries = Spool(tmp_path), []
+
+    def refuse(operations: list) -> None:
+        tries.append(operations)
+        raise PermissionError(13, "Permission denied")
+
+    add_metrics(spool, range(3))
+    writer = Writer(spool, refuse, lambda after_outage: None)
+    writer.start()
+    assert not writer.wait_for(spool.size, patience=1.5)
+    assert 1 <= len(tries) <= 3
+    writer.stop()
+    assert isinstance(writer.error, PermissionError)
+    spool.close()
+
+
+def test_what_a_killed_process_left_is_swept_and_what_waits_stays(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    for name in ("delivered.txt", "waiting.txt", "orphan.txt"):
+        path, relative = spool.new_file(name)
+        path.write_text(name)
+        if name != "orphan.txt":
+            spool.add("file", file=relative, name=name, folder="")
+        if name == "delivered.txt":
+            spool.mark_sent(spool.size)
+    for name in ("waiting-1", "critic-2"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "MLmodel").touch()
+    parts = {"name": "w", "registered_name": "w", "upload": "u", "step": 0, "metrics": {}, "params": {}, "tags": {}}
+    spool.add("register", folder="models/waiting-1", alias=None, **parts)
+    for name in (".run.json.abc.tmp", ".checkpoint.pt.xyz.tmp", "sent.tmp", "run.json", "checkpoint.pt"):
+        (tmp_path / name).touch()
+    (tmp_path / "models" / "old-3.json").touch()
+    (tmp_path / "files" / "checkpoint").mkdir()
+    (tmp_path / "files" / "checkpoint" / "checkpoint.pt").touch()
+    spool.sweep()
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {
+        *("lock", "sent", "spool.jsonl", "run.json", "checkpoint.pt", "files/checkpoint/checkpoint.pt"),
+        *("files/000002/waiting.txt", "models/waiting-1/MLmodel"),
+    }
     spool.close()
