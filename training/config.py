@@ -148,6 +148,7 @@ def parse_config(config_class: type[C], presets: Mapping[str, Mapping[str, Any]]
         config = preset_config(config_class, presets, preset, **given)
     else:
         config = build_config(config_class, given)
+    _check_data_dir(config)
     if dry_run:
         print(json.dumps(as_params(config), indent=2))
         sys.exit(0)
@@ -240,6 +241,21 @@ def check_unchanged(
         changed = list(differing.values())
         raise InputError(
             f"resume: {'; '.join(changed)}; give the old values, or allow_changes=true to continue with the new ones"
+        )
+
+
+def _check_data_dir(config: Any) -> None:
+    """InputError for a relative data_dir that `mlflow run` would have looked for in another folder than its caller's.
+
+    (CelebA's need not be there: it is downloaded to it.)
+    """
+    path = getattr(config, "data_dir", None)
+    names = (getattr(config, "dataset", None), getattr(config, "preset", None))
+    started_elsewhere = "MLFLOW_RUN_ID" in os.environ and "celeba" not in names
+    if started_elsewhere and path is not None and not path.is_absolute() and not path.exists():
+        raise InputError(
+            f"data_dir: {str(path)!r} is not in {Path.cwd()}, the project's folder, in which `mlflow run` starts its "
+            "trainers; give an absolute path"
         )
 
 

@@ -289,3 +289,16 @@ def test_the_docker_project_has_the_same_entry_points() -> None:
     docker = yaml.safe_load((ROOT / "docker" / "MLproject").read_text())
     assert docker["entry_points"] == MLPROJECT["entry_points"], "MLproject changed: run `python docker/sync.py`"
     assert set(docker) == {"name", "docker_env", "entry_points"}
+
+
+def test_under_mlflow_run_a_relative_data_dir_says_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    argv = ["--data_dir=photos"]
+    assert parse_config(Toy, PRESETS, argv, "toy").data_dir == Path("photos")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "abc")
+    with pytest.raises(InputError, match=f"data_dir: 'photos' is not in {tmp_path}, the project's folder, .* absolute"):
+        parse_config(Toy, PRESETS, argv, "toy")
+    (tmp_path / "photos").mkdir()
+    assert parse_config(Toy, PRESETS, argv, "toy").data_dir == Path("photos")

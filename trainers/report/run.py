@@ -98,8 +98,8 @@ def run_report(config: ReportConfig) -> int:
     if contents.missing and contents.chapters:
         print(f"  without a finished run: {', '.join(contents.missing)}")
     print(
-        f"  page {config.html} ({len(page) / 1e6:.1f} MB), Markdown {config.markdown}\n  run {run.run_id}\n  open it: "
-        f"{run.url()}"
+        f"  page {config.html.absolute()} ({len(page) / 1e6:.1f} MB), Markdown {config.markdown.absolute()}\n"
+        f"  run {run.run_id}\n  open it: {run.url()}"
     )
     return 0
 
