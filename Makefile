@@ -50,6 +50,8 @@ $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
 	@touch $@
 
 $(ENTRY_POINTS): $(VENV)/.ready
+	@# MLflow makes its database in place, and a kill meanwhile leaves one that nothing can use.
+	@test -n "$$MLFLOW_TRACKING_URI" || test -e mlflow.db || python -m tracking init
 	mlflow run . -e $@ --env-manager local --experiment-name wgan-eeg $(ARGS)
 
 ui: $(VENV)/.ready

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
+from common.parent import stop_without_parent, works_for_another
+
 
 class InputError(Exception):
     """Something the user gave is wrong: a parameter, a path, a file.
@@ -19,6 +21,7 @@ class InputError(Exception):
 def run_main(main: Callable[[], int | None]) -> None:
     """Run `main` and exit: status 2 with one line on stderr for an InputError, else main's own status.
 
+    Ctrl-C is status 130, without a traceback. Under torchrun and `mlflow run`, SIGTERM comes where these are killed.
     SIGTERM (status 143) and SIGHUP, which a closed terminal sends (129), raise SystemExit wherever `main` is, so that
     an open run ends as KILLED. A trainer with checkpoints uses `tracking.StopRequest`, which handles the signals
     itself while it is active.
@@ -26,8 +29,12 @@ def run_main(main: Callable[[], int | None]) -> None:
     if threading.current_thread() is threading.main_thread():
         for number in stop_signals():
             signal.signal(number, _exit_on)
+    if works_for_another():
+        stop_without_parent()
     try:
         status = main()
+    except KeyboardInterrupt:
+        sys.exit(130)  # Ctrl-C before or behind the training, or a second one: the run has been ended
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

@@ -1,7 +1,7 @@
-"""Commands on recorded runs: `python -m tracking sync | reap | promote`.
+"""Commands on recorded runs: `python -m tracking sync | reap | promote | init`.
 
 sync delivers what training runs could not. reap ends runs that died silently. promote makes a model version the
-champion.
+champion. init makes the store's database.
 """
 
 import argparse
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError, run_main
-from tracking.outbox.spool import Spool
+from tracking.environment import usual_experiment
+from tracking.outbox.sync import sync_run
 
 STALE_MINUTES = 10.0
 NEVER_BEAT_HOURS = 24.0
@@ -30,7 +31,9 @@ def main(argv: list[str] | None = None) -> int:
         help="a run's folder, or the folder of runs (default: runs)",
     )
     reap_parser = commands.add_parser("reap", help="end the RUNNING runs whose process is gone, as KILLED")
-    reap_parser.add_argument("--experiment", default="wgan-eeg", help="experiment of the runs (default: wgan-eeg)")
+    reap_parser.add_argument(
+        "--experiment", default=usual_experiment(), help="experiment of the runs (default: %(default)s)"
+    )
     reap_parser.add_argument(
         "--minutes",
         type=float,
@@ -45,7 +48,13 @@ def main(argv: list[str] | None = None) -> int:
         "--metric", help="metric to compare by (default: the one that the version was evaluated by)"
     )
     promote_parser.add_argument("--alias", default="champion", help="alias to move (default: champion)")
+    commands.add_parser("init", help="make the SQLite database of the store, if it is not there")
     arguments = parser.parse_args(argv)
+    if arguments.command == "init":
+        from tracking import store
+
+        store.connect(store.tracking_uri())
+        return 0
     if arguments.command == "sync":
         return sync(arguments.folder)
     if arguments.command == "promote":
@@ -66,47 +75,7 @@ def sync(folder: Path) -> int:
     folders = [path.parent for path in sorted([*folder.glob("run.json"), *folder.glob("*/run.json")])]
     if not folders:
         raise InputError(f"{folder} holds no runs (no run.json in it or one level below)")
-    return max(_sync_run(run) for run in folders)
-
-
-def _sync_run(folder: Path) -> int:
-    from tracking import store
-    from tracking.outbox.delivery import Delivery
-
-    try:
-        spool = Spool(folder, patience=0.5)
-    except InputError:
-        print(f"{folder}: a training process is writing to it and delivers by itself")
-        return 0
-    except OSError as error:
-        print(f"{folder}: cannot be read ({error.strerror or error})")
-        return 1
-    try:
-        facts = spool.facts()
-        if not isinstance(facts.get("tracking_uri"), str) or "run_id" not in facts:
-            print(
-                f"{folder}: run.json is damaged (no tracking_uri or run_id in it): {spool.pending()} records still wait"
-            )
-            return 1
-        store.use(facts["tracking_uri"])
-        delivery = Delivery(spool, facts["tracking_uri"])
-        waiting = spool.pending()
-        try:
-            while operations := spool.read(spool.sent):
-                delivery.send(operations)
-        except Exception as error:
-            print(
-                f"{folder}: {spool.pending()} of {waiting} records still wait: {facts['tracking_uri']}: "
-                f"{store.reason(error)}"
-            )
-            return 1
-        refused = f", {delivery.refused} refused (see refused.jsonl there)" if delivery.refused else ""
-        print(f"{folder}: {f'{waiting} records delivered' if waiting else 'nothing waits'}{refused}")
-        if spool.facts().get("status") == "FINISHED" and spool.sent == spool.size:
-            spool.clear()
-        return 1 if delivery.refused else 0
-    finally:
-        spool.close()
+    return max(sync_run(run) for run in folders)
 
 
 def reap(experiment: str, minutes: float) -> int:
@@ -123,7 +92,7 @@ def reap(experiment: str, minutes: float) -> int:
         found = client.get_experiment_by_name(experiment)
         if found is None:
             raise InputError(
-                f"experiment {experiment!r} is not in {uri}: give --experiment, or set MLFLOW_TRACKING_URI"
+                f"experiment {experiment!r} is not in {store.shown()}: give --experiment, or set MLFLOW_TRACKING_URI"
             )
         runs: list[Any] = []
         token = None
@@ -147,7 +116,7 @@ def reap(experiment: str, minutes: float) -> int:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"tracking store {uri}: {store.reason(error)}") from None
+        raise InputError(f"tracking store {store.shown()}: {store.reason(error)}") from None
     print(f"{ended} of {len(runs)} RUNNING runs ended")
     return ended
 

@@ -4,6 +4,7 @@ Every function raises InputError, in one line, if the store does not answer.
 """
 
 import contextlib
+import os
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -34,9 +35,21 @@ def end_orphans(parent: str, alive: Collection[str]) -> list[str]:
     return ended
 
 
+def end_inherited(run_id: str) -> None:
+    """End the run that `mlflow run` made for this command, if one did, as one that found its work done in `run_id`."""
+    fresh = os.environ.pop("MLFLOW_RUN_ID", None)
+    if fresh and fresh != run_id:
+        from tracking.outbox.delivery import hand_over
+
+        with _client() as client:
+            hand_over(client, fresh, run_id)
+
+
 def end_killed(run_id: str) -> None:
-    """End a run whose process is gone."""
+    """End a run whose process is gone, if it is RUNNING."""
     with _client() as client:
+        if client.get_run(run_id).info.status != "RUNNING":
+            return
         client.set_tag(run_id, "reaped", "its process was killed")
         client.set_terminated(run_id, "KILLED")
 
@@ -62,5 +75,5 @@ def _client() -> Iterator[Any]:
         raise
     except Exception as error:
         raise InputError(
-            f"tracking store {uri}: {store.reason(error)}; start it, or correct MLFLOW_TRACKING_URI"
+            f"tracking store {store.shown()}: {store.reason(error)}; start it, or correct MLFLOW_TRACKING_URI"
         ) from None

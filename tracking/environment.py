@@ -84,3 +84,8 @@ def run_tags(where_it_runs: Mapping[str, Any]) -> dict[str, str]:
     named = {name: str(where_it_runs[name]) for name in ("python", "torch", "device", "world_size", "host")}
     command = command_line()
     return {"command": command, "mlflow.note.content": f"`{command}`", **git_state(), **named}
+
+
+def usual_experiment() -> str:
+    """The experiment of runs that name none: MLFLOW_EXPERIMENT_NAME, as for MLflow's own clients, else wgan-eeg."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or "wgan-eeg"

@@ -58,9 +58,10 @@ class Reader:
         # Imported here: two seconds that a bad parameter need not wait for.
         from tracking import store
 
-        self.uri = uri or store.tracking_uri()
-        store.use(self.uri)  # artifacts are looked for in MLflow's own default store
-        self._client = self._asking(store.connect, self.uri)
+        uri = uri or store.tracking_uri()
+        self.uri = store.without_secrets(uri)
+        store.use(uri)  # artifacts are looked for in MLflow's own default store
+        self._client = self._asking(store.connect, uri)
         self._experiments: dict[str, str] = {}
 
     def experiments(self) -> list[str]:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from common.errors import InputError
-from tracking.outbox.spool import read_facts
+from tracking.outbox.spool import is_finished, is_undelivered, read_facts
 
 CHECKPOINT_NAME = "checkpoint.pt"
 
@@ -39,7 +39,7 @@ def folder_to_resume(output_dir: Path, resume: str, entry_point: str) -> Path | 
     unfinished = [
         path.parent
         for path in output_dir.glob(f"*/{CHECKPOINT_NAME}*")
-        if (facts := read_facts(path.parent)).get("entry_point") == entry_point and facts.get("status") != "FINISHED"
+        if read_facts(path.parent).get("entry_point") == entry_point and not is_finished(path.parent)
     ]
     if not unfinished:
         print(f"resume=latest: no unfinished {entry_point} run with a checkpoint in {output_dir}; starting a new one")
@@ -63,6 +63,25 @@ def find_resumable(resume: str | None, entry_point: str, output_dir: Path) -> st
     if folder is not None:
         return folder.name
     return None if resume == "latest" else resume
+
+
+def check_checkpoint_missing(output_dir: Path, run_id: str) -> None:
+    """InputError for a finished run without a checkpoint: resuming it would train it a second time from the start."""
+    folder = run_folder(output_dir, run_id)
+    if read_facts(folder).get("status") == "FINISHED":
+        raise InputError(
+            f"resume: run {run_id} is finished, and its checkpoint is neither in {folder} nor in the store; start a "
+            "new run without resume"
+        )
+
+
+def undelivered(output_dir: Path, run_id: str, resume: str | None) -> Path | None:
+    """The folder of the run that was found, where all that is left of it to do is to deliver its records.
+
+    None where `resume` names the run: it is to be trained on then.
+    """
+    folder = run_folder(output_dir, run_id)
+    return folder if resume != run_id and is_undelivered(folder) else None
 
 
 _job_served = False
@@ -101,7 +120,7 @@ def run_of_this_job(entry_point: str, output_dir: Path) -> str | None:
         for path in Path(output_dir).glob("*/run.json")
         if (facts := read_facts(path.parent)).get("job") == job
         and facts.get("entry_point") == entry_point
-        and facts.get("status") != "FINISHED"
+        and not is_finished(path.parent)
     ]
     if not begun and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
         print(

@@ -15,18 +15,19 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 from PIL import Image
 
-from common.errors import stop_signals
-from tracking.environment import environment, run_tags
+from common.errors import InputError, stop_signals
+from common.files import disk_is_full
+from tracking.environment import environment, run_tags, usual_experiment
 from tracking.outbox.spool import Spool, Writer, raise_marks
 from tracking.registry.evaluations import Evaluation, evaluation_tags
 from tracking.resuming import CHECKPOINT_NAME, note_job_served, run_of_this_job, this_job
 from tracking.silent_run import SilentRun
-from tracking.starting import as_text, open_run
+from tracking.starting import Opening, as_text, open_run
 
 if TYPE_CHECKING:
     from tracking.outbox.delivery import Delivery
@@ -36,6 +37,9 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 FINISH_PATIENCE = 20.0
 """Seconds that `finish` waits for a server that does not answer; one that answers may take its time."""
 
+FREE_AT_LEAST = 64 << 20
+"""Bytes that a run on a full disk asks for at least."""
+
 STOP_LIMIT = 10.0
 """Seconds that `finish` takes at most in a run that is being stopped: schedulers kill half a minute after SIGTERM."""
 
@@ -43,7 +47,8 @@ STOP_LIMIT = 10.0
 class Run:
     """One MLflow run. Use it as a context manager.
 
-    An exception ends it FAILED, Ctrl-C or the exit of SIGTERM or SIGHUP KILLED.
+    An exception ends it FAILED, Ctrl-C or the exit of SIGTERM or SIGHUP KILLED. Where the disk is full, it is ended
+    FAILED through the store alone, and InputError says how much space is needed.
 
     Attributes:
         folder: `<output_dir>/<run_id>`: spool and checkpoints.
@@ -209,29 +214,40 @@ class Run:
         """
         if self._finished:
             return True
-        self._finished = True
         self._spool.add("finish", status=status)
-        self._spool.set_facts(status=status)
+        self._finished = True
+        self._note_status(status)
         delivered = self.deliver(limit=math.inf if status == "FINISHED" else STOP_LIMIT)
+        error = self._writer.error
         self._writer.stop()
         if delivered and status == "FINISHED":
             self._spool.clear()
+            self._note_status(status)
         elif not delivered:
-            error = self._writer.error
             print(
                 f"tracking: {self._spool.pending()} records are not delivered ({_reason(error)}); they are safe in "
-                f"{self.folder}. Deliver them with: python -m tracking sync {self.folder.parent}"
+                f"{self.folder.absolute()}. Deliver them with: python -m tracking sync {self.folder.parent.absolute()}"
             )
         if not self._writer.is_alive():
             self._spool.close()
         return delivered
+
+    def _note_status(self, status: Status) -> None:
+        """In run.json. On a full disk the spool's last line has to do until it is cleared, which makes room."""
+        with contextlib.suppress(OSError):
+            if self._spool.facts().get("status") != status:
+                self._spool.set_facts(status=status)
+
+    def store(self) -> str:
+        """The address of the tracking store, without its password."""
+        return str(self._spool.facts()["tracking_uri"])
 
     def url(self) -> str:
         """The address of the run's page, or how to open it from a local store."""
         facts = self._spool.facts()
         page = f"#/experiments/{facts.get('experiment_id')}/runs/{facts['run_id']}"
         if facts["run_id"] is None:
-            return f"not on {facts['tracking_uri']} yet: python -m tracking sync {self.folder.parent}"
+            return f"not on {facts['tracking_uri']} yet: python -m tracking sync {self.folder.parent.absolute()}"
         if facts["tracking_uri"].startswith("http"):
             return f"{facts['tracking_uri'].rstrip('/')}/{page}"
         return f"mlflow ui --backend-store-uri {facts['tracking_uri']}, then http://127.0.0.1:5000/{page}"
@@ -245,7 +261,14 @@ class Run:
         if self._finished:
             return
         with _sigterm_ignored():
-            self._end(error)
+            try:
+                if disk_is_full(error):
+                    self._end_on_full_disk()
+                self._end(error)
+            except OSError as fault:
+                if not disk_is_full(fault):
+                    raise
+                self._end_on_full_disk()
 
     def _end(self, error: BaseException | None) -> None:
         if error is None or (isinstance(error, SystemExit) and not error.code):
@@ -255,6 +278,33 @@ class Run:
         else:
             self.set_tags({"error": f"{type(error).__name__}: {error}"})
             self.finish("FAILED")
+
+    def _end_on_full_disk(self) -> NoReturn:
+        """End the run FAILED through the store alone: its spool cannot be written. Raises InputError with the space
+        that is needed.
+        """
+        self._finished = True
+        checkpoint = self.checkpoint_path
+        size = checkpoint.stat().st_size if checkpoint.exists() else 0
+        needed = max(FREE_AT_LEAST, 3 * size)  # the new one, the previous one, the one to upload
+        resume = f", and go on with resume={self.run_id}" if size else ""
+        free = shutil.disk_usage(self.folder).free
+        reason = (
+            f"output_dir: no space is left for {self.folder.absolute()} ({_megabytes(free)} free); make room for at "
+            f"least {_megabytes(needed)}{resume}"
+        )
+        self._writer.wait_for(self._spool.size, STOP_LIMIT / 2, STOP_LIMIT)
+        self._writer.stop()
+        try:
+            self._delivery.end("FAILED", reason)
+            ended = "the run is ended as FAILED"
+        except Exception as fault:
+            ended = f"the run could not be ended ({_reason(fault)}): python -m tracking reap does that later"
+        with contextlib.suppress(OSError):
+            self._spool.set_facts(status="FAILED")
+        if not self._writer.is_alive():
+            self._spool.close()
+        raise InputError(f"{reason}; {ended}") from None
 
     def _skip_recorded(self, metric_steps: Mapping[str, int], image_steps: Mapping[str, int]) -> None:
         """Skip, from now on, what is logged up to these steps: it is recorded already."""
@@ -298,14 +348,15 @@ def start_run(
     *,
     tags: Mapping[str, Any] | None = None,
     output_dir: Path = Path("runs"),
-    experiment: str = "wgan-eeg",
+    experiment: str | None = None,
     run_name: str | None = None,
     resume: str | None = None,
 ) -> Run | SilentRun:
     """Start or continue the run of this command; ranks other than 0 (`RANK`) get a SilentRun.
 
     Under `mlflow run` (MLFLOW_RUN_ID) its run is continued; the variable is taken out of the environment, so
-    that a second run of this process, or a child process, makes its own. `resume` is a run id or `latest`,
+    that a second run of this process, or a child process, makes its own. `experiment`: MLFLOW_EXPERIMENT_NAME, else
+    wgan-eeg, where none is given. `resume` is a run id or `latest`,
     the newest unfinished run of this entry point that has a checkpoint in `output_dir`. If there is none,
     `latest` starts a new run and says so. Workers that torchrun restarted continue the run of their job (see
     `find_resumable`). A resumed run keeps its id; the run that `mlflow run` made for this command is ended with
@@ -330,15 +381,13 @@ def start_run(
         entry_point,
         output_dir,
         every_tag,
-        experiment=experiment,
+        experiment=experiment or usual_experiment(),
         run_name=run_name,
         resume=resume,
         inherited=inherited,
     )
-    spool = Spool(opening.folder)
-    spool.set_facts(**{**opening.facts, "status": "RUNNING", "job": this_job()})
-    note_job_served()
-    delivery = Delivery(spool, opening.facts["tracking_uri"])
+    spool = _open_spool(opening)
+    delivery = Delivery(spool, opening.uri)
     run = Run(spool, delivery, opening.resumed, stored_steps=(opening.metric_steps, opening.image_steps))
     if inherited and inherited != opening.facts["run_id"]:
         spool.add("handover", run_id=inherited)
@@ -350,6 +399,18 @@ def start_run(
     run.log_dict(where_it_runs, "environment.json")
     run.start_writer()
     return run
+
+
+def _open_spool(opening: Opening) -> Spool:
+    """The spool of the run that begins, without what a killed process left half made in its folder and artifacts."""
+    from tracking.store import sweep_uploads
+
+    spool = Spool(opening.folder)
+    spool.sweep()
+    sweep_uploads(opening.artifacts)
+    spool.set_facts(**{**opening.facts, "status": "RUNNING", "job": this_job()})
+    note_job_served()
+    return spool
 
 
 def _log_config(run: Run, params: Mapping[str, Any]) -> None:
@@ -374,6 +435,10 @@ def _sigterm_ignored() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _megabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:,.1f} MB"
 
 
 def _check_name(name: str) -> None:

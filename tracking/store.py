@@ -7,6 +7,9 @@ import contextlib
 import logging
 import os
 import re
+import shutil
+import sqlite3
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,13 +23,15 @@ from mlflow import MlflowClient
 from mlflow.entities import Run as StoredRun
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.file_utils import local_file_uri_to_path
 
 from common.errors import InputError
 
 # This package does its own retrying, on disk and without a time limit; MLflow's seven tries would hold the
 # writer for minutes. It prints the run's address itself, once.
 SETTINGS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    # Not even one: a lost answer would send a creation a second time, before anybody could look if it is there.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -49,11 +54,46 @@ MAX_PARAM_LENGTH = 6000
 
 
 def tracking_uri() -> str:
-    """The store in use.
+    """The store in use, with an absolute path.
 
     MLFLOW_TRACKING_URI, else `sqlite:///<cwd>/mlflow.db` (what `mlflow run` and the UI use too).
     """
-    return str(mlflow.get_tracking_uri())
+    uri = str(mlflow.get_tracking_uri())
+    path = sqlite_file(uri)
+    return uri if path is None else uri.replace(str(path), str(path.absolute()), 1)
+
+
+def without_secrets(uri: str) -> str:
+    """The address, or a text with addresses, without passwords (of HTTP without users, too: a token may stand there).
+
+    For what is printed or kept in files.
+    """
+    uri = re.sub(r"(https?://)[^/?#\s]*@", r"\1", uri)
+    uri = re.sub(r"(://[^/?#\s:@]*):[^/?#\s]*@", r"\1@", uri)
+    return re.sub(r"([?&](?:password|token)=)[^&\s]*", r"\1***", uri)
+
+
+def shown() -> str:
+    """The store in use, for messages."""
+    return without_secrets(tracking_uri())
+
+
+def with_secrets(uri: str) -> str:
+    """The address that `without_secrets` made of MLFLOW_TRACKING_URI or the store in use; another one as it is."""
+    known = (os.environ.get("MLFLOW_TRACKING_URI", ""), tracking_uri())
+    return next((full for full in known if without_secrets(full) == uri), uri)
+
+
+@contextlib.contextmanager
+def answering_within(seconds: float) -> Iterator[None]:
+    """Inside, a request to a server is given up after so many seconds instead of a minute."""
+    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    before = os.environ.get(name)
+    os.environ[name] = str(min(int(seconds), int(before or seconds)))
+    try:
+        yield
+    finally:
+        os.environ[name] = before or SETTINGS[name]
 
 
 def use(uri: str) -> None:
@@ -65,10 +105,11 @@ def use(uri: str) -> None:
 def connect(uri: str) -> MlflowClient:
     """A client of the store at `uri`.
 
-    A SQLite store is created on first use, safely among processes that start at once.
+    A SQLite store is created on first use, safely among processes that start at once or are killed.
 
-    Raises InputError for a kind of store that MLflow refuses, and MlflowException for a database that can't be
-    opened. A server is not asked here: whether it answers shows at the first request.
+    Raises InputError for a kind of store that MLflow refuses and for a database that was left half made, and
+    MlflowException for one that can't be opened. A server is not asked here: whether it answers shows at the first
+    request.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -80,30 +121,69 @@ def connect(uri: str) -> MlflowClient:
             "sqlite:////absolute/path/mlflow.db or to a server's address (mlflow migrate-filestore "
             "converts an old mlruns folder)"
         )
-    with _first_use(uri):
-        client = MlflowClient(tracking_uri=uri)
-        if uri.startswith("sqlite:"):
-            # Both stores are one database, and each creates the tables it misses: build both while the lock
-            # is held.
-            client.search_experiments(max_results=1)
-            client.search_registered_models(max_results=1)
-    return client
+    path = sqlite_file(uri)
+    if path is None:
+        return MlflowClient(tracking_uri=uri)
+    with _only_user(path), _quiet_alembic():
+        if not path.exists():
+            _make_database(path)
+        try:
+            return _opened(uri)
+        except Exception as error:
+            _explain_half_made(error, path)
+            raise
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite store; None for other stores."""
+    match = re.match(r"sqlite:///(.+?)(\?.*)?$", uri)
+    return None if match is None or match[1] == ":memory:" else Path(match[1])
 
 
 @contextlib.contextmanager
-def _first_use(uri: str) -> Iterator[None]:
+def _only_user(path: Path) -> Iterator[None]:
     """Hold a lock beside a SQLite file.
 
     If four processes create the same database at once, three of them crash.
     """
-    match = re.match(r"sqlite:///(.+?)(\?.*)?$", uri)
-    if match is None or match[1] == ":memory:":
-        yield
-        return
-    path = Path(match[1])
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock", timeout=120), _quiet_alembic():
+    with FileLock(f"{path}.lock", timeout=120):
         yield
+
+
+def _opened(uri: str) -> MlflowClient:
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    # Both stores are one database, and each creates the tables it misses: build both while the lock is held.
+    client.search_experiments(max_results=1)
+    client.search_registered_models(max_results=1)
+    return client
+
+
+def _make_database(path: Path) -> None:
+    """Make the database beside `path` and rename it: a process that is killed leaves nothing at `path`."""
+    for left in path.parent.glob(f".{path.name}.making*"):
+        left.unlink()
+    temporary = path.with_name(f".{path.name}.making")
+    _opened(f"sqlite:///{temporary}")  # its connection goes on to see the same file under the new name, and idles
+    os.replace(temporary, path)
+
+
+def _explain_half_made(error: Exception, path: Path) -> None:
+    """InputError for a database whose making was interrupted (by MLflow's own commands, which make it in place)."""
+    if not re.search(
+        r"table \S+ already exists|duplicate column|no such table|out-of-date database schema", str(error)
+    ):
+        return
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        try:
+            n_runs = int(database.execute("select count(*) from runs").fetchone()[0])
+        except sqlite3.Error:
+            n_runs = 0
+    if n_runs == 0:
+        raise InputError(
+            f"tracking store {path} is half made, by a process that was killed meanwhile, and holds no run: remove the "
+            f"file (rm {path}) and try again"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -117,26 +197,38 @@ def _quiet_alembic() -> Iterator[None]:
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:
-    """The id of the experiment `name`, created if absent (also if another process creates it just then)."""
+    """The id of the experiment `name`, created if absent (also if another process creates it just then).
+
+    InputError where it is deleted, or its artifacts lie on this machine and cannot be written.
+    """
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name))
+            found = client.get_experiment(client.create_experiment(name))
         except MlflowException as error:
             found = client.get_experiment_by_name(name) if error.error_code == "RESOURCE_ALREADY_EXISTS" else None
             if found is None:
                 raise
     if found.lifecycle_stage == "deleted":
         raise InputError(
-            f"experiment {name!r} is deleted on {client.tracking_uri}: restore it with `mlflow experiments restore`"
+            f"experiment {name!r} is deleted on {without_secrets(client.tracking_uri)}: restore it with "
+            "`mlflow experiments restore`"
         )
+    check_artifact_folder(found.artifact_location)
     return str(found.experiment_id)
 
 
-def create_run(client: MlflowClient, experiment: str, name: str | None, tags: Mapping[str, str]) -> StoredRun:
-    """A new RUNNING run with MLflow's own tags (user, source file) and `tags`."""
-    every_tag = {key: tag_value(value) for key, value in resolve_tags(dict(tags)).items()}
-    return client.create_run(experiment_id(client, experiment), tags=every_tag, run_name=name)
+def created_run(client: MlflowClient, facts: Mapping[str, Any]) -> StoredRun:
+    """The RUNNING run that `facts` describes: `experiment`, `run_name`, `tags` (beside MLflow's own: user, source file)
+    and `local_id`, by which it is looked for first, in case it was created and the answer lost.
+    """
+    experiment = experiment_id(client, facts["experiment"])
+    found = client.search_runs([experiment], f"tags.`local_id` = '{facts['local_id']}'", max_results=1)
+    if found:
+        return found[0]
+    tags = {**facts["tags"], "local_id": facts["local_id"]}
+    every_tag = {key: tag_value(value) for key, value in resolve_tags(tags).items()}
+    return client.create_run(experiment, tags=every_tag, run_name=facts["run_name"])
 
 
 def last_steps(run: StoredRun) -> dict[str, int]:
@@ -153,6 +245,20 @@ def last_image_steps(client: MlflowClient, run_id: str) -> dict[str, int]:
             key = match[1].replace("~", "/")
             steps[key] = max(steps.get(key, int(match[2])), int(match[2]))
     return steps
+
+
+def local_artifacts(uri: str | None) -> Path | None:
+    """The folder at an artifact address on this machine; None for a server's or a bucket's."""
+    if uri is None or re.match(r"(?!file:)[a-z0-9+.-]{2,}:", uri):
+        return None
+    return Path(local_file_uri_to_path(uri))
+
+
+def sweep_uploads(uri: str | None) -> None:
+    """Remove what an upload that was killed left half written at an artifact address on this machine."""
+    folder = local_artifacts(uri)
+    for path in folder.rglob(".artifact.uploading.*") if folder else ():
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def tag_value(value: Any) -> str:
@@ -179,6 +285,22 @@ def _parsed(text: str) -> float | str:
         return text.lower() if text.lower() in ("true", "false", "") else "" if text == "None" else text
 
 
+def check_artifact_folder(uri: str | None) -> None:
+    """InputError where the artifacts' folder, on this machine, cannot be written: all files would wait for ever."""
+    folder = local_artifacts(uri)
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"the store's folder of artifacts {str(folder)!r} cannot be written ({error.strerror or error}): correct "
+            "its rights, or the artifact location of the experiment"
+        ) from None
+
+
 def is_absent(error: Exception) -> bool:
     """The store answered that there is no such thing."""
     return isinstance(error, MlflowException) and error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
@@ -193,6 +315,14 @@ def is_refused(error: Exception) -> bool:
         return False
     # MLflow's check of an artifact's path gives no code of its own.
     return error.error_code == "INVALID_PARAMETER_VALUE" or str(error).startswith("Invalid artifact path")
+
+
+def is_too_large(error: Exception) -> bool:
+    """A gateway before the server, or the artifacts' store, takes no request of this size."""
+    answer = getattr(error, "response", None)
+    if isinstance(answer, Mapping):  # S3's
+        return answer.get("Error", {}).get("Code") == "EntityTooLarge"
+    return getattr(answer, "status_code", None) == 413 or "failed with error code 413" in str(error)
 
 
 def is_away(error: Exception) -> bool:
@@ -210,5 +340,6 @@ def is_away(error: Exception) -> bool:
 def reason(error: Exception) -> str:
     """The error in one short line, without object addresses or stack traces."""
     text = " ".join(str(error).split())
+    text = without_secrets(text)
     innermost = re.findall(r"\[Errno -?\d+\] [A-Za-z ]+|timed out|Name or service not known|database is locked", text)
     return innermost[-1] if innermost else text[:200]

@@ -60,24 +60,32 @@ Floats = Annotated[tuple[float, ...], BeforeValidator(_split_list)]
 Strings = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
 
 
-def option(default: Any, help: str, *, operational: bool = False, **limits: Any) -> Any:
+def option(default: Any, help: str, *, operational: bool = False, changeable: bool = False, **limits: Any) -> Any:
     """A config field: its default, its help text, and its limits (`ge`, `gt`, `le`, `lt`).
 
     operational: it changes where and how a run computes or reports, not what it computes, so a resumed run may have
-    another value.
+    another value. changeable: with `allow_changes` it may have another value, too; with any other field a checkpoint
+    cannot go on, as its networks have other shapes, or its finished parts are of other data.
     """
-    return Field(default=default, description=help, json_schema_extra={"operational": operational}, **limits)
+    extra = {"operational": operational, "changeable": changeable}
+    return Field(default=default, description=help, json_schema_extra=extra, **limits)
 
 
 def with_default(base: type, name: str, default: Any) -> Any:
     """The field `name` of the config class `base` with another default."""
     field = _fields(base)[name]
-    return option(default, field.description, operational=_is_operational(field), **dict(_limits(field)))
+    uses = {use: _is(use, field) for use in ("operational", "changeable")}
+    return option(default, field.description, **uses, **dict(_limits(field)))
 
 
 def operational_fields(config_class: type) -> frozenset[str]:
     """Names of the fields in which a resumed run may differ from before."""
-    return frozenset(name for name, field in _fields(config_class).items() if _is_operational(field))
+    return frozenset(name for name, field in _fields(config_class).items() if _is("operational", field))
+
+
+def changeable_fields(config_class: type) -> frozenset[str]:
+    """Names of the fields in which a resumed run may differ from before with `allow_changes`."""
+    return frozenset(name for name, field in _fields(config_class).items() if _is("changeable", field))
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -140,6 +148,7 @@ def parse_config(config_class: type[C], presets: Mapping[str, Mapping[str, Any]]
         config = preset_config(config_class, presets, preset, **given)
     else:
         config = build_config(config_class, given)
+    _check_data_dir(config)
     if dry_run:
         print(json.dumps(as_params(config), indent=2))
         sys.exit(0)
@@ -201,22 +210,52 @@ def launch_processes(n_processes: int, module: str, argv: Sequence[str], max_res
 
 
 def check_unchanged(
-    config: object, before: Mapping[str, Any], operational: Container[str], other_data: str | None, allow_changes: bool
+    config: object,
+    before: Mapping[str, Any],
+    *,
+    operational: Container[str],
+    changeable: Container[str],
+    other_data: str | None,
+    allow_changes: bool,
 ) -> None:
-    """Refuse to resume with other parameters or other data than a checkpoint's, unless `allow_changes`.
+    """Refuse to resume with other parameters or other data than a checkpoint's: those that it cannot go on with always,
+    the others unless `allow_changes`.
 
     before: the checkpoint's parameters, from `as_params`. operational: names of those that may differ
-    (`operational_fields`). other_data: what to say of the data, None where they are the same.
+    (`operational_fields`). changeable: of those that may with `allow_changes`; "data" among them is the data. What an
+    older checkpoint does not know is changeable. other_data: what to say of the data, None where they are the same.
     """
-    changed = [
-        f"{name} was {before.get(name)!r}, now {value!r}"
+    differing = {
+        name: f"{name} was {before.get(name)!r}, now {value!r}"
         for name, value in sorted(as_params(config).items())
         if name not in operational and before.get(name) != value
-    ]
-    changed += [other_data] if other_data else []
-    if changed and not allow_changes:
+    }
+    differing |= {"data": other_data} if other_data else {}
+    fixed = [text for name, text in differing.items() if name not in changeable and name in (*before, "data")]
+    if fixed:
+        raise InputError(
+            f"resume: {'; '.join(fixed)}; the run's checkpoint cannot go on so: give the old values, or begin a new "
+            "run without resume"
+        )
+    if differing and not allow_changes:
+        changed = list(differing.values())
         raise InputError(
             f"resume: {'; '.join(changed)}; give the old values, or allow_changes=true to continue with the new ones"
+        )
+
+
+def _check_data_dir(config: Any) -> None:
+    """InputError for a relative data_dir that `mlflow run` would have looked for in another folder than its caller's.
+
+    (CelebA's need not be there: it is downloaded to it.)
+    """
+    path = getattr(config, "data_dir", None)
+    names = (getattr(config, "dataset", None), getattr(config, "preset", None))
+    started_elsewhere = "MLFLOW_RUN_ID" in os.environ and "celeba" not in names
+    if started_elsewhere and path is not None and not path.is_absolute() and not path.exists():
+        raise InputError(
+            f"data_dir: {str(path)!r} is not in {Path.cwd()}, the project's folder, in which `mlflow run` starts its "
+            "trainers; give an absolute path"
         )
 
 
@@ -300,8 +339,8 @@ def _defaults(name: str, field: Any, presets: Mapping[str, Mapping[str, Any]]) -
     return ", ".join(f"{preset}: {values.get(name, field.default)}" for preset, values in presets.items())
 
 
-def _is_operational(field: Any) -> bool:
-    return bool((field.json_schema_extra or {}).get("operational"))
+def _is(use: str, field: Any) -> bool:
+    return bool((field.json_schema_extra or {}).get(use))
 
 
 def _limits(field: Any) -> Iterator[tuple[str, Any]]:

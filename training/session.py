@@ -4,7 +4,9 @@ A trainer reads:
 
     session = Session("wgan", config, trial, advice="...")      # processes, and the checkpoint to go on from
     ...                                                         # data, networks
-    session.check_unchanged(fingerprint, "...", operational)    # before the run begins
+    session.check_unchanged(fingerprint, "...", ...)            # before the run begins
+    with session.going_on():                                    # this, too: what does not fit is refused
+        ...                                                     # networks, optimisers, position from session.checkpoint
     with session:                                               # the run begins
         for ... in ...:                                         # the trainer's own loop
             session.save({...})
@@ -13,13 +15,17 @@ A trainer reads:
     return session.status
 """
 
+import contextlib
+import os
 import sys
 from collections.abc import Container, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Protocol
 
+from common.errors import InputError
 from tracking.checkpoint import StopRequest, find_checkpoint, load_checkpoint, save_checkpoint
-from tracking.resuming import find_resumable
+from tracking.outbox.sync import sync_run
+from tracking.resuming import check_checkpoint_missing, find_resumable, undelivered
 from tracking.run import AnyRun, start_run
 from training.config import as_params, check_unchanged
 from training.processes import join_processes
@@ -67,18 +73,24 @@ class Session:
         """config: with `device`, `output_dir`, `run_name`, `resume` and `allow_changes`. advice: what to do about a
         loss that is not finite, said where it ends the run.
 
-        Raises InputError where `resume` names no run, or its checkpoint cannot be read.
+        Raises InputError where `resume` names no run, or its checkpoint cannot be read. Where resume=latest finds a
+        run that was trained to its end and only not delivered, it is delivered and SystemExit ends the command.
         """
         self.entry_point, self.config, self.trial, self.advice = entry_point, config, trial or StudyTrial(), advice
         self.processes = join_processes(config.device)
         self.device = self.processes.device
         first = self.processes.is_first
         self._run_id = find_resumable(config.resume, entry_point, config.output_dir) if first else None
+        self._deliver_finished()
         path = find_checkpoint(config.output_dir, self._run_id) if self._run_id else None
+        if self._run_id and path is None:
+            check_checkpoint_missing(config.output_dir, self._run_id)
         self.checkpoint: dict[str, Any] | None = self.processes.share(load_checkpoint(path) if path else None)
-        self.done: dict[str, dict[str, Any]] = dict(self.checkpoint.get("done", {})) if self.checkpoint else {}
+        self.done: dict[str, dict[str, Any]] = {}
+        self._under_way: dict[str, Any] | None = None
+        if self.checkpoint is not None:
+            self._take(self.checkpoint)
         self.status = 0
-        self._under_way = self.checkpoint.get("under_way") if self.checkpoint else None
         self._fingerprint = ""
         self._stop: StopRequest | None = None
 
@@ -87,11 +99,51 @@ class Session:
         """Whether this process is the one that records."""
         return self.processes.is_first
 
-    def check_unchanged(self, fingerprint: str, other_data: str, operational: Container[str]) -> None:
+    def _deliver_finished(self) -> None:
+        """Deliver the run that was found, if nothing else is left to do of it, and exit."""
+        folder = undelivered(self.config.output_dir, self._run_id, self.config.resume) if self._run_id else None
+        status = None
+        if folder is not None:
+            print(f"run {self._run_id} is finished, and its last records were not delivered: delivering them")
+            status = sync_run(folder, os.environ.pop("MLFLOW_RUN_ID", None))
+            print(f"to train it on, give resume={self._run_id}; for a new run, leave resume out")
+        status = self.processes.share(status)
+        if status is not None:
+            sys.exit(status)
+
+    def _take(self, checkpoint: Mapping[str, Any]) -> None:
+        """What every checkpoint holds, and the parts that are finished or under way in trainers that have such."""
+        with self.going_on():
+            kinds = {"config": dict, "data": str, "backlog": str}
+            for name, kind in kinds.items():
+                if not isinstance(checkpoint[name], kind):
+                    raise TypeError(f"{name} is a {type(checkpoint[name]).__name__}, not a {kind.__name__}")
+            self.done = {key: dict(result) for key, result in checkpoint.get("done", {}).items()}
+            under_way = checkpoint.get("under_way")
+            self._under_way = under_way and {"key": under_way["key"], "fit": dict(under_way["fit"])}
+
+    @contextlib.contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Inside, the checkpoint is taken up; where it lacks a part or does not fit, one line (InputError) says so.
+
+        Do it before the run begins, so that a run that was finished stays as it is.
+        """
+        try:
+            yield
+        except (LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+            text = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:300]
+            raise InputError(
+                f"resume: the checkpoint of run {self._run_id} does not fit ({text}); give the parameters that it was "
+                "made with, or begin a new run without resume"
+            ) from None
+
+    def check_unchanged(
+        self, fingerprint: str, other_data: str, *, operational: Container[str], changeable: Container[str]
+    ) -> None:
         """Note the data's fingerprint. InputError where a resumed run has other data or other parameters.
 
-        other_data: what to say where the data are others. operational: names of parameters that may differ. With
-        `allow_changes` both may.
+        other_data: what to say where the data are others. operational: names of parameters that may differ. changeable:
+        of those that may with `allow_changes`; "data" among them is the data.
         """
         self._fingerprint = fingerprint
         if self.checkpoint is not None:
@@ -100,6 +152,7 @@ class Session:
                 self.config,
                 self.checkpoint["config"],
                 operational=operational,
+                changeable=changeable,
                 other_data=changed,
                 allow_changes=self.config.allow_changes,
             )
@@ -142,6 +195,19 @@ class Session:
     ) -> bool:
         signal_status = self._stop.exit_code if self._stop else 0
         self._restore_signals()
+        try:
+            return self._conclude(kind, error, trace, signal_status)
+        except OSError as fault:  # of a full disk, where the run's end cannot be recorded
+            self.run.__exit__(type(fault), fault, fault.__traceback__)
+            raise
+
+    def _conclude(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        signal_status: int,
+    ) -> bool:
         if isinstance(error, Stopped):
             self.status = signal_status or 143
             self.run.log_checkpoint()
@@ -166,7 +232,8 @@ class Session:
 
     def _end_not_finite(self, reason: NotFinite) -> None:
         self.fail(str(reason))
-        kept = self.run.checkpoint_path if self.run.checkpoint_path.exists() else "none, it was the first steps"
+        path = self.run.checkpoint_path
+        kept = path.absolute() if path.exists() else "none, it was the first steps"
         print(
             f"error: {reason}; the run is marked failed; last good checkpoint: {kept}. {self.advice}", file=sys.stderr
         )
@@ -193,7 +260,8 @@ class Session:
     def restore(self, key: str, training: Resumable) -> None:
         """Bring the training `key` to where an earlier process stopped in it; nothing where that was in another."""
         if self._under_way is not None and self._under_way["key"] == key:
-            training.load_state_dict(self._under_way["fit"])
+            with self.going_on():
+                training.load_state_dict(self._under_way["fit"])
 
     def epochs(self, key: str, training: Resumable) -> Iterator[dict[str, float]]:
         """Train epoch by epoch and give each epoch's figures; behind each, when the caller's loop has looked at them, a

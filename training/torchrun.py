@@ -9,8 +9,11 @@ import sys
 from torch.distributed import run as torchrun
 from torch.distributed.elastic.agent.server import RunResult, WorkerGroup
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher import api
+
+from common.parent import stop_without_parent, works_for_another
 
 BAD_INPUT = 2
 
@@ -27,8 +30,12 @@ class Agent(LocalElasticAgent):
 
 def main() -> None:
     api.LocalElasticAgent = Agent  # type: ignore[misc]
+    if works_for_another():
+        stop_without_parent(repeat=False)  # a second signal would interrupt the wait for the workers
     try:
         torchrun.main()
+    except SignalException as stopped:  # its workers have ended their run; torchrun would print a traceback
+        sys.exit(128 + stopped.sigval)
     except ChildFailedError as error:
         if any(failure.exitcode == BAD_INPUT for failure in error.failures.values()):
             sys.exit(BAD_INPUT)

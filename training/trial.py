@@ -17,13 +17,14 @@ class Pruned(Exception):
 class StudyTrial:
     """A run outside any study. `trainers/tune/worker.py` has the one inside.
 
-    tags, experiment: of the run. searching: only validation data may be looked at, and nothing is registered.
+    tags, experiment: of the run; experiment None: the usual one.
+    searching: only validation data may be looked at, and nothing is registered.
     every: steps between two measurements, for trainers that do not measure by themselves; 0: none.
     alias: what registered models get; None: nothing that serving follows moves.
     """
 
     tags: Mapping[str, object] = {}
-    experiment = "wgan-eeg"
+    experiment: str | None = None
     searching = False
     every = 0
     alias: str | None = "latest-good"

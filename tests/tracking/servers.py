@@ -1,15 +1,18 @@
 """A real `mlflow server` on loopback that a test can kill and start again; and `mlflow models serve`."""
 
+import http.client
+import http.server
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +92,77 @@ class Server:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         self._process = None
+
+
+class Proxy:
+    """A gateway before a server. `decide(method, path, body)` says what becomes of a request: None: it is passed on;
+    "lose": it is passed on, and the connection closed without the answer; "hang": nothing ever comes back; a number:
+    that status is the answer, and the server hears nothing.
+    """
+
+    def __init__(self, target: str, decide: Callable[[str, str, bytes], str | int | None]) -> None:
+        self.requests: list[tuple[str, str]] = []
+        self.ending = threading.Event()
+        proxy = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_any(self) -> None:
+                body = self.read_body()
+                proxy.requests.append((self.command, self.path))
+                fate = decide(self.command, self.path, body)
+                if fate == "hang":
+                    proxy.ending.wait()
+                if isinstance(fate, int):
+                    self.answer(fate, [], b"<html>refused by the gateway</html>")
+                elif fate != "hang":
+                    status, headers, content = self.forward(body)
+                    if fate != "lose":
+                        self.answer(status, headers, content)
+                self.close_connection = fate is not None
+
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = handle_any
+
+            def read_body(self) -> bytes:
+                if self.headers.get("Transfer-Encoding") != "chunked":
+                    return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                body = b""
+                while size := int(self.rfile.readline(), 16):
+                    body += self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
+                return body
+
+            def forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+                connection = http.client.HTTPConnection(target.removeprefix("http://"), timeout=PATIENCE)
+                dropped = ("host", "content-length", "transfer-encoding", "connection")
+                headers = {name: value for name, value in self.headers.items() if name.lower() not in dropped}
+                connection.request(self.command, self.path, body, headers)
+                answer = connection.getresponse()
+                kept = [(name, value) for name, value in answer.getheaders() if name.lower() not in dropped]
+                return answer.status, kept, answer.read()
+
+            def answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
+                self.send_response(status)
+                for name, value in headers:
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.uri = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self.ending.set()
+        self._server.shutdown()
+        self._server.server_close()
 
 
 class ModelServer:

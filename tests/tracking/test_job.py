@@ -8,7 +8,8 @@ import pytest
 
 from common.errors import InputError
 from tracking.checkpoint import find_checkpoint
-from tracking.resuming import find_resumable
+from tracking.outbox.spool import Spool
+from tracking.resuming import find_resumable, undelivered
 
 
 def make_run(output_dir: Path, run_id: str, **facts: object) -> Path:
@@ -75,6 +76,29 @@ def test_a_restart_that_finds_no_run_says_so(
     assert find_resumable(None, "wgan", tmp_path) is None
     assert f"no run of it is in {tmp_path}" in capsys.readouterr().out
     assert os.environ["TORCHELASTIC_RUN_ID"] == "job-1"
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_finished_but_not_delivered_is_not_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noted: bool
+) -> None:
+    """noted: whether the process was killed behind the change of run.json."""
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    folder = make_run(tmp_path, "ours", job=None, status="FINISHED" if noted else "RUNNING")
+    (folder / "checkpoint.pt").touch()
+    spool = Spool(folder)
+    spool.add("finish", status="FINISHED")
+    assert find_resumable("latest", "wgan", tmp_path) == "ours"
+    assert undelivered(tmp_path, "ours", "latest") == folder
+    assert undelivered(tmp_path, "ours", "ours") is None  # asked for by name: to be trained on
+    spool.mark_sent(spool.size)
+    assert find_resumable("latest", "wgan", tmp_path) is None
+    assert undelivered(tmp_path, "ours", "latest") is None
+    spool.add("status", status="RUNNING")  # resumed, and killed
+    spool.set_facts(status="RUNNING")
+    assert find_resumable("latest", "wgan", tmp_path) == "ours"
+    assert undelivered(tmp_path, "ours", "latest") is None
+    spool.close()
 
 
 def test_latest_says_where_it_found_nothing(

@@ -177,12 +177,35 @@ def test_another_default_keeps_limits_and_use_on_resuming() -> None:
     assert operational_fields(OtherToy) == operational_fields(Toy) == {"data_dir", "output_dir", "run_name"}
 
 
-def test_a_resumed_run_may_differ_in_operational_fields_alone() -> None:
+def test_a_resumed_run_may_differ_in_operational_fields_and_where_it_is_allowed_in_changeable_ones() -> None:
     before = as_params(Toy())
-    check_unchanged(Toy(data_dir="there", run_name="second"), before, operational_fields(Toy), None, False)
-    with pytest.raises(InputError, match="resume: flip was False, now True; the images are others; give the old"):
-        check_unchanged(Toy(flip=True), before, operational_fields(Toy), "the images are others", False)
-    check_unchanged(Toy(flip=True), before, operational_fields(Toy), "the images are others", True)
+
+    def check(config: Toy, other_data: str | None = None, *, data: bool = True, allow_changes: bool = False) -> None:
+        changeable = {"flip", "data"} if data else {"flip"}
+        check_unchanged(
+            config,
+            before,
+            operational=operational_fields(Toy),
+            changeable=changeable,
+            other_data=other_data,
+            allow_changes=allow_changes,
+        )
+
+    check(Toy(data_dir="there", run_name="second"))
+    with pytest.raises(
+        InputError, match=r"resume: flip was False, now True; the images are others; give the old.*allow_"
+    ):
+        check(Toy(flip=True), "the images are others")
+    check(Toy(flip=True), "the images are others", allow_changes=True)
+    for allow_changes in (False, True):
+        with pytest.raises(
+            InputError, match=r"resume: gp_scale was 5.0, now 3.0; the run's checkpoint cannot go on so"
+        ):
+            check(Toy(flip=True, gp_scale=3.0), allow_changes=allow_changes)
+        with pytest.raises(InputError, match="resume: the images are others; the run's checkpoint cannot go on so"):
+            check(Toy(), "the images are others", data=False, allow_changes=allow_changes)
+    del before["gp_scale"]  # a checkpoint of before there was such a parameter
+    check(Toy(gp_scale=3.0), allow_changes=True)
 
 
 PLACES = {"data_dir", "cache_dir", "on_bad", "output_dir"}
@@ -266,3 +289,16 @@ def test_the_docker_project_has_the_same_entry_points() -> None:
     docker = yaml.safe_load((ROOT / "docker" / "MLproject").read_text())
     assert docker["entry_points"] == MLPROJECT["entry_points"], "MLproject changed: run `python docker/sync.py`"
     assert set(docker) == {"name", "docker_env", "entry_points"}
+
+
+def test_under_mlflow_run_a_relative_data_dir_says_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    argv = ["--data_dir=photos"]
+    assert parse_config(Toy, PRESETS, argv, "toy").data_dir == Path("photos")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "abc")
+    with pytest.raises(InputError, match=f"data_dir: 'photos' is not in {tmp_path}, the project's folder, .* absolute"):
+        parse_config(Toy, PRESETS, argv, "toy")
+    (tmp_path / "photos").mkdir()
+    assert parse_config(Toy, PRESETS, argv, "toy").data_dir == Path("photos")

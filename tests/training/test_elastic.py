@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from tests.conftest import PATIENCE
+from tests.conftest import PATIENCE, ROOT
 from tests.running import client, command, environment, history, run_trainer, runs
 from tests.tracking.servers import free_port
 from tests.trainers.wgan.test_run import TINY, _step_on_disk, assert_same_weights, checkpoint_of
@@ -94,6 +94,47 @@ def test_without_restarts_a_lost_worker_ends_the_run_and_it_can_be_resumed(folde
     assert "resumed at step" in run_trainer(folder, "wgan", **PAIR, resume="latest")
     [run] = runs(folder)
     assert run.info.status == "FINISHED"
+
+
+def wait_for_end(*processes: psutil.Process) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=PATIENCE)
+    assert not alive
+
+
+ENDLESS: dict[str, object] = {**TINY, "steps": 100_000, "checkpoint_every": 20, "sample_every": 100_000}
+
+
+@pytest.mark.slow
+def test_without_their_launcher_the_workers_stop_and_the_run_is_killed(folder: Path) -> None:
+    process = start(folder, **ENDLESS, nproc=2)
+    wait_for_step(folder, 0, process)
+    orphans = workers(process)
+    assert len(orphans) == 2
+    process.kill()
+    wait_for_end(*orphans)
+    [run] = runs(folder)
+    assert run.info.status == "KILLED"
+    assert _step_on_disk(folder) >= 20
+
+
+@pytest.mark.slow
+def test_without_mlflow_run_the_trainer_stops_and_the_run_is_killed(folder: Path) -> None:
+    places = {"output_dir": folder / "runs", "cache_dir": folder / "cache", "preset": "quick", "dataset": "digits"}
+    options = [word for name, value in {**ENDLESS, **places}.items() for word in ("-P", f"{name}={value}")]
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", "wgan", "--env-manager", "local", *options],
+        cwd=folder,
+        env={**environment(folder), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    wait_for_step(folder, 0, launcher)
+    trainers = psutil.Process(launcher.pid).children(recursive=True)
+    launcher.kill()
+    wait_for_end(*trainers)
+    [run] = runs(folder)
+    assert run.info.status == "KILLED"
 
 
 def start_machine(folder: Path, port: int, log: Path) -> subprocess.Popen[bytes]:

@@ -15,13 +15,14 @@ from mlflow.entities import (
     Dataset,
     DatasetInput,
     InputTag,
+    LoggedModel,
     LoggedModelOutput,
     LoggedModelStatus,
     Metric,
     Param,
     RunTag,
 )
-from mlflow.entities import Run as StoredRun
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from PIL import Image
@@ -33,8 +34,16 @@ from tracking.registry.evaluations import attributed
 METRICS_PER_REQUEST = 1000
 """What MLflow accepts in one log_batch."""
 
+TOO_LARGE = (
+    "413, larger than the server's gateway takes; raise its limit (nginx: client_max_body_size, 1 MB by default)"
+)
+
 THUMBNAIL = 256
 """Side of the compressed copy beside a time-stepped image, as MLflow's own `log_image` makes it."""
+
+
+class Damaged(Exception):
+    """A line of the spool is not what was written."""
 
 
 class Delivery:
@@ -55,7 +64,7 @@ class Delivery:
             self._client = store.connect(self._uri)
         facts = self._spool.facts()
         if facts["run_id"] is None:
-            created = _created_run(self._client, facts).info
+            created = store.created_run(self._client, facts).info
             self._spool.set_facts(run_id=created.run_id, experiment_id=created.experiment_id)
         return self._client
 
@@ -95,6 +104,14 @@ class Delivery:
             client.update_run(run_id, status="RUNNING")
         client.set_tag(run_id, "heartbeat", json.dumps(heartbeat()))
 
+    def end(self, status: str, reason: str) -> None:
+        """End the run without its spool, which cannot be written any more. Raises if the store is away."""
+        client = self.client()
+        run_id = self._spool.facts()["run_id"]
+        client.set_tag(run_id, "error", store.tag_value(reason))
+        client.set_terminated(run_id, status)
+        self._ended = True
+
     def _send_metrics(self, client: MlflowClient, run_id: str, batch: list[tuple[Operation, int]]) -> None:
         if not batch:
             return
@@ -117,18 +134,23 @@ class Delivery:
         try:
             send()
         except Exception as error:
-            if not (store.is_refused(error) or isinstance(error, FileNotFoundError | KeyError)):
+            too_large = store.is_too_large(error)
+            if not (too_large or store.is_refused(error) or isinstance(error, FileNotFoundError | KeyError | Damaged)):
                 raise
             # A run deleted in the UI refuses everything, but can be restored: keep the backlog for then.
             if store.is_refused(error) and self._deleted():
                 raise MlflowException("the run is deleted; `mlflow runs restore` brings it back") from error
-            self._spool.set_aside(operation, store.reason(error))
+            reason = TOO_LARGE if too_large else store.reason(error)
+            if operation["op"] == "register":
+                folder = self._spool.folder / operation["folder"]
+                _note_registered(folder, {"name": operation["registered_name"], "refused": reason})
+            self._spool.set_aside(operation, reason)
             self.refused += 1
             if self.refused == 1:
-                name = operation["op"]
+                what = operation.get("name") or operation["op"]
                 print(
-                    f"tracking: MLflow refuses a record ({name}: {store.reason(error)}); kept in "
-                    f"{self._spool.folder}/refused.jsonl"
+                    f"tracking: a record is set aside ({what}: {reason}); kept in {self._spool.folder}/refused.jsonl, "
+                    "and the others are delivered"
                 )
 
     def _deleted(self) -> bool:
@@ -159,15 +181,15 @@ class Delivery:
             case "evaluations":
                 _send_evaluations(client, run_id, operation)
             case "handover":
-                _hand_over(client, operation["run_id"], run_id)
+                hand_over(client, operation["run_id"], run_id)
             case "status":
                 client.update_run(run_id, status=operation["status"])
                 self._ended = False  # a resume: what ended the run before is behind it
             case "finish":
                 client.set_terminated(run_id, operation["status"], end_time=operation["time"])
                 self._ended = True
-            case unknown:
-                raise KeyError(f"unknown operation {unknown}")
+            case _:
+                raise Damaged("its line in spool.jsonl is damaged")
 
 
 def heartbeat() -> dict[str, Any]:
@@ -182,19 +204,6 @@ def image_name(key: str, step: int, time_ms: int) -> str:
     """
     identity = uuid.uuid5(uuid.NAMESPACE_OID, f"{key}/{step}/{time_ms}")
     return f"{re.sub('/', '~', key)}+step+{step}+timestamp+{time_ms}+{identity}"
-
-
-def _created_run(client: MlflowClient, facts: Mapping[str, Any]) -> StoredRun:
-    """The run that was started while the store was away.
-
-    Looked for first, in case it was created and the answer lost.
-    """
-    experiment = store.experiment_id(client, facts["experiment"])
-    found = client.search_runs([experiment], f"tags.`local_id` = '{facts['local_id']}'", max_results=1)
-    if found:
-        return found[0]
-    tags = {**facts["tags"], "local_id": facts["local_id"]}
-    return store.create_run(client, facts["experiment"], facts["run_name"], tags)
 
 
 def _metrics(operation: Operation) -> list[Metric]:
@@ -255,62 +264,77 @@ def _send_dataset(client: MlflowClient, run_id: str, operation: Operation) -> No
 def _register(client: MlflowClient, run_id: str, spool_folder: Path, operation: Operation) -> None:
     """Upload a saved model, link it to the run, make it a version of a registered model, move the alias.
 
-    `upload` names it once.
+    `upload` names it once. Every step looks first: an earlier try may have come so far, and its answer been lost.
     """
-    folder, name, upload = (
-        spool_folder / operation["folder"],
-        operation["registered_name"],
-        operation["upload"],
-    )
+    folder, name, upload = spool_folder / operation["folder"], operation["registered_name"], operation["upload"]
     version = _version_of_upload(client, name, upload)
     if version is None:
         if not (folder / "MLmodel").is_file():
             raise FileNotFoundError(f"{folder}/MLmodel")
-        tags = {key: store.tag_value(value) for key, value in attributed(operation["tags"], run_id).items()}
-        experiment = client.get_run(run_id).info.experiment_id
-        # An earlier try may have come this far: go on with its entry instead of leaving a stray one.
-        begun = client.search_logged_models([experiment], f"tags.`upload` = '{upload}'", max_results=1)
-        params = {key: str(value) for key, value in operation["params"].items()}
-        logged = (
-            begun[0]
-            if begun
-            else client.create_logged_model(
-                experiment_id=experiment,
-                name=operation["name"],
-                source_run_id=run_id,
-                tags={**tags, "upload": upload},
-                params=params,
-                model_type="torch",
-            )
-        )
-        # What Model.log would have written, had the store been there when the model was saved.
-        description = Model.load(str(folder / "MLmodel"))
-        description.run_id, description.model_id = run_id, logged.model_id
-        description.artifact_path, description.model_uuid = logged.artifact_location, logged.model_id
-        description.save(str(folder / "MLmodel"))
-        client.log_model_artifacts(logged.model_id, str(folder))
-        client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
-        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, operation["step"])])
+        logged = _logged_model(client, run_id, operation)
+        _upload_model(client, run_id, folder, logged)
+        if logged.model_id not in {output.model_id for output in _model_outputs(client, run_id)}:
+            client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, operation["step"])])
         _link_metrics(client, run_id, logged.model_id, operation)
         try:
             client.create_registered_model(name)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        created = client.create_model_version(
+        version = client.create_model_version(
             name=name,
             source=f"models:/{logged.model_id}",
             run_id=run_id,
-            tags={**tags, "upload": upload},
+            tags={**_model_tags(run_id, operation), "upload": upload},
             model_id=logged.model_id,
         )
-        version = str(created.version)
-        client.set_logged_model_tags(
-            logged.model_id, {"mlflow.modelVersions": json.dumps([{"name": name, "version": int(version)}])}
-        )
+    number, model_id = str(version.version), (version.source or "").removeprefix("models:/")
+    versions = json.dumps([{"name": name, "version": int(number)}])
+    client.set_logged_model_tags(model_id, {"mlflow.modelVersions": versions})
     if operation["alias"]:
-        client.set_registered_model_alias(name, operation["alias"], version)
-    (folder.parent / f"{folder.name}.json").write_text(json.dumps({"name": name, "version": version}) + "\n")
+        client.set_registered_model_alias(name, operation["alias"], number)
+    _note_registered(folder, {"name": name, "version": number})
+
+
+def _model_tags(run_id: str, operation: Operation) -> dict[str, str]:
+    return {key: store.tag_value(value) for key, value in attributed(operation["tags"], run_id).items()}
+
+
+def _model_outputs(client: MlflowClient, run_id: str) -> Sequence[LoggedModelOutput]:
+    outputs = client.get_run(run_id).outputs
+    return outputs.model_outputs if outputs else []
+
+
+def _logged_model(client: MlflowClient, run_id: str, operation: Operation) -> LoggedModel:
+    """The store's entry of the model: that of an earlier try, or a new one."""
+    experiment, upload = client.get_run(run_id).info.experiment_id, operation["upload"]
+    begun = client.search_logged_models([experiment], f"tags.`upload` = '{upload}'", max_results=1)
+    if begun:
+        return begun[0]
+    return client.create_logged_model(
+        experiment_id=experiment,
+        name=operation["name"],
+        source_run_id=run_id,
+        tags={**_model_tags(run_id, operation), "upload": upload},
+        params={key: str(value) for key, value in operation["params"].items()},
+        model_type="torch",
+    )
+
+
+def _upload_model(client: MlflowClient, run_id: str, folder: Path, logged: LoggedModel) -> None:
+    # What Model.log would have written, had the store been there when the model was saved.
+    description = Model.load(str(folder / "MLmodel"))
+    description.run_id, description.model_id = run_id, logged.model_id
+    description.artifact_path, description.model_uuid = logged.artifact_location, logged.model_id
+    description.save(str(folder / "MLmodel"))
+    store.sweep_uploads(logged.artifact_location)
+    client.log_model_artifacts(logged.model_id, str(folder))
+    client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+
+
+def _note_registered(folder: Path, result: Mapping[str, str]) -> None:
+    """For `log_model`, which waits for it."""
+    (folder.parent / f"{folder.name}.json").write_text(json.dumps(result) + "\n")
 
 
 def _send_evaluations(client: MlflowClient, run_id: str, operation: Operation) -> None:
@@ -328,9 +352,9 @@ def _send_evaluations(client: MlflowClient, run_id: str, operation: Operation) -
         _link_metrics(client, run_id, source.removeprefix("models:/"), operation)
 
 
-def _version_of_upload(client: MlflowClient, name: str, upload: str) -> str | None:
+def _version_of_upload(client: MlflowClient, name: str, upload: str) -> ModelVersion | None:
     found = client.search_model_versions(f"name = '{name}' and tags.`upload` = '{upload}'", max_results=1)
-    return str(found[0].version) if found else None
+    return found[0] if found else None
 
 
 def _link_metrics(client: MlflowClient, run_id: str, model_id: str, operation: Operation) -> None:
@@ -347,7 +371,7 @@ def _link_metrics(client: MlflowClient, run_id: str, model_id: str, operation: O
         client.log_metric(run_id, key, value=value, timestamp=time, step=step, synchronous=True, model_id=model_id)
 
 
-def _hand_over(client: MlflowClient, fresh_run_id: str, run_id: str) -> None:
+def hand_over(client: MlflowClient, fresh_run_id: str, run_id: str) -> None:
     """End the run that `mlflow run` made for a command that continues `run_id`.
 
     The UI shows it folded under that run.

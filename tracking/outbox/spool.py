@@ -3,9 +3,10 @@
 The training waits for one `write` to the page cache and never for the server. The file survives kill -9: what it holds
 is sent by the next process that opens the folder, which is the resumed run or `python -m tracking sync`.
 
-One line is one operation: a JSON object with `op`, `time` (ms since the epoch) and what that operation needs. Its
-files lie in `files/`. `sent` holds how many bytes are delivered. A crash between sending and writing `sent` sends a
-line again, and every operation is such that the second time changes nothing. docs/outbox.md describes the whole.
+One line is one operation: a JSON object with `op`, `time` (ms since the epoch) and what that operation needs, and its
+CRC-32. Its files lie in `files/`. `sent` holds how many bytes are delivered. A crash between sending and writing `sent`
+sends a line again, and every operation is such that the second time changes nothing. docs/outbox.md describes the
+whole.
 """
 
 import base64
@@ -14,9 +15,11 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +38,9 @@ SEND_INTERVAL = 5.0
 """Seconds between deliveries: few large batches cost the process less than many small ones."""
 
 HEARTBEAT_INTERVAL = 30.0
-LONGEST_BACKOFF = 60.0
+FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
+LONGEST_AWAITED_BACKOFF = 4.0
+"""Seconds between tries while a run waits for the delivery: it gives up after some twenty."""
 READ_BYTES = 1 << 20
 BACKLOG_FILE_BYTES = 16 << 20
 """Bytes of files that a checkpoint's backlog holds at most."""
@@ -70,7 +75,9 @@ class Spool:
         self.size = os.fstat(self._descriptor).st_size
         kept = [*folder.glob("files/*"), *folder.glob("refused/*")]
         self._file_number = max((int(path.name) for path in kept if path.name.isdigit()), default=0)
-        self.sent = min(self._read_sent(), self.size)
+        self.sent = _read_sent(self._sent_path)
+        if self.sent > self.size:  # a power cut took the last lines, or it is damaged
+            self.sent = 0
 
     def close(self) -> None:
         """Let another process have the folder."""
@@ -79,7 +86,7 @@ class Spool:
 
     def append(self, line: str) -> int:
         """Add one operation (a JSON text without a newline); returns the size of the spool behind it."""
-        data = (line + "\n").encode()
+        data = _sealed(line)
         with self._lock:
             written = 0
             try:
@@ -129,22 +136,24 @@ class Spool:
 
     def mark_sent(self, offset: int) -> None:
         """Remember that everything before `offset` is delivered (no fsync: a replay changes nothing)."""
-        temporary = self._sent_path.with_suffix(".tmp")
-        temporary.write_text(str(offset))
-        os.replace(temporary, self._sent_path)
         self.sent = offset
+        with contextlib.suppress(OSError):  # a full disk: another process sends it again
+            temporary = self._sent_path.with_suffix(".tmp")
+            temporary.write_bytes(_sealed(str(offset)))
+            os.replace(temporary, self._sent_path)
 
     def set_aside(self, operation: Operation, reason: str) -> None:
-        """Keep an operation that the store refuses for good in `refused.jsonl`, its file in `refused/`.
+        """Keep an operation that the store refuses for good in `refused.jsonl`, its file or model in `refused/`.
 
         The operations behind it can then be sent.
         """
-        relative = operation.get("file")
+        place = "folder" if operation["op"] == "register" else "file"
+        relative = operation.get(place)
         if relative and (self.folder / relative).exists():
             kept = str(Path("refused", *Path(relative).parts[1:]))
             (self.folder / kept).parent.mkdir(parents=True, exist_ok=True)
             os.replace(self.folder / relative, self.folder / kept)
-            operation = {**operation, "file": kept}
+            operation = {**operation, place: kept}
         with open(self.folder / "refused.jsonl", "a") as file:
             file.write(json.dumps({"reason": reason, **operation}) + "\n")
 
@@ -164,12 +173,20 @@ class Spool:
     def remove_file(self, relative: str) -> None:
         """Drop a delivered file or folder."""
         path = self.folder / relative
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        _remove(path)
         with contextlib.suppress(OSError):
             path.parent.rmdir()
+
+    def sweep(self) -> None:
+        """Remove what a killed process left: half-written files, and models and files that no waiting line names."""
+        for pattern in (".run.json.*.tmp", ".checkpoint.pt.*", "checkpoint.pt.link", "sent.tmp"):
+            for path in self.folder.glob(pattern):
+                _remove(path)
+        waiting = [_parse(line.encode()) for line in self.lines(self.sent)]
+        named = {str(operation.get(place)) for operation in waiting for place in ("file", "folder")}
+        for path in [*self.folder.glob("models/*"), *self.folder.glob("files/[0-9]*/*")]:
+            if str(path.relative_to(self.folder)) not in named:
+                self.remove_file(str(path.relative_to(self.folder)))
 
     def pending(self) -> int:
         """How many operations are not delivered."""
@@ -254,12 +271,6 @@ class Spool:
         with self._facts_lock, atomic_file(self.folder / "run.json") as temporary:
             temporary.write_text(json.dumps({**self.facts(), **facts}, indent=1) + "\n")
 
-    def _read_sent(self) -> int:
-        try:
-            return int(self._sent_path.read_text())
-        except (FileNotFoundError, ValueError):
-            return 0  # everything is sent again, which changes nothing
-
     def _cut_partial_line(self) -> None:
         if not self._path.exists():
             return
@@ -280,7 +291,7 @@ class Writer(threading.Thread):
     """Sends a spool's operations in order, every few seconds, for as long as the process lives.
 
     `send` delivers a list of operations and raises if the store is away; `beat` refreshes the run's
-    heartbeat. While the store is away the thread tries again after 1, 2, 4, ... 60 seconds.
+    heartbeat. While the store fails the thread tries again after 1, 2, 4, ... 60 seconds, or 4 while somebody waits.
     """
 
     def __init__(
@@ -290,7 +301,7 @@ class Writer(threading.Thread):
         self._spool, self._send, self._beat = spool, send, beat
         self._wake, self._ending = threading.Event(), threading.Event()
         self._wake.set()  # the first delivery is at once
-        self._changed = threading.Condition()
+        self._changed, self._waiting = threading.Condition(), 0
         self.error: Exception | None = None
         """Why the last try failed; None if it did not."""
 
@@ -298,8 +309,9 @@ class Writer(threading.Thread):
         """The thread's loop."""
         backoff, last_beat, was_away = 0.0, -HEARTBEAT_INTERVAL, False
         while not self._ending.is_set():
-            self._wake.wait(backoff or SEND_INTERVAL)
-            self._wake.clear()
+            self._pause(backoff)
+            if self._ending.is_set():
+                return  # what failed before stands: nothing was tried since
             try:
                 self._deliver_all()
                 if time.monotonic() - last_beat >= HEARTBEAT_INTERVAL:
@@ -312,7 +324,18 @@ class Writer(threading.Thread):
                 # and the spool keeps it.
                 self._note(error)
                 was_away = True
-                backoff = min(max(1.0, 2 * backoff), LONGEST_BACKOFF)
+                backoff = min(max(FIRST_BACKOFF, 2 * backoff), LONGEST_BACKOFF)
+
+    def _pause(self, backoff: float) -> None:
+        """Until the next delivery is due, or somebody asks for it; after a failure not before a real pause."""
+        if backoff:
+            awaited = min(backoff, LONGEST_AWAITED_BACKOFF)
+            self._ending.wait(awaited)
+            if not self._waiting:
+                self._wake.wait(backoff - awaited)
+        else:
+            self._wake.wait(SEND_INTERVAL)
+        self._wake.clear()
 
     def wait_for(self, offset: int, patience: float, limit: float = math.inf) -> bool:
         """Send now and wait until everything before `offset` is delivered.
@@ -320,17 +343,17 @@ class Writer(threading.Thread):
         False if the store has been failing for `patience` s.
         """
         begin = time.monotonic()
-        self._wake.set()
         with self._changed:
-            while self._spool.sent < offset and self.is_alive():
-                waited = time.monotonic() - begin
-                if waited > limit or (self.error is not None and waited > patience):
-                    return False
-                if self.error is not None:
-                    self._wake.set()  # somebody waits: try every second instead of backing off
-                    self._changed.wait(1.0)
-                else:
+            self._waiting += 1
+            self._wake.set()
+            try:
+                while self._spool.sent < offset and self.is_alive():
+                    waited = time.monotonic() - begin
+                    if waited > limit or (self.error is not None and waited > patience):
+                        return False
                     self._changed.wait(0.5)
+            finally:
+                self._waiting -= 1
         return self._spool.sent >= offset
 
     def stop(self) -> None:
@@ -340,17 +363,23 @@ class Writer(threading.Thread):
         self.join(timeout=1.0)
 
     def _deliver_all(self) -> None:
-        while not self._ending.is_set():
-            operations = self._spool.read(self._spool.sent)
-            if not operations:
-                return
+        while operations := self._spool.read(self._spool.sent):
             self._send(operations)
             self._note(None)
+            if self._ending.is_set():
+                return
 
     def _note(self, error: Exception | None) -> None:
         with self._changed:
             self.error = error
             self._changed.notify_all()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def now_ms() -> int:
@@ -373,15 +402,98 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether the run of this folder is FINISHED and the store has all that it recorded."""
+    return _has_ended_well(folder) and not _waits(folder)
+
+
+def is_undelivered(folder: Path) -> bool:
+    """Whether the run of this folder is FINISHED, and records of it wait: its process was killed, or the store away."""
+    return _has_ended_well(folder) and _waits(folder)
+
+
+def _has_ended_well(folder: Path) -> bool:
+    """By run.json or, where the process was killed before it wrote there, by the last line of the spool."""
+    if read_facts(folder).get("status") == "FINISHED":
+        return True
+    try:
+        with open(folder / "spool.jsonl", "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+            last = file.read().rstrip(b"\n").rpartition(b"\n")[2]
+    except OSError:
+        return False
+    operation = _parse(last)
+    return operation["op"] == "finish" and operation.get("status") == "FINISHED"
+
+
+def _waits(folder: Path) -> bool:
+    try:
+        size = (folder / "spool.jsonl").stat().st_size
+    except FileNotFoundError:
+        return False
+    return size not in (0, _read_sent(folder / "sent"))
+
+
+def _read_sent(path: Path) -> int:
+    try:
+        return int(_unsealed(path.read_bytes()))
+    except (FileNotFoundError, ValueError):
+        return 0  # everything is sent again, which changes nothing
+
+
+def _sealed(text: str) -> bytes:
+    """A line that shows if a byte of it changes: the text and its CRC-32."""
+    data = text.encode()
+    return data + f" {zlib.crc32(data):08x}\n".encode()
+
+
+def _unsealed(line: bytes) -> bytes:
+    """The text of a line. Raises ValueError where it is not what was written; older lines have no sum."""
+    line = line.rstrip(b"\n")
+    match = re.fullmatch(rb"(.*) ([0-9a-f]{8})", line, re.DOTALL)
+    if match is None:
+        return line
+    if int(match[2], 16) != zlib.crc32(match[1]):
+        raise ValueError("the sum differs")
+    return match[1]
+
+
 def _parse(line: bytes) -> Operation:
     """The operation in one line. A damaged line becomes an operation that is set aside, not a crash."""
     try:
-        operation = json.loads(line)
-        if isinstance(operation, dict) and isinstance(operation.get("op"), str):
+        operation = json.loads(_unsealed(line))
+        if isinstance(operation, dict) and _has_its_parts(operation):
             return operation
     except ValueError:
         pass
     return {"op": "unreadable", "line": line.decode(errors="replace").rstrip("\n")}
+
+
+PARTS: dict[str, dict[str, type]] = {
+    "metrics": {"step": int, "values": dict},
+    "params": {"values": dict},
+    "tags": {"values": dict},
+    "dataset": {"name": str, "fingerprint": str, "details": dict, "context": str},
+    "file": {"file": str, "name": str, "folder": str},
+    "image": {"key": str, "step": int, "file": str},
+    "register": {"folder": str, "name": str, "registered_name": str, "upload": str, "step": int}
+    | {"metrics": dict, "params": dict, "tags": dict},
+    "evaluations": {"name": str, "version": str, "step": int, "tags": dict, "metrics": dict},
+    "handover": {"run_id": str},
+    "status": {"status": str},
+    "finish": {"status": str},
+}
+"""What each operation needs, beside `time`."""
+
+
+def _has_its_parts(operation: Operation) -> bool:
+    parts = PARTS.get(operation.get("op", ""))
+    if parts is None or not isinstance(operation.get("time"), int):
+        return False
+    if not all(isinstance(operation.get(name), kind) for name, kind in parts.items()):
+        return False
+    numbers = operation["values"] if operation["op"] == "metrics" else operation.get("metrics", {})
+    return all(isinstance(value, int | float) for value in numbers.values())
 
 
 def _is_for_backlog(operation: Operation) -> bool:
@@ -395,6 +507,10 @@ def _is_whole(operation: Operation) -> bool:
     if op in ("file", "image"):
         file, content = operation.get("file"), operation.get("bytes")
         if not isinstance(file, str) or not isinstance(content, str) or Path(file).name in ("", ".."):
+            return False
+        try:
+            base64.b64decode(content, validate=True)
+        except ValueError:
             return False
         return op == "file" or (isinstance(step, int) and isinstance(operation.get("key"), str))
     if op == "metrics" and not (isinstance(step, int) and isinstance(operation.get("values"), dict)):

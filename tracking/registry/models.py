@@ -27,6 +27,7 @@ import safetensors.torch
 import torch
 
 from common.errors import InputError
+from common.files import hash_of
 from tracking.registry.evaluations import Evaluation, evaluation_tags
 from tracking.run import AnyRun
 from tracking.serving.flavour import Sampler, serve_by_network, serve_by_sampler
@@ -98,7 +99,8 @@ def log_model(
         folder=str(folder.relative_to(run.folder)),
         name=name,
         registered_name=registered_name,
-        upload=uuid.uuid4().hex,
+        # By run and content: a run that is resumed after the registration makes no second version.
+        upload=hash_of([run.folder.name, registered_name, name, _content_of(folder)]),
         step=step,
         alias=alias,
         metrics={key: float(value) for key, value in (metrics or {}).items()},
@@ -269,7 +271,7 @@ def run_of(uri: str) -> str:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"model {uri}: {store.reason(error)} (store {store.tracking_uri()})") from None
+        raise InputError(f"model {uri}: {store.reason(error)} (store {store.shown()})") from None
     if not run_id:
         raise InputError(f"model {uri}: it was registered without a run")
     return str(run_id)
@@ -288,7 +290,7 @@ def pinned(uri: str) -> str:
             found = store.connect(store.tracking_uri()).get_model_version_by_alias(match[1], match[2])
         except Exception as error:
             raise InputError(
-                f"model {uri}: {store.reason(error)} (store {store.tracking_uri()}); train one first, or name the "
+                f"model {uri}: {store.reason(error)} (store {store.shown()}); train one first, or name the "
                 "store by MLFLOW_TRACKING_URI"
             ) from None
         return f"models:/{match[1]}/{found.version}"
@@ -305,10 +307,10 @@ def newest_model(name: str, **tags: Any) -> ModelInfo:
     """
     from tracking import store
 
-    uri = store.tracking_uri()
+    uri = store.shown()
     filters = [f"name = '{name}'", *(f"tags.`{key}` = '{value}'" for key, value in tags.items())]
     try:
-        found = store.connect(uri).search_model_versions(" and ".join(filters), max_results=1000)
+        found = store.connect(store.tracking_uri()).search_model_versions(" and ".join(filters), max_results=1000)
     except Exception as error:
         raise InputError(f"model {name}: the store {uri} failed: {store.reason(error)}") from None
     if not found:
@@ -336,7 +338,7 @@ def _downloaded(uri: str, folder: Path) -> Path:
                     f"{_artifact_uri(uri)}/{WEIGHTS_FOLDER}/{file}", dst_path=str(folder)
                 )
     except Exception as error:
-        raise InputError(f"model {uri}: {store.reason(error)} (store {store.tracking_uri()})") from None
+        raise InputError(f"model {uri}: {store.reason(error)} (store {store.shown()})") from None
     return folder
 
 
@@ -380,6 +382,12 @@ def _read_weights(path: Path, uri: str) -> tuple[dict[str, torch.Tensor], dict[s
     return tensors, config
 
 
+def _content_of(folder: Path) -> list[str]:
+    """Hashes of a saved model's weights and of what its constructor needs."""
+    files = (folder / WEIGHTS_FOLDER / WEIGHTS_NAME, folder / WEIGHTS_FOLDER / CONFIG_NAME)
+    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+
+
 def _registered(folder: Path, name: str) -> ModelInfo:
     """What the delivery wrote beside the saved model; the local folder if it was not delivered."""
     result = folder.parent / f"{folder.name}.json"
@@ -389,7 +397,13 @@ def _registered(folder: Path, name: str) -> ModelInfo:
             "-m tracking sync)"
         )
         return ModelInfo(str(folder), name, None)
-    version = int(json.loads(result.read_text())["version"])
+    found = json.loads(result.read_text())
+    if "version" not in found:
+        result.unlink()
+        kept = folder.parent.parent / "refused" / folder.name
+        print(f"tracking: {name} is not registered: {found['refused']}; it is kept in {kept}")
+        return ModelInfo(str(kept), name, None)
+    version = int(found["version"])
     shutil.rmtree(folder, ignore_errors=True)
     result.unlink()
     return ModelInfo(f"models:/{name}/{version}", name, version)

@@ -22,16 +22,15 @@ def promote(uri: str, metric: str | None = None, alias: str = CHAMPION) -> int:
     if match is None:
         raise InputError(f"{uri}: not a registered version; give models:/name/version or models:/name@alias")
     name, number = match[1], match[2]
-    tracking_uri = store.tracking_uri()
     try:
-        client = store.connect(tracking_uri)
+        client = store.connect(store.tracking_uri())
         candidate = client.get_model_version(name, number)
         held_by = client.get_registered_model(name).aliases.get(alias)
         champion = client.get_model_version(name, str(held_by)) if held_by is not None else None
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"model {uri}: {store.reason(error)} (store {tracking_uri})") from None
+        raise InputError(f"model {uri}: {store.reason(error)} (store {store.shown()})") from None
     if champion is not None and str(champion.version) == number:
         print(f"{name}: version {number} is {alias} already")
         return 0
@@ -50,7 +49,7 @@ def promote(uri: str, metric: str | None = None, alias: str = CHAMPION) -> int:
         client.set_model_version_tag(name, number, f"{alias}.took_over_from", str(held_by or "none"))
         client.set_registered_model_alias(name, alias, number)
     except Exception as error:
-        raise InputError(f"model {uri}: {store.reason(error)} (store {tracking_uri})") from None
+        raise InputError(f"model {uri}: {store.reason(error)} (store {store.shown()})") from None
     print(f"{name}: version {number} is {alias} now: {figure}" + ("" if old else "; it had no predecessor"))
     return 0
 

@@ -19,6 +19,7 @@ class EegSimclrConfig(EegConfig):
         "physionet",
         "quick: simulated subjects, minutes on two CPU cores; physionet: 96 people of EEGMMI, downloaded; drawn: the "
         "same with the networks and settings of Mohsenvand et al. in full size",
+        changeable=True,
     )
     pretext: Literal["neighbour", "channel"] = option(
         "neighbour",
@@ -50,11 +51,11 @@ class EegSimclrConfig(EegConfig):
     )
     projection_dim: int = option(32, "dimension of the projection for the contrastive loss (drawn: 32)", ge=2)
     # Pre-training
-    pretrain_epochs: int = option(100, "passes of the pre-training over the training windows", ge=1)
+    pretrain_epochs: int = option(100, "passes of the pre-training over the training windows", ge=1, changeable=True)
     pretrain_batch: int = option(1024, "channel pairs in a batch of the pre-training, over all processes", ge=2)
     channels_per_window: int = option(2, "recombined channels drawn from each window", ge=1)
-    pretrain_lr: float = option(0.001, "AdamW's learning rate in pre-training, after warm-up", gt=0)
-    pretrain_weight_decay: float = option(0.0001, "AdamW's weight decay in pre-training", ge=0)
+    pretrain_lr: float = option(0.001, "AdamW's learning rate in pre-training, after warm-up", gt=0, changeable=True)
+    pretrain_weight_decay: float = option(0.0001, "AdamW's weight decay in pre-training", ge=0, changeable=True)
     tau: float = option(0.05, "temperature of NT-Xent", gt=0)
     mask_same_trial: bool = option(True, "exclude channels of the same trial from each other's negatives")
     unlabelled_runs: OptionalStr = option(
@@ -75,7 +76,7 @@ class EegSimclrConfig(EegConfig):
     tau_sweep: Floats = option((0.05, 0.1, 0.5), "temperatures to pre-train the first fold with, or none")
     # Classifiers
     frozen_epochs: int = option(
-        60, "epochs of the head on the frozen encoder, whose features are computed only once", ge=1
+        60, "epochs of the head on the frozen encoder, whose features are computed only once", ge=1, changeable=True
     )
     updates_per_epoch: int = with_default(EegConfig, "updates_per_epoch", 25)
 

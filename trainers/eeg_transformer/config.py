@@ -30,7 +30,7 @@ class TransformerConfig(EegConfig):
     n_layers: int = option(2, "encoder layers", ge=1)
     n_decoder_layers: int = option(1, "decoder layers of pool=decoder", ge=1)
     d_ff: int = option(128, "hidden features of the layers' networks", ge=1)
-    dropout: float = option(0.5, "probability of dropout", ge=0, lt=1)
+    dropout: float = option(0.5, "probability of dropout", ge=0, lt=1, changeable=True)
     pool: Literal["decoder", "cls", "mean"] = option(
         "decoder", "readout: class queries that attend to the tokens, an extra token, or the tokens' mean"
     )
@@ -66,11 +66,17 @@ class EegTransformerConfig(TransformerConfig):
         "of windows, sized and trained by the parameters above",
     )
     n_networks: int = option(5, "network=lateral: networks of different seeds whose mean answers", ge=1)
-    n_updates: int = option(150, "network=lateral: updates of each network; six times as many of a deep baseline", ge=1)
+    n_updates: int = option(
+        150,
+        "network=lateral: updates of each network; six times as many of a deep baseline",
+        ge=1,
+        changeable=True,
+    )
     deep_baselines: Strings = option(
         ("eegnet",),
         f"network=lateral: networks to compare with, or none: some of {', '.join(NETWORKS)}; the last three need "
         "braindecode",
+        changeable=True,
     )
     attention: str = option("sdpa", f"mechanism of the encoder: {', '.join(MECHANISMS)}")
     batch_size: int = with_default(EegConfig, "batch_size", 128)

@@ -29,36 +29,48 @@ class EfficientAttentionConfig(TransformerConfig):
     """
 
     mechanisms: Strings = option(
-        tuple(m for m in MECHANISMS if m != EXACT), "mechanisms to compare with sdpa, separated by commas"
+        tuple(m for m in MECHANISMS if m != EXACT),
+        "mechanisms to compare with sdpa, separated by commas",
+        changeable=True,
     )
     lengths: Integers = option(
-        (5, 19, 39, 160, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536), "lengths of sequence, in tokens"
+        (5, 19, 39, 160, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536),
+        "lengths of sequence, in tokens",
+        changeable=True,
     )
-    rounds: int = option(3, "timings of each mechanism at each length", ge=1)
+    rounds: int = option(3, "timings of each mechanism at each length", ge=1, changeable=True)
     memory: bool = option(
-        True, "measure peak memory, in a new process for each mechanism and length of 1,024 or more (CPU)"
+        True,
+        "measure peak memory, in a new process for each mechanism and length of 1,024 or more (CPU)",
+        changeable=True,
     )
     recall_pairs: Integers = option(
-        (16, 64, 256), "associative recall: pairs in a sequence of twice as many tokens; none: no recall"
+        (16, 64, 256),
+        "associative recall: pairs in a sequence of twice as many tokens; none: no recall",
+        changeable=True,
     )
-    recall_steps: int = option(2000, "associative recall: updates of each mechanism", ge=1)
+    recall_steps: int = option(2000, "associative recall: updates of each mechanism", ge=1, changeable=True)
     label_patches: Integers = option(
         (160, 40, 8, 4, 1),
         "labelling whole recordings: samples of a token, longest first; none: no labelling, no streaming",
+        changeable=True,
     )
     label_mechanisms: Strings = option(
         ("sdpa", "linear", "favor", "delta", "linformer", "nystrom", "local", "none"),
         "labelling: mechanisms to compare",
+        changeable=True,
     )
-    label_epochs: int = option(60, "labelling: passes over the training recordings", ge=1)
-    label_subjects: int = option(99, "labelling: number of subjects, at most", ge=1)
-    label_exact_tokens: int = option(20000, "labelling: longest sequence for mechanisms that take quadratic time", ge=1)
+    label_epochs: int = option(60, "labelling: passes over the training recordings", ge=1, changeable=True)
+    label_subjects: int = option(99, "labelling: number of subjects, at most", ge=1, changeable=True)
+    label_exact_tokens: int = option(
+        20000, "labelling: longest sequence for mechanisms that take quadratic time", ge=1, changeable=True
+    )
     stream_mechanisms: Strings = option(
-        ("linear", "delta"), f"streaming: mechanisms to compare, of {', '.join(STREAMING)}"
+        ("linear", "delta"), f"streaming: mechanisms to compare, of {', '.join(STREAMING)}", changeable=True
     )
-    stream_patch: int = option(8, "streaming: samples of a token", ge=1)
-    stream_piece: int = option(16, "streaming: samples that arrive at a time", ge=1)
-    stream_seconds: int = option(3600, "streaming: length of the signal, one recording repeated", ge=1)
+    stream_patch: int = option(8, "streaming: samples of a token", ge=1, changeable=True)
+    stream_piece: int = option(16, "streaming: samples that arrive at a time", ge=1, changeable=True)
+    stream_seconds: int = option(3600, "streaming: length of the signal, one recording repeated", ge=1, changeable=True)
     # Long slices that overlap: as many tokens as short ones would give, with better estimates of their power
     patch_stride: int = with_default(TransformerConfig, "patch_stride", 3)
     d_model: int = with_default(TransformerConfig, "d_model", 32)

@@ -12,7 +12,9 @@ class ReportConfig(RecordConfig):
     """Gather the runs of an experiment into one self-contained HTML page and a Markdown file."""
 
     experiment: OptionalStr = option(
-        None, "the experiment to report on; not given: that of `mlflow run`, else wgan-eeg and Default together"
+        None,
+        "the experiment to report on; not given: that of `mlflow run`, else MLFLOW_EXPERIMENT_NAME (without one "
+        "wgan-eeg) and Default",
     )
     runs: OptionalStr = option(None, "run ids, separated by commas: these runs alone, all in full")
     n_details: int = option(1, "runs of each entry point shown in full, the newest finished ones", ge=1, le=20)

@@ -12,6 +12,7 @@ from pathlib import Path
 from common.errors import InputError
 from common.files import atomic_file
 from common.progress import Progress
+from tracking.environment import usual_experiment
 from tracking.reading import Reader, RecordedRun
 from tracking.run import start_run
 from trainers.report.config import ReportConfig
@@ -19,8 +20,12 @@ from trainers.report.contents import gather
 from trainers.report.page import html_page, markdown_page
 from training.config import as_params, parse_config
 
-USUAL = ("wgan-eeg", "Default")
-"""Where runs are if nobody says: `make` and `python -m` record into the first, a bare `mlflow run` into the second."""
+
+def usual() -> tuple[str, ...]:
+    """Where runs are if nobody says: `make` and `python -m` record into the first, a bare `mlflow run` into the
+    second.
+    """
+    return tuple(dict.fromkeys((usual_experiment(), "Default")))
 
 
 def chosen_runs(reader: Reader, config: ReportConfig) -> tuple[list[RecordedRun], str]:
@@ -32,10 +37,10 @@ def chosen_runs(reader: Reader, config: ReportConfig) -> tuple[list[RecordedRun]
     if config.experiment is not None:
         return reader.runs(config.experiment), f"Experiment {config.experiment}"
     own = reader.surrounding_experiment()
-    there = [name for name in (USUAL if own in (None, *USUAL) else (own,)) if name in reader.experiments()]
+    there = [name for name in (usual() if own in (None, *usual()) else (own,)) if name in reader.experiments()]
     runs = sorted((run for name in there for run in reader.runs(name)), key=lambda run: -run.started)
     used = [name for name in there if any(r.experiment == name and r.entry_point != "report" for r in runs)]
-    return runs, f"Experiment {' and '.join(used or USUAL[:1])}"
+    return runs, f"Experiment {' and '.join(used or usual()[:1])}"
 
 
 def write_pages(config: ReportConfig, page: str, text: str, figures: dict[str, bytes]) -> None:
@@ -79,7 +84,7 @@ def run_report(config: ReportConfig) -> int:
         as_params(config),
         tags={"reported_runs": contents.n_runs},
         output_dir=config.output_dir,
-        experiment=config.experiment or USUAL[0],
+        experiment=config.experiment,
         run_name=config.run_name,
     )
     with run, tempfile.TemporaryDirectory() as folder:
@@ -98,8 +103,8 @@ def run_report(config: ReportConfig) -> int:
     if contents.missing and contents.chapters:
         print(f"  without a finished run: {', '.join(contents.missing)}")
     print(
-        f"  page {config.html} ({len(page) / 1e6:.1f} MB), Markdown {config.markdown}\n  run {run.run_id}\n  open it: "
-        f"{run.url()}"
+        f"  page {config.html.absolute()} ({len(page) / 1e6:.1f} MB), Markdown {config.markdown.absolute()}\n"
+        f"  run {run.run_id}\n  open it: {run.url()}"
     )
     return 0
 

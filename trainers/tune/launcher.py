@@ -13,11 +13,12 @@ from collections.abc import Iterator
 import optuna
 from optuna.trial import TrialState
 
+from common.errors import InputError
 from tracking.checkpoint import StopRequest
-from tracking.children import end_orphans
+from tracking.children import end_inherited, end_orphans
 from tracking.reading import Reader
 from trainers.tune.config import TuneConfig
-from trainers.tune.leader import Leader, start_leading
+from trainers.tune.leader import Leader, asked_of, start_leading
 from trainers.tune.storage import Lease, is_decided, open_storage, open_study, used, without_password
 from trainers.tune.targets import load_target
 from trainers.tune.workers import Workers
@@ -33,6 +34,10 @@ def run_tune(config: TuneConfig) -> int:
     target = load_target(config.target)
     config.check(target)
     study, repeats = open_studies(config, target)
+    if done := result_of(study, config):
+        end_inherited(study.user_attrs["run_id"])
+        print(done)
+        return 0
     launcher = Launcher(config, target, study, repeats)
     with StopRequest() as stop:
         try:
@@ -65,11 +70,41 @@ def open_studies(config: TuneConfig, target: Target) -> tuple[optuna.Study, optu
     directions = [target.objectives[name] for name in config.objectives(target)]
     name = config.study_name()
     study = open_study(storage, name, directions, config.spec(target), where=where)
+    check_store(study)
     study.set_user_attr("n_trials", config.n_trials_of(study))
     repeats = open_study(storage, f"{name}/repeats", directions, {"repeats": name}, where=where)
     n_done = len(used(study.get_trials(deepcopy=False)))
     print(f"study {name} in {where}: {n_done} of {config.n_trials_of(study)} trials done; {config.n_workers} workers")
     return study, repeats
+
+
+def check_store(study: optuna.Study) -> None:
+    """InputError where the study's runs are in another tracking store than the one in use."""
+    run_id, reader = study.user_attrs.get("run_id"), Reader()
+    if run_id is None or study.user_attrs.get("tracking_store") == reader.uri:
+        return
+    try:
+        reader.run(run_id)  # the same store under another address
+    except InputError:
+        known = study.user_attrs.get("tracking_store", "another store")
+        raise InputError(
+            f"study: the runs of {study.study_name} are in {known}, and the tracking store in use is {reader.uri}: "
+            f"name that one by MLFLOW_TRACKING_URI, or give another name, as study={study.study_name}-2"
+        ) from None
+    study.set_user_attr("tracking_store", reader.uri)
+
+
+def result_of(study: optuna.Study, config: TuneConfig) -> str | None:
+    """What to say where the study is finished and this command asks for nothing more; else None."""
+    facts = study.user_attrs
+    if not facts.get("closed") or facts.get("closed_with") != asked_of(study, config):
+        return None
+    name, n_trials = study.study_name, config.n_trials_of(study)
+    return (
+        f"\n{facts['summary']}\nstudy {name} is finished (run {facts['run_id']}); nothing was done. To go on, give "
+        f"n_trials above {n_trials}, or another n_best, n_seeds or final; to begin anew, another name, as "
+        f"study={name}-2"
+    )
 
 
 class Launcher:

@@ -255,8 +255,20 @@ class Leader:
         )
         end_orphans(self.run.run_id, [])
         self.run.finish()
+        self.study.set_user_attr("summary", summary)
+        self.study.set_user_attr("closed_with", asked_of(self.study, self.config))
         self.study.set_user_attr("closed", time.time())
         print(f"\n{summary}\nrun {self.run.run_id}\nopen it: {self.run.url()}")
+
+
+def asked_of(study: optuna.Study, config: TuneConfig) -> dict[str, Any]:
+    """What the command asks of a study, beside what it searches for."""
+    return {
+        "n_trials": config.n_trials_of(study),
+        "n_best": config.n_best,
+        "n_seeds": config.n_seeds,
+        "final": config.final or "",
+    }
 
 
 def _number_and_seed(trial: FrozenTrial) -> tuple[int, int] | None:
@@ -293,6 +305,7 @@ def start_leading(config: TuneConfig, target: Target, study: optuna.Study, repea
                 study.enqueue_trial(defaults, skip_if_exists=True)
                 study.set_user_attr("defaults", defaults)
             study.set_user_attr("experiment", experiment_of(run.run_id))
+            study.set_user_attr("tracking_store", run.store())
             study.set_user_attr("run_id", run.run_id)
     except BaseException:
         run.finish("FAILED")

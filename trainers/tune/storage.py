@@ -71,9 +71,16 @@ def open_storage(storage: str | None, journal: Path) -> BaseStorage:
     try:
         given = make_url(storage)
         if given.password and not re.fullmatch(r"\$\w+|\$\{\w+\}", str(given.password)):
+            recorded = (
+                "; `mlflow run` has recorded it already, as a parameter and in the command of run "
+                f"{os.environ['MLFLOW_RUN_ID']}: delete that run, and change the password"
+                if "MLFLOW_RUN_ID" in os.environ
+                else ""
+            )
             raise InputError(
                 f"storage: the password in {given.render_as_string()} would be recorded with the command; write $NAME "
                 "in its place and put it into the environment variable NAME (PostgreSQL: or PGPASSWORD, or ~/.pgpass)"
+                f"{recorded}"
             )
         url = make_url(os.path.expandvars(storage))
         if (

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import shutil
-import signal
 import sys
 import time
 import traceback
@@ -26,6 +25,7 @@ from optuna.trial import TrialState
 from torch import Tensor, nn
 
 from common.errors import InputError, run_main
+from common.parent import stop_without_parent
 from tracking.checkpoint import StopRequest
 from tracking.children import end_killed
 from tracking.resuming import run_folder
@@ -33,7 +33,16 @@ from tracking.run import AnyRun
 from tracking.silent_run import SilentRun
 from trainers.tune.config import TuneConfig
 from trainers.tune.space import parse_space, suggest
-from trainers.tune.storage import is_decided, open_storage, repeats_queued, this_host, this_process, under_way, used
+from trainers.tune.storage import (
+    is_dead,
+    is_decided,
+    open_storage,
+    repeats_queued,
+    this_host,
+    this_process,
+    under_way,
+    used,
+)
 from trainers.tune.targets import load_target
 from training.config import build_config
 from training.trial import Pruned, StudyTrial
@@ -63,7 +72,7 @@ class ChildRun(StudyTrial):
     """A run inside a study: a child of the study's run, whose figures go to the pruner.
 
     trial: None for the winner's last training. tags: of the run. measure: of a network on validation data; every: steps
-    between two of them. launcher: id of the process without which a trial stops. on_begin: is given the run's id.
+    between two of them. on_begin: is given the run's id.
     test: measure on test data, taken once at the end.
     """
 
@@ -77,7 +86,6 @@ class ChildRun(StudyTrial):
         tags: Mapping[str, object],
         measure: Measure,
         every: int,
-        launcher: int | None = None,
         on_begin: Callable[[str], None] | None = None,
         test: Measure | None = None,
     ) -> None:
@@ -88,7 +96,7 @@ class ChildRun(StudyTrial):
         # A study may train small networks for a short time: what is served, latest-good, stays. When it is closed it
         # says `tuned`.
         self.alias = None
-        self._measure, self._launcher, self._on_begin, self._test = measure, launcher, on_begin, test
+        self._measure, self._on_begin, self._test = measure, on_begin, test
         self._reported = steps_of(trial) if trial is not None else set()
         self.values: dict[str, float] = {}
 
@@ -107,8 +115,6 @@ class ChildRun(StudyTrial):
         self.values = dict(values)
         if self.trial is None:
             return
-        if self._launcher is not None and os.getppid() != self._launcher:
-            os.kill(os.getpid(), signal.SIGTERM)  # the launcher was killed: stop as if it had said so
         self.trial.set_user_attr("values", self.values)
         if not all(math.isfinite(values[name]) for name in self.objectives):
             self._give_up(f"not finite at step {step}")
@@ -135,8 +141,8 @@ class ChildRun(StudyTrial):
 class TrialRunner:
     """Has the trainer run the trials of one study: of the search, or of the repetitions of its best few."""
 
-    def __init__(self, config: TuneConfig, target: Target, facts: Mapping[str, Any], launcher: int | None) -> None:
-        self.config, self.target, self.facts, self.launcher = config, target, facts, launcher
+    def __init__(self, config: TuneConfig, target: Target, facts: Mapping[str, Any]) -> None:
+        self.config, self.target, self.facts = config, target, facts
         self.objectives = config.objectives(target)
         self.space = parse_space(config.space_of(target))
         self._measure: Measure | None = None
@@ -184,7 +190,6 @@ class TrialRunner:
             tags={"study": self.config.study_name(), "trial": trial.number, "part": name.split()[0]},
             measure=self._measure,
             every=self.target.report_every(config),
-            launcher=self.launcher,
         )
         status = self.run_trainer(trial, config, child)
         if status >= 128:
@@ -292,6 +297,7 @@ def work(config: TuneConfig, launcher: int) -> int:
     """Serve the search and the repetitions until both are done; the exit status."""
     target = load_target(config.target)
     with StopRequest() as stop:
+        stop_without_parent(launcher)
         storage = open_storage(config.storage, config.journal())
         name = config.study_name()
         study = optuna.load_study(
@@ -299,11 +305,11 @@ def work(config: TuneConfig, launcher: int) -> int:
         )
         repeats = load_repeats(config, storage)
         runner: TrialRunner | None = None
-        while not stop.requested and os.getppid() == launcher:
+        while not stop.requested:
             facts = study.user_attrs
             if "run_id" in facts and runner is None:  # else the leader is still making the study's run
                 run = {"run_id": facts["run_id"], "experiment": facts["experiment"], "study": study}
-                runner = TrialRunner(config, target, run, launcher)
+                runner = TrialRunner(config, target, run)
             wanted = config.n_trials_of(study)
             queued = repeats_queued(repeats, wanted)
             if is_decided(study, wanted) and is_decided(repeats, queued):
@@ -315,8 +321,17 @@ def work(config: TuneConfig, launcher: int) -> int:
                 ):
                     time.sleep(IDLE_SECONDS)
             except Stopped:
-                return 143
+                break
+        if os.getppid() != launcher:
+            end_study_without_leader(study)
     return 143
+
+
+def end_study_without_leader(study: optuna.Study) -> None:
+    """End the study's run (KILLED) where its launcher was killed and no other leads: nobody else would."""
+    run_id, leader = study.user_attrs.get("run_id"), study.user_attrs.get("leader")
+    if run_id and leader is not None and is_dead(leader["owner"]):
+        end_killed(run_id)
 
 
 def main(argv: list[str] | None = None) -> int:

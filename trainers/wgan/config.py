@@ -28,19 +28,19 @@ class WganConfig(MachineConfig, RecordConfig, ResumableConfig):
     """Train a WGAN-GP (Gulrajani et al. 2017) with torch-mimicry's architecture and register generator and critic."""
 
     preset: Literal["quick", "celeba"] = option(
-        "celeba", "quick: embedded digits, minutes on two CPU cores; celeba: the exercise's setting"
+        "celeba", "quick: embedded digits, minutes on two CPU cores; celeba: the exercise's setting", changeable=True
     )
     # Images
-    dataset: Literal["digits", "celeba", "folder"] = option("celeba", "where the images come from")
+    dataset: Literal["digits", "celeba", "folder"] = option("celeba", "where the images come from", changeable=True)
     data_dir: OptionalPath = option(
         None, "folder or zip of the images; not given: celeba is downloaded", operational=True
     )
-    split: Literal["train", "valid", "test", "all"] = option("train", "partition to train on")
+    split: Literal["train", "valid", "test", "all"] = option("train", "partition to train on", changeable=True)
     validation_share: float = option(
-        0.0, "share of the images held out from training, for tune to choose by", ge=0, lt=1
+        0.0, "share of the images held out from training, for tune to choose by", ge=0, lt=1, changeable=True
     )
     image_size: ImageSize = option(64, "pixels per side")
-    flip: bool = option(True, "mirror images at random")
+    flip: bool = option(True, "mirror images at random", changeable=True)
     on_bad: Literal["stop", "skip"] = option("stop", "what to do with an image that cannot be read", operational=True)
     cache_dir: Path = option(Path("cache"), "folder of the decoded images, shared by runs", operational=True)
     # Networks
@@ -53,17 +53,21 @@ class WganConfig(MachineConfig, RecordConfig, ResumableConfig):
     # Training
     # A longer training is the same one continued, unless the learning rates fall to the last step (check_resumable).
     steps: int = option(100_000, "generator updates", operational=True, ge=1)
-    batch_size: int = option(64, "images per update, over all processes", ge=2)
-    n_dis: int = option(2, "critic updates per generator update", ge=1)
-    gp_scale: float = option(10.0, "weight of the gradient penalty", ge=0)
-    lr_generator: float = option(0.0002, "Adam's learning rate for the generator", gt=0)
-    lr_critic: float = option(0.0002, "Adam's learning rate for the critic", gt=0)
-    beta1: float = option(0.0, "Adam's first decay rate", ge=0, lt=1)
-    beta2: float = option(0.9, "Adam's second decay rate", ge=0, lt=1)
-    lr_decay: Literal["none", "linear"] = option("none", "linear: both learning rates fall to zero at the last step")
-    ema_decay: float = option(0.999, "decay of the generator's moving average", ge=0, lt=1)
-    precision: Literal["fp32", "bf16"] = option("fp32", "bf16: mixed precision, the penalty stays in fp32")
-    seed: Seed = option(0, "seed of the weights, the order of images and the latent codes")
+    batch_size: int = option(64, "images per update, over all processes", ge=2, changeable=True)
+    n_dis: int = option(2, "critic updates per generator update", ge=1, changeable=True)
+    gp_scale: float = option(10.0, "weight of the gradient penalty", ge=0, changeable=True)
+    lr_generator: float = option(0.0002, "Adam's learning rate for the generator", gt=0, changeable=True)
+    lr_critic: float = option(0.0002, "Adam's learning rate for the critic", gt=0, changeable=True)
+    beta1: float = option(0.0, "Adam's first decay rate", ge=0, lt=1, changeable=True)
+    beta2: float = option(0.9, "Adam's second decay rate", ge=0, lt=1, changeable=True)
+    lr_decay: Literal["none", "linear"] = option(
+        "none", "linear: both learning rates fall to zero at the last step", changeable=True
+    )
+    ema_decay: float = option(0.999, "decay of the generator's moving average", ge=0, lt=1, changeable=True)
+    precision: Literal["fp32", "bf16"] = option(
+        "fp32", "bf16: mixed precision, the penalty stays in fp32", changeable=True
+    )
+    seed: Seed = option(0, "seed of the weights, the order of images and the latent codes", changeable=True)
     # Records
     log_every: int = option(
         100, "steps between points of the curves, each the mean since the last point", operational=True, ge=1

@@ -172,4 +172,4 @@ def write_summary(
     )
     run.log_text(text, SUMMARY)
     run.finish()
-    print(f"\n{text}\nrun {run.run_id}, files in {run.folder}\nopen it: {run.url()}")
+    print(f"\n{text}\nrun {run.run_id}, files in {run.folder.absolute()}\nopen it: {run.url()}")

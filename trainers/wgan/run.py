@@ -8,6 +8,7 @@ Gulrajani et al. 2017, "Improved Training of Wasserstein GANs", Algorithm 1, wit
 
 import sys
 import time
+from typing import Any
 
 import torch
 
@@ -20,7 +21,7 @@ from models.sync_norm import synchronise_batch_norms
 from trainers.wgan.config import PRESETS, WganConfig, build_networks
 from trainers.wgan.loop import METRICS, Training, sample_images, training_steps
 from trainers.wgan.records import describe, evaluate, log_figures, lost_critic, register_networks, write_summary
-from training.config import launch_processes, operational_fields, parse_config
+from training.config import changeable_fields, launch_processes, operational_fields, parse_config
 from training.session import Session, Stopped
 from training.step_log import StepLog
 from training.trial import StudyTrial
@@ -62,14 +63,17 @@ def check_resumable(config: WganConfig, session: Session, images: ImageSet) -> N
     """Refuse to resume with fewer steps than are done, and, unless `allow_changes`, with other hyper-parameters or
     images.
     """
-    done = session.checkpoint["training"]["step"] if session.checkpoint else 0
+    with session.going_on():
+        done = int(session.checkpoint["training"]["step"]) if session.checkpoint else 0
     if config.steps < done:
         raise InputError(
             f"resume: {done} steps are done already, more than steps={config.steps}; give steps of at least {done}"
         )
     # With lr_decay the rates hang on the last step.
     operational = operational_fields(WganConfig) - ({"steps"} if config.lr_decay == "linear" else set())
-    session.check_unchanged(images.fingerprint, f"{images.source} holds other images", operational)
+    changeable = changeable_fields(WganConfig) | {"steps", "data"}
+    other_data = f"{images.source} holds other images"
+    session.check_unchanged(images.fingerprint, other_data, operational=operational, changeable=changeable)
 
 
 def build_training(config: WganConfig, session: Session) -> Training:
@@ -89,6 +93,25 @@ def build_training(config: WganConfig, session: Session) -> Training:
         bf16=config.precision == "bf16",
         seed=config.seed,
     )
+
+
+def go_on(
+    config: WganConfig, session: Session, images: ImageSet, training: Training, batches: ImageBatches
+) -> dict[str, Any]:
+    """Bring networks and images to where the checkpoint was made; the state of its log.
+
+    With another batch size or other images there is no such place: the next epoch begins.
+    """
+    if session.checkpoint is None:
+        return {}
+    with session.going_on():
+        checkpoint = session.checkpoint
+        training.load_state_dict(checkpoint["training"])
+        log, position = checkpoint["log"], checkpoint["batches"]
+        if (checkpoint["data"], checkpoint["config"]["batch_size"]) != (images.fingerprint, config.batch_size):
+            position = {"epoch": position["epoch"] + 1, "batch": 0}
+        batches.load_state_dict(position)
+        return {name: list(log[name]) for name in ("rows", "steps", "history")}
 
 
 def train_in_sight(
@@ -159,16 +182,15 @@ def run_wgan(config: WganConfig, trial: StudyTrial | None = None) -> int:
         world_size=session.processes.world_size,
     )
     training = build_training(config, session)
+    log_before = go_on(config, session, images, training=training, batches=batches)
     codes = torch.randn(config.n_samples, config.nz, generator=torch.Generator().manual_seed(config.seed))
     codes = codes.to(session.device)
 
     with session:
         run, began = session.run, time.monotonic()
         log = StepLog(run, session.processes, names=METRICS, log_every=config.log_every, batch_size=config.batch_size)
-        if session.checkpoint is not None:
-            training.load_state_dict(session.checkpoint["training"])
-            batches.load_state_dict(session.checkpoint["batches"])
-            log.load_state_dict(session.checkpoint["log"])
+        if log_before:
+            log.load_state_dict(log_before)
         run.log_data(images.name, images.fingerprint, describe(images))
         if session.is_first:
             begins = f"{'resumed at' if session.checkpoint else 'from'} step {training.step}"

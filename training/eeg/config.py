@@ -51,7 +51,9 @@ class EegConfig(OwnRecordingsConfig, MachineConfig, RecordConfig, ResumableConfi
     """Data, evaluation and training of every EEG trainer."""
 
     preset: Literal["quick", "physionet"] = option(
-        "physionet", "quick: simulated subjects, minutes on two CPU cores; physionet: 96 people of EEGMMI, downloaded"
+        "physionet",
+        "quick: simulated subjects, minutes on two CPU cores; physionet: 96 people of EEGMMI, downloaded",
+        changeable=True,
     )
     # Data
     dataset: str = option(
@@ -99,26 +101,39 @@ class EegConfig(OwnRecordingsConfig, MachineConfig, RecordConfig, ResumableConfi
         0.2, "share of the training subjects (or trials) held out for early stopping", gt=0, lt=1
     )
     baselines: bool = option(
-        True, "also train CSP + LDA, tangent space + logistic regression and EEGNet on the same folds"
+        True, "also train CSP + LDA, tangent space + logistic regression and EEGNet on the same folds", changeable=True
     )
-    leakage_check: bool = option(True, "train once more on labels shuffled by trial: accuracy must be at chance")
+    leakage_check: bool = option(
+        True, "train once more on labels shuffled by trial: accuracy must be at chance", changeable=True
+    )
     # Training
-    epochs: int = option(60, "passes over the training windows at most", ge=1)
-    patience: int = option(10, "epochs without a better validation accuracy before training stops", ge=1)
-    batch_size: int = option(64, "windows per update, over all processes", ge=1)
+    epochs: int = option(60, "passes over the training windows at most", ge=1, changeable=True)
+    patience: int = option(
+        10, "epochs without a better validation accuracy before training stops", ge=1, changeable=True
+    )
+    batch_size: int = option(64, "windows per update, over all processes", ge=1, changeable=True)
     updates_per_epoch: int = option(
-        40, "updates per epoch at least; with few training windows, an epoch passes over them several times", ge=1
+        40,
+        "updates per epoch at least; with few training windows, an epoch passes over them several times",
+        ge=1,
+        changeable=True,
     )
-    lr: float = option(0.001, "AdamW's learning rate after warm-up", gt=0)
-    weight_decay: float = option(0.01, "AdamW's weight decay", ge=0)
+    lr: float = option(0.001, "AdamW's learning rate after warm-up", gt=0, changeable=True)
+    weight_decay: float = option(0.01, "AdamW's weight decay", ge=0, changeable=True)
     warmup: float = option(
-        0.1, "share of the updates with rising learning rate; cosine decay to zero follows", ge=0, lt=1
+        0.1, "share of the updates with rising learning rate; cosine decay to zero follows", ge=0, lt=1, changeable=True
     )
-    label_smoothing: float = option(0.1, "share of the target probability spread over the classes", ge=0, lt=1)
+    label_smoothing: float = option(
+        0.1, "share of the target probability spread over the classes", ge=0, lt=1, changeable=True
+    )
     augment: Strings = option(
-        (), f"augmentations of training windows, one drawn per window: none, or some of {', '.join(NAMES)}"
+        (),
+        f"augmentations of training windows, one drawn per window: none, or some of {', '.join(NAMES)}",
+        changeable=True,
     )
-    precision: Literal["fp32", "bf16"] = option("fp32", "bf16: mixed precision of the networks; losses stay in fp32")
+    precision: Literal["fp32", "bf16"] = option(
+        "fp32", "bf16: mixed precision of the networks; losses stay in fp32", changeable=True
+    )
     seed: Seed = option(0, "seed of folds, weights, order and dropout")
 
     @model_validator(mode="after")

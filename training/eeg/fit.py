@@ -32,6 +32,7 @@ def warm_cosine(share: float, warmup: float) -> float:
     """The factor of the learning rate after a `share` (0 to 1) of all updates: a linear rise, then half a cosine to
     zero.
     """
+    share = min(share, 1.0)  # a resumed run may have had more updates in an epoch
     return share / warmup if share < warmup else 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
 
 

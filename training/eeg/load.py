@@ -16,7 +16,7 @@ from data.eeg.sources import EEG_SOURCES, is_own
 from data.eeg.splits import Fold, make_folds
 from data.eeg.windows import EegWindows, Windows
 from models.eeg.whitening import mean_covariance, whitening
-from training.config import operational_fields
+from training.config import changeable_fields, operational_fields
 from training.eeg.config import EegConfig
 from training.session import Session
 
@@ -27,7 +27,10 @@ SHRINKAGE = 0.05
 def load_for(session: Session, config: EegConfig) -> tuple[EegData, Windows, list[Fold]]:
     """The trials, their windows on the session's device, and the folds. InputError where a resumed run had others."""
     data, windows, folds = load_data(config, quiet=not session.is_first)
-    session.check_unchanged(data.fingerprint, "the recordings are others", operational_fields(type(config)))
+    # Finished folds are of these recordings: with others the run would mix the two.
+    operational, changeable = operational_fields(type(config)), changeable_fields(type(config))
+    other_data = "the recordings are others"
+    session.check_unchanged(data.fingerprint, other_data, operational=operational, changeable=changeable)
     if isinstance(windows, EegWindows | AlignedWindows):
         windows.to(session.device)
     return data, windows, folds

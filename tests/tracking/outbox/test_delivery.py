@@ -1,14 +1,21 @@
 """What the writer thread does with a spool in unlucky moments, against a real SQLite store."""
 
 import json
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
+from mlflow.models import Model
+from PIL import Image
 
 import tracking
+from tests.tracking.servers import Proxy, Server
 from tracking import __main__ as commands
+from tracking import starting
 from tracking.outbox.delivery import Delivery
 from tracking.outbox.spool import Spool
 
@@ -154,3 +161,180 @@ def test_sync_removes_only_what_it_has_sent(database: str, spool: Spool, monkeyp
     monkeypatch.setattr(Spool, "read", lambda self, start: [])
     commands.main(["sync", str(spool.folder)])
     assert (spool.folder / "spool.jsonl").read_bytes() == whole
+
+
+def queue_everything(spool: Spool, fresh_run_id: str) -> None:
+    """Every operation that there is, each with its files."""
+    spool.add("status", status="RUNNING")
+    spool.add("params", values={"lr": "0.1"})
+    spool.add("tags", values={"colour": "green"})
+    spool.add("dataset", name="digits", fingerprint="ab" * 32, details={"source": "here"}, context="training")
+    for step in range(3):
+        spool.add("metrics", step=step, values={"loss": 1.0 / (step + 1)})
+    path, relative = spool.new_file("a.txt")
+    path.write_text("hello")
+    spool.add("file", file=relative, name="a.txt", folder="notes")
+    tree, relative = spool.new_file("tree")
+    tree.mkdir()
+    for name in ("b.txt", "c.txt"):
+        (tree / name).write_text(name)
+    spool.add("file", file=relative, name="tree", folder="")
+    path, relative = spool.new_file("image.png")
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
+    spool.add("image", key="grid", step=1, file=relative)
+    queue_checkpoint(spool, "weights")
+    queue_model(spool, "net")
+    spool.add("evaluations", name="net", version="1", step=0, tags={"evaluation.x": "{}"}, metrics={"accuracy": 0.75})
+    spool.add("handover", run_id=fresh_run_id)
+    spool.add("finish", status="FINISHED")
+
+
+def queue_model(spool: Spool, name: str, n_bytes: int = 10) -> None:
+    folder = spool.folder / "models" / f"{name}-1"
+    folder.mkdir(parents=True)
+    Model().save(str(folder / "MLmodel"))
+    (folder / "weights").write_bytes(b"w" * n_bytes)
+    spool.add(
+        "register",
+        folder=str(folder.relative_to(spool.folder)),
+        name=name,
+        registered_name=name,
+        upload=f"{name}-1",
+        step=2,
+        alias="latest-good",
+        metrics={"loss": 1.0 / 3, "error": 0.25},
+        params={"width": 4},
+        tags={"kind": "toy"},
+    )
+
+
+def assert_all_once(client: MlflowClient, run_id: str, fresh_run_id: str) -> None:
+    """All of `queue_everything` is in the store, nothing twice, the run ended."""
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"lr": "0.1"}
+    assert run.data.tags["colour"] == "green"
+    points = [(point.step, point.value) for point in client.get_metric_history(run_id, "loss")]
+    assert points == [(0, 1.0), (1, 0.5), (2, 1.0 / 3)]
+    assert len(run.inputs.dataset_inputs) == 1
+    files = [f.path for folder in ("notes", "tree", "checkpoints") for f in client.list_artifacts(run_id, folder)]
+    assert files == ["notes/a.txt", "tree/b.txt", "tree/c.txt", "checkpoints/checkpoint.pt"]
+    assert len([f for f in client.list_artifacts(run_id, "images") if f.path.endswith(".png")]) == 1
+    [version] = client.search_model_versions("name = 'net'")
+    assert version.tags["evaluation.x"] == "{}"
+    [logged] = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
+    assert logged.tags["mlflow.modelVersions"] == '[{"name": "net", "version": 1}]'
+    assert [output.model_id for output in run.outputs.model_outputs] == [logged.model_id]
+    assert Counter((m.key, m.value) for m in logged.metrics or []) == {
+        ("loss", 1.0 / 3): 1,
+        ("error", 0.25): 1,
+        ("accuracy", 0.75): 1,
+    }
+    assert client.get_model_version_by_alias("net", "latest-good").version == version.version
+    assert client.get_run(fresh_run_id).data.tags["resumes"] == run_id
+
+
+@pytest.fixture
+def fates() -> dict[str, Any]:
+    """What becomes of requests, for `gateway`: {"decide": a function as `Proxy` takes one}."""
+    return {"decide": lambda *_: None}
+
+
+@pytest.fixture
+def gateway(server: Server, fates: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A gateway before the server, and MLFLOW_TRACKING_URI set to it."""
+    proxy = Proxy(server.uri, lambda *request: fates["decide"](*request))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.uri)
+    yield proxy
+    proxy.stop()
+
+
+@pytest.fixture
+def served_spool(server: Server, gateway: Proxy, tmp_path: Path) -> Spool:
+    """The spool of a run of the server, delivered through the gateway."""
+    run_id = MlflowClient(server.uri).create_run("0").info.run_id
+    spool = Spool(tmp_path / "runs" / run_id)
+    spool.set_facts(run_id=run_id, tracking_uri=gateway.uri, status="RUNNING")
+    return spool
+
+
+def test_the_answer_of_each_request_is_lost_once(
+    server: Server, gateway: Proxy, served_spool: Spool, fates: dict[str, Any]
+) -> None:
+    """The server has done what it was asked; whoever asked does not know."""
+    client, spool = MlflowClient(server.uri), served_spool
+    run_id, fresh = spool.facts()["run_id"], client.create_run("0").info.run_id
+    lost: set[tuple[str, str, bytes]] = set()
+
+    def decide(method: str, path: str, body: bytes) -> str | None:
+        if (method, path, body) in lost:
+            return None
+        lost.add((method, path, body))
+        return "lose"
+
+    fates["decide"] = decide
+    queue_everything(spool, fresh)
+    failures = 0
+    while spool.sent < spool.size:
+        try:
+            deliver(Delivery(spool, gateway.uri), spool)
+        except Exception:
+            failures += 1
+            assert failures < 200
+    assert failures == len(lost) > 30
+    assert_all_once(client, run_id, fresh)
+    assert not (spool.folder / "refused.jsonl").exists()
+
+
+def test_a_run_whose_creation_was_not_answered_is_made_once(
+    server: Server, gateway: Proxy, fates: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: set[str] = set()
+
+    def decide(method: str, path: str, body: bytes) -> str | None:
+        if path in lost:
+            return None
+        lost.add(path)
+        return "lose"
+
+    fates["decide"] = decide
+    monkeypatch.setattr(starting.time, "sleep", lambda seconds: None)
+    opening = starting.open_run(
+        "toy", tmp_path / "runs", {}, experiment="lossy", run_name=None, resume=None, inherited=None
+    )
+    client = MlflowClient(server.uri)
+    experiment = client.get_experiment_by_name("lossy")
+    assert experiment is not None
+    assert [run.info.run_id for run in client.search_runs([experiment.experiment_id])] == [opening.facts["run_id"]]
+    assert len(lost) > 3
+
+
+def test_an_upload_that_the_gateway_refuses_is_set_aside_and_the_rest_passes(
+    server: Server,
+    gateway: Proxy,
+    served_spool: Spool,
+    fates: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """nginx takes 1 MB by default."""
+    client, spool = MlflowClient(server.uri), served_spool
+    fates["decide"] = lambda method, path, body: 413 if len(body) > 1 << 20 else None
+    for name, n_bytes in (("large.bin", 3 << 20), ("small.bin", 10)):
+        path, relative = spool.new_file(name)
+        path.write_bytes(b"x" * n_bytes)
+        spool.add("file", file=relative, name=name, folder="")
+    queue_model(spool, "heavy", 2 << 20)
+    queue_model(spool, "light")
+    spool.add("finish", status="FINISHED")
+    deliver(Delivery(spool, gateway.uri), spool)
+    run_id = spool.facts()["run_id"]
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert [file.path for file in client.list_artifacts(run_id)] == ["small.bin"]
+    assert len(client.search_model_versions("name = 'light'")) == 1
+    assert client.search_model_versions("name = 'heavy'") == []
+    refused = [json.loads(line) for line in (spool.folder / "refused.jsonl").read_text().splitlines()]
+    assert [record["op"] for record in refused] == ["file", "register"]
+    assert all("client_max_body_size" in record["reason"] for record in refused)
+    assert (spool.folder / refused[0]["file"]).stat().st_size == 3 << 20
+    assert (spool.folder / refused[1]["folder"] / "weights").stat().st_size == 2 << 20
+    assert "large.bin: 413" in capsys.readouterr().out

@@ -5,13 +5,14 @@ import json
 import math
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracking.outbox.spool import READ_BYTES, Spool
+from tracking.outbox.spool import READ_BYTES, Spool, Writer
 
 
 def add_metrics(spool: Spool, steps: range) -> None:
@@ -213,3 +214,117 @@ def test_two_threads_change_the_facts(tmp_path: Path) -> None:
     finally:
         sys.setswitchinterval(interval)
     assert spool.facts() == {f"{own}{i}": i for own in "ab" for i in range(15)}
+
+
+def every_bit_flipped(content: bytes) -> Iterator[bytes]:
+    for position, byte in enumerate(content):
+        for bit in range(8):
+            yield content[:position] + bytes([byte ^ 1 << bit]) + content[position + 1 :]
+
+
+def test_a_flipped_bit_costs_its_line_and_changes_no_value(tmp_path: Path) -> None:
+    """Two lines where the bit made one of them, or the newline between two into something else."""
+    spool = Spool(tmp_path)
+    add_metrics(spool, range(3))
+    spool.add("file", file="files/000001/a.txt", name="a.txt", folder="")
+    spool.add("finish", status="FINISHED")
+    written = [json.dumps(operation, sort_keys=True) for operation in operations(spool)]
+    path = tmp_path / "spool.jsonl"
+    whole = path.read_bytes()
+    for damaged in every_bit_flipped(whole):
+        path.write_bytes(damaged)
+        found = [operation for operation, _ in spool.read(0)]
+        good = [json.dumps(operation, sort_keys=True) for operation in found if operation["op"] != "unreadable"]
+        assert set(good) <= set(written)
+        assert len(written) - 2 <= len(good) < len(written)
+        assert spool.last_steps()[0].get("loss", 0) <= 2
+    path.write_bytes(whole)
+    spool.close()
+
+
+def test_a_flipped_bit_in_sent_sends_all_again(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    add_metrics(spool, range(9))
+    spool.mark_sent(spool.read(0)[4][1])
+    spool.close()
+    for damaged in every_bit_flipped((tmp_path / "sent").read_bytes()):
+        (tmp_path / "sent").write_bytes(damaged)
+        again = Spool(tmp_path)
+        assert again.pending() in (9, 4)  # 4: the bit was in the newline
+        again.close()
+
+
+def test_lines_of_before_there_were_sums_are_read(tmp_path: Path) -> None:
+    (tmp_path / "spool.jsonl").write_text('{"op": "metrics", "time": 1, "step": 3, "values": {"loss": 0.5}}\n' * 2)
+    (tmp_path / "sent").write_text("65")
+    spool = Spool(tmp_path)
+    assert [operation["step"] for operation in operations(spool)] == [3, 3]
+    assert spool.pending() == 1
+    spool.close()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"op": "metrics", "time": 1, "values": {}},
+        {"op": "metrics", "time": 1, "step": 1, "values": {"loss": "x"}},
+        {"op": "metrics", "time": 1, "step": 1, "values": [1.0]},
+        {"op": "file", "time": 1, "name": "a", "folder": ""},
+        {"op": "tags", "time": "now", "values": {}},
+        {"op": "explode", "time": 1},
+        {"time": 1},
+    ],
+)
+def test_an_operation_that_lacks_a_part_is_unreadable(tmp_path: Path, line: dict) -> None:
+    spool = Spool(tmp_path)
+    spool.append(json.dumps(line))
+    assert [operation["op"] for operation in operations(spool)] == ["unreadable"]
+    assert spool.last_steps() == ({}, {})
+    assert spool.backlog() == ""
+    spool.close()
+
+
+def test_a_failing_store_is_asked_seldom_though_somebody_waits(tmp_path: Path) -> None:
+    """And the reason why it fails is there to be told."""
+    spool, tries = Spool(tmp_path), []
+
+    def refuse(operations: list) -> None:
+        tries.append(operations)
+        raise PermissionError(13, "Permission denied")
+
+    add_metrics(spool, range(3))
+    writer = Writer(spool, refuse, lambda after_outage: None)
+    writer.start()
+    assert not writer.wait_for(spool.size, patience=1.5)
+    assert 1 <= len(tries) <= 3
+    writer.stop()
+    assert isinstance(writer.error, PermissionError)
+    spool.close()
+
+
+def test_what_a_killed_process_left_is_swept_and_what_waits_stays(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    for name in ("delivered.txt", "waiting.txt", "orphan.txt"):
+        path, relative = spool.new_file(name)
+        path.write_text(name)
+        if name != "orphan.txt":
+            spool.add("file", file=relative, name=name, folder="")
+        if name == "delivered.txt":
+            spool.mark_sent(spool.size)
+    for name in ("waiting-1", "critic-2"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "MLmodel").touch()
+    parts = {"name": "w", "registered_name": "w", "upload": "u", "step": 0, "metrics": {}, "params": {}, "tags": {}}
+    spool.add("register", folder="models/waiting-1", alias=None, **parts)
+    for name in (".run.json.abc.tmp", ".checkpoint.pt.xyz.tmp", "sent.tmp", "run.json", "checkpoint.pt"):
+        (tmp_path / name).touch()
+    (tmp_path / "models" / "old-3.json").touch()
+    (tmp_path / "files" / "checkpoint").mkdir()
+    (tmp_path / "files" / "checkpoint" / "checkpoint.pt").touch()
+    spool.sweep()
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {
+        *("lock", "sent", "spool.jsonl", "run.json", "checkpoint.pt", "files/checkpoint/checkpoint.pt"),
+        *("files/000002/waiting.txt", "models/waiting-1/MLmodel"),
+    }
+    spool.close()

@@ -234,3 +234,18 @@ def test_a_register_operation_sent_twice_makes_one_version(database: str) -> Non
     # The files of the first delivery are gone by now; what had them is set aside, not sent half.
     assert {json.loads(line)["op"] for line in refused.read_text().splitlines()} == {"file"}
     run._spool.close()
+
+
+def test_a_run_that_is_resumed_after_the_registration_makes_no_second_version(database: str) -> None:
+    """Killed behind it, or resumed though it was finished: the same weights of the same run are one version."""
+    client = MlflowClient(database)
+    versions = []
+    with tracking.start_run("wgan", {}) as run:
+        versions.append(tracking.log_model(run, trained(), "g", EXAMPLE, registered_name="g", config={}).version)
+    for module in (trained(), Network()):
+        with tracking.start_run("wgan", {}, resume=run.run_id) as again:
+            versions.append(tracking.log_model(again, module, "g", EXAMPLE, registered_name="g", config={}).version)
+    assert versions == [1, 1, 2]  # other weights: another version
+    with tracking.start_run("wgan", {}) as other:
+        assert tracking.log_model(other, trained(), "g", EXAMPLE, registered_name="g", config={}).version == 3
+    assert len(client.search_model_versions("name = 'g'")) == 3

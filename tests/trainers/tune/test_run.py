@@ -1,7 +1,9 @@
 """The tune entry point: its language, its rules of counting, and whole studies whose workers are killed and stopped."""
 
+import dataclasses
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +25,8 @@ from tests.stack.services import PASSWORD, Postgres, postgres_folder
 from trainers.tune import storage as study_storage
 from trainers.tune.config import PRESETS, TuneConfig
 from trainers.tune.findings import Candidate, best_value, ranked, study_summary
-from trainers.tune.leader import Leader
+from trainers.tune.launcher import check_store, result_of
+from trainers.tune.leader import Leader, asked_of
 from trainers.tune.run import main
 from trainers.tune.space import parse_space, split_settings, values_within
 from trainers.tune.storage import (
@@ -353,6 +356,51 @@ def test_the_winners_test_figures_are_found_by_what_its_trainer_calls_it(
     assert leader.target.test_metrics(final)[0] == f"{own}_subject_mean"
 
 
+@pytest.fixture
+def closed_study(tmp_path: Path) -> tuple[optuna.Study, TuneConfig]:
+    """A study that has ended, and what was asked of it."""
+    config = TuneConfig(n_trials=4, n_best=1, n_seeds=2, output_dir=tmp_path)
+    study = optuna.create_study(storage=open_storage(None, tmp_path / "s.journal"), study_name="wgan-quick")
+    facts = {"run_id": "abc", "summary": "lr=1 won", "closed_with": asked_of(study, config), "closed": 1.0}
+    for name, value in facts.items():
+        study.set_user_attr(name, value)
+    return study, config
+
+
+def test_a_finished_study_asked_for_again_says_so(closed_study: tuple[optuna.Study, TuneConfig]) -> None:
+    study, config = closed_study
+    said = result_of(study, config)
+    assert said is not None
+    for words in ("lr=1 won", "is finished (run abc)", "n_trials above 4", "study=wgan-quick-2"):
+        assert words in said
+    for changes in ({"n_trials": 5}, {"n_seeds": 3}, {"n_best": 2}, {"final": "steps=9"}):
+        assert result_of(study, dataclasses.replace(config, **changes)) is None
+    study.set_user_attr("closed", None)
+    assert result_of(study, config) is None
+
+
+def test_a_study_knows_the_store_of_its_runs(
+    closed_study: tuple[optuna.Study, TuneConfig], folder: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, _ = closed_study
+    shutil.copy(empty_store, folder / "other.db")
+    here, there = (f"sqlite:///{folder}/{name}.db" for name in ("mlflow", "other"))
+    study.set_user_attr("run_id", client(folder).create_run("0").info.run_id)
+    study.set_user_attr("tracking_store", here)
+
+    def check(uri: str) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        monkeypatch.setattr("mlflow.tracking._tracking_service.utils._tracking_uri", None)
+        check_store(study)
+
+    check(here)
+    with pytest.raises(InputError, match=f"runs of wgan-quick are in {here}, and the tracking store in use is {there}"):
+        check(there)
+    shutil.copy(folder / "mlflow.db", folder / "moved.db")  # the same store under another name
+    check(f"sqlite:///{folder}/moved.db")
+    assert study.user_attrs["tracking_store"] == f"sqlite:///{folder}/moved.db"
+
+
 def test_a_study_does_not_move_what_is_served() -> None:
     study = optuna.create_study()
     for trial in (None, study.ask()):
@@ -497,6 +545,7 @@ def test_a_launcher_is_stopped_or_killed_and_the_same_command_continues(folder: 
         while not all(is_dead(owner) for owner in workers) and time.monotonic() < deadline:
             time.sleep(0.5)
         assert all(is_dead(owner) for owner in workers)
+        assert "RUNNING" not in {run.info.status for run in runs(folder)}
     process = start(folder)
     assert process.wait(PATIENCE) == 0, (folder / "log").read_text()
     assert_complete(folder, 4)

@@ -53,7 +53,7 @@ def test_a_training_that_falls_behind_is_given_up(here: Path, pruner: str, other
     done_well(study, range(2, 17, 2), others)
     with start_run("tune", {}, output_dir=here / "runs") as parent:
         facts = {"run_id": parent.run_id, "experiment": "wgan-eeg", "study": study}
-        runner = TrialRunner(config, target, facts, None)
+        runner = TrialRunner(config, target, facts)
         assert run_one_trial(study, 40, runner.search, True)
     trial = study.trials[-1]
     assert trial.state == TrialState.PRUNED
@@ -79,7 +79,7 @@ def test_a_repetition_that_falls_behind_goes_on(here: Path) -> None:
     repeats.enqueue_trial({"candidate": 0, "seed": 5})
     with start_run("tune", {}, output_dir=here / "runs") as parent:
         facts = {"run_id": parent.run_id, "experiment": "wgan-eeg", "study": study}
-        runner = TrialRunner(config, load_target("wgan"), facts, None)
+        runner = TrialRunner(config, load_target("wgan"), facts)
         assert run_one_trial(repeats, 7, runner.repeat, False)
     trial = repeats.trials[-1]
     assert trial.state == TrialState.COMPLETE
