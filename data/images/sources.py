@@ -216,7 +216,10 @@ def _read_file(path: Path) -> bytes:
 
 def _read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     _check_file_size(info.file_size)
-    return archive.read(info)  # no more than info.file_size, whatever the entry holds
+    data = archive.read(info)  # no more than info.file_size, whatever the entry holds
+    if len(data) != info.file_size:  # a checksum of 0 is that of nothing, too
+        raise ValueError(f"the zip holds {len(data)} of its {info.file_size} bytes")
+    return data
 
 
 def _check_file_size(n_bytes: int) -> None:

@@ -334,6 +334,11 @@ def test_a_zip_whose_directory_lost_an_entry_is_not_a_smaller_set(tmp_path: Path
         (tmp_path / "x.zip").write_bytes(damaged)
         with pytest.raises(InputError, match=rf"x.zip: not a whole zip file \(.*{words}"):
             folder_source(tmp_path / "x.zip", "train")
+    emptied = bytearray(whole)
+    emptied[entries[1] + 10 : entries[1] + 24] = bytes(14)  # stored, nothing, and the checksum of nothing
+    (tmp_path / "x.zip").write_bytes(emptied)
+    with pytest.raises(ValueError, match=r"the zip holds 0 of its \d+ bytes"):
+        folder_source(tmp_path / "x.zip", "train").files[1].read()
     commented = tmp_path / "commented.zip"
     commented.write_bytes(whole)
     with zipfile.ZipFile(commented, "a") as archive:
