@@ -46,14 +46,14 @@ class ServedNetwork(PythonModel):
         needed = f"needed is [n, {', '.join(map(str, self.shape))}] with n of at least 1"
         try:
             with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is refused
-                x = np.ascontiguousarray(np.asarray(values).astype(np.float32))
+                x = np.asarray(values).astype(np.float32)
         except (TypeError, ValueError, OverflowError) as error:
             raise refusal(f"the request is no array of numbers ({error}); {needed}") from None
         if x.ndim and not len(x):
             raise refusal(f"the request has no rows; {needed}")
         if list(x.shape[1:]) != self.shape or not x.ndim:
             raise refusal(f"the request has shape {list(x.shape)}; {needed}")
-        return x
+        return np.ascontiguousarray(x)
 
     def check_finite(self, x: np.ndarray) -> None:
         """Refuse values that are no numbers."""
