@@ -5,6 +5,8 @@ PYTHON ?= python3
 ARGS ?=
 MODEL ?= models:/wgan-generator@latest-good
 PORT ?= 5001
+CASES ?= 2000
+SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -16,7 +18,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # The keys of MLproject's entry_points: two spaces, a name, a colon.
 ENTRY_POINTS := $(shell sed -n 's/^  \([a-z_]*\):$$/\1/p' MLproject)
 
-.PHONY: help setup $(ENTRY_POINTS) ui serve test test-all services stack-test docker-verify lint clean
+.PHONY: help setup $(ENTRY_POINTS) ui serve test test-all faults services stack-test docker-verify lint clean
 
 help:
 	@echo "make wgan      set up, train the WGAN-GP on the embedded digits, register the models"
@@ -29,6 +31,7 @@ help:
 	@echo "make serve     answer HTTP requests by a registered model: MODEL=models:/wgan-generator@latest-good PORT=5001"
 	@echo "make report    all runs on one page, report.html"
 	@echo "make test      set up and run the tests       make test-all   with the slow ones"
+	@echo "make faults    damage what is read, many times: CASES=10000 SEED=1; writes the table of docs/reliability.md"
 	@echo "make lint      ruff, mypy, hadolint           make ui         MLflow UI on http://127.0.0.1:5000"
 	@echo "make stack-test      two trainers and a study against a real server with PostgreSQL and an S3 store (after make services)"
 	@echo "make docker-verify   build and run the images and the stack of compose.yaml with podman, as root (docs/docker.md)"
@@ -69,6 +72,12 @@ test: $(VENV)/.ready-dev
 test-all: $(VENV)/.ready-dev
 	$(PYTEST) -m "" $(ARGS)
 
+# Status and table of all faults, also where some fail.
+faults: $(VENV)/.ready-dev
+	rm -rf .faults && mkdir .faults
+	FAULT_CASES=$(CASES) FAULT_SEED=$(SEED) FAULT_RESULTS=$(abspath .faults) $(PYTEST) -m fault tests/faults -rP $(ARGS); \
+	status=$$?; python -m tests.faults.table .faults docs/reliability.md && exit $$status
+
 # Debian's PostgreSQL, for tests/stack, and its Chromium, for the report's pages; those tests are skipped without them.
 services:
 	@test -n "$$(ls /usr/lib/postgresql/*/bin/initdb 2>/dev/null)" || { apt-get update -qq && apt-get install -y -qq postgresql; }
@@ -87,4 +96,4 @@ lint: $(VENV)/.ready-dev
 	hadolint Dockerfile
 
 clean:
-	rm -rf $(VENV) cache .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .faults cache .mypy_cache .ruff_cache .pytest_cache

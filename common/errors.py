@@ -1,6 +1,7 @@
 """The error that users see, and the place that turns it, or a signal, into an exit status."""
 
 import os
+import re
 import signal
 import stat
 import sys
@@ -38,7 +39,21 @@ def run_main(main: Callable[[], int | None]) -> None:
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        print(f"error: not enough memory ({reason}): take smaller batches, or smaller networks", file=sys.stderr)
+        sys.exit(1)
     sys.exit(status or 0)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, NumPy or torch (which has no class of its own for the CPU) could not get the memory asked for."""
+    words = (
+        r"out of memory|allocate memory|not enough memory|Storage size calculation overflowed|multiplication overflow"
+    )
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(re.search(words, str(error))))
 
 
 def stop_signals() -> list[signal.Signals]:

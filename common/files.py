@@ -15,6 +15,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+CHECKSUM = "sha256"
+"""The key under which a checked JSON file holds the hash of all its other keys."""
+
 
 def disk_is_full(error: BaseException | None) -> bool:
     """Whether the error says that no more can be written: the disk is full, a quota or a limit of sizes is reached."""
@@ -116,6 +119,24 @@ def _set_shared_mode(path: Path, mode: int) -> None:
     umask = os.umask(0)
     os.umask(umask)
     path.chmod(mode & ~umask)
+
+
+def write_checked_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object with a checksum in it, which `read_checked_json` compares."""
+    path.write_text(json.dumps({**value, CHECKSUM: hash_of(value)}), encoding="utf-8")
+
+
+def read_checked_json(path: Path) -> dict[str, Any]:
+    """What `write_checked_json` wrote. OSError where there is no such file, ValueError where a byte of it has
+    changed.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:  # of a damaged file alone: what is written here is flat
+        raise ValueError(f"{path} is nested too deeply") from None
+    if not isinstance(value, dict) or value.pop(CHECKSUM, None) != hash_of(value):
+        raise ValueError(f"the checksum of {path} is not right")
+    return value
 
 
 def hash_of(value: Any) -> str:

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from common.errors import InputError
 from common.files import atomic_file, hash_of
+from common.tensors import load_tensors, save_tensors
 from evaluation.frechet import Moments
 
 # torch-fidelity's conversion of the TF-Inception graph of 2015-12-05; the suffix is the start of its SHA-256.
@@ -68,11 +67,19 @@ def extract(
 ) -> Features:
     """One pass over uint8 batches [n, 3, H, W]; no image is kept.
 
-    progress: called with the size of each batch that is done.
+    progress: called with the size of each batch that is done. Raises InputError at the first batch whose features are
+    not finite.
     """
-    features, logits = [], []
+    features: list[Tensor] = []
+    logits: list[Tensor] = []
     for batch in batches:
         x, y = extractor.network(batch)
+        if not x.isfinite().all():
+            number = sum(len(part) for part in features) + int((~x.isfinite().all(1)).int().argmax())
+            raise InputError(
+                f"features={extractor.name}: those of image {number} are NaN or infinite, so no distance can be "
+                "measured: the generator's images or the feature network are broken; give another of them"
+            )
         features.append(x.float().cpu())
         if y is not None:
             logits.append(y.float().cpu())
@@ -88,23 +95,23 @@ def cache_path(key: Any, cache_dir: Path) -> Path:
 def load_features(path: Path) -> Features | None:
     """Features that `save_features` wrote; None where there are none or the file is damaged."""
     try:
-        tensors = load_file(path)
+        tensors = load_tensors(path)
         return Features(tensors["features"], tensors.get("logits"))
     except FileNotFoundError:
         return None
-    except (SafetensorError, KeyError, OSError):
+    except (ValueError, KeyError, OSError):
         print(f"{path} is damaged; computing the reference features again")
         return None
 
 
 def save_features(path: Path, features: Features) -> None:
     """Keep features for the next run, atomically. If they cannot be written, a line says so and the run goes on."""
-    tensors = {"features": features.x.contiguous()}
+    tensors = {"features": features.x}
     if features.logits is not None:
-        tensors["logits"] = features.logits.contiguous()
+        tensors["logits"] = features.logits
     try:
         with atomic_file(path) as temporary:
-            save_file(tensors, temporary)
+            save_tensors(temporary, tensors)
     except OSError as error:
         print(f"{path} cannot be written ({error.strerror}); the next run will compute these features again")
 
@@ -230,7 +237,7 @@ def network_extractor(
     except (RuntimeError, AssertionError) as error:
         fault = str(error).strip().splitlines()[-1][:150]
         raise InputError(f"features={name}: the network does not take images [2, 3, 32, 32] ({fault})") from None
-    slug = re.sub(r"\W+", "_", name).strip("_").lower()
+    slug = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_").lower() or "network"  # MLflow's metrics are ASCII
     return Extractor(
         name=slug,
         score=f"fd_{slug}",

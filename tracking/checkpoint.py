@@ -1,12 +1,15 @@
 """Checkpoints that survive a crash at any moment, and stopping at the end of a step on a signal.
 
 A checkpoint is one file written by `torch.save` and read with `weights_only=True`: tensors, numbers, text, and lists
-and dicts of them. It is a zip archive, and its CRC-32 sums are checked before it is used.
+and dicts of them. It is a zip archive; its comment is the SHA-256 of all before it, which is compared before anything
+is read. The archive's own CRC-32 sums leave out its directory, where one changed bit can exchange two tensors.
 """
 
+import hashlib
 import os
 import shutil
 import signal
+import struct
 import sys
 import threading
 import zipfile
@@ -23,6 +26,10 @@ from common.files import atomic_file
 from tracking.outbox.spool import read_facts
 from tracking.resuming import CHECKPOINT_NAME, run_folder, this_job
 
+SEAL = b"sha256:"
+"""What the archive's comment begins with; 64 hexadecimal digits follow."""
+SEAL_BYTES = len(SEAL) + 64
+
 PLAIN_TYPES = (str, int, float, bool, bytes, type(None), torch.Size, torch.dtype, torch.device)
 MAPPINGS, SEQUENCES = (dict, OrderedDict, Counter), (list, tuple, set)
 """Types that `torch.load(weights_only=True)` reads, these exactly: of their subclasses (np.float64, an enum, a
@@ -38,6 +45,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     path = Path(path)
     with atomic_file(path) as temporary:
         torch.save(state, temporary)
+        _seal(temporary)
         if path.exists():
             _keep_previous(path, _previous(path))
 
@@ -145,13 +153,46 @@ class StopRequest:
             os.write(2, f"\n{name}: stopping after this step, with a checkpoint (Ctrl-C stops at once)\n".encode())
 
 
-def _load(path: Path, map_location: str | torch.device) -> dict[str, Any]:
-    """Raises FileNotFoundError, another OSError, or ValueError with what is wrong."""
-    if not path.exists():
-        raise FileNotFoundError(path)
+def _seal(path: Path) -> None:
+    """Make the hash of the archive its comment."""
+    with open(path, "rb+") as file:
+        size = file.seek(-2, os.SEEK_END) + 2
+        file.write(struct.pack("<H", SEAL_BYTES))  # the archive's last field: the length of its comment
+        file.flush()
+        digest = _sha256(path, size)
+        file.seek(size)
+        file.write(SEAL + digest.encode())
+
+
+def _sha256(path: Path, size: int) -> str:
+    """SHA-256 (hex) of the first `size` bytes of the file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while size and (block := file.read(min(size, 1 << 20))):
+            digest.update(block)
+            size -= len(block)
+    return digest.hexdigest()
+
+
+def _check_archive(path: Path) -> None:
+    """ValueError unless the file is a whole archive, as it was written, that unpacks to no more than its own size."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        file.seek(max(0, size - SEAL_BYTES))
+        comment = file.read()
+    sealed = comment.startswith(SEAL)
+    if sealed and comment.decode(errors="replace") != SEAL.decode() + _sha256(path, size - SEAL_BYTES):
+        raise ValueError("its checksum is not right")
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+            if archive.comment and not sealed:
+                raise ValueError("its checksum is not right")
+            entries = archive.infolist()
+            packed = [entry for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+            if packed or sum(entry.file_size for entry in entries) > size:
+                raise ValueError("it would unpack to more than its size, which torch.save never does")
+            # Archives of earlier versions have no comment.
+            damaged = None if sealed else archive.testzip()
     except OSError:
         raise
     except Exception as error:
@@ -159,6 +200,13 @@ def _load(path: Path, map_location: str | torch.device) -> dict[str, Any]:
         raise ValueError(f"not a whole archive: {error}") from None
     if damaged is not None:
         raise ValueError(f"wrong checksum in {damaged}")
+
+
+def _load(path: Path, map_location: str | torch.device) -> dict[str, Any]:
+    """Raises FileNotFoundError, another OSError, or ValueError with what is wrong."""
+    if not path.exists():
+        raise FileNotFoundError(path)
+    _check_archive(path)
     try:
         state = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:

@@ -63,6 +63,7 @@ class Reader:
         store.use(uri)  # artifacts are looked for in MLflow's own default store
         self._client = self._asking(store.connect, uri)
         self._experiments: dict[str, str] = {}
+        self._sizes: dict[tuple[str, str], int] = {}  # of artifacts that were listed
 
     def experiments(self) -> list[str]:
         """Names of the experiments that are not deleted."""
@@ -119,12 +120,15 @@ class Reader:
             for file in self._asking(self._client.list_artifacts, run_id, folder or None):
                 if not file.is_dir:
                     found.append(str(file.path))
+                    self._sizes[run_id, str(file.path)] = file.file_size or 0
                 elif file.path.split("/")[0] not in ("models", "checkpoints"):
                     folders.append(str(file.path))
         return sorted(found)
 
     def read(self, run_id: str, path: str, limit: int = 20_000_000) -> bytes | None:
         """The bytes of an artifact; None where it can't be had or is larger than `limit`."""
+        if self._sizes.get((run_id, path), 0) > limit:
+            return None
         with tempfile.TemporaryDirectory() as folder:
             try:
                 file = Path(self._client.download_artifacts(run_id, path, folder))

@@ -339,6 +339,12 @@ def is_away(error: Exception) -> bool:
 
 def reason(error: Exception) -> str:
     """The error in one short line, without object addresses or stack traces."""
+    if versions := re.search(r"out-of-date database schema \(found version (\w+), but expected (\w+)\)", str(error)):
+        return (
+            f"the database was made by another version of MLflow (schema {versions[1]}, that of MLflow "
+            f"{mlflow.__version__} is {versions[2]}): copy it, then run `mlflow db upgrade` with its address; if that "
+            "fails, it is of a newer MLflow: install that one"
+        )
     text = " ".join(str(error).split())
     text = without_secrets(text)
     innermost = re.findall(r"\[Errno -?\d+\] [A-Za-z ]+|timed out|Name or service not known|database is locked", text)

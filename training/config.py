@@ -14,6 +14,7 @@ import dataclasses
 import difflib
 import json
 import os
+import re
 import subprocess
 import sys
 import typing
@@ -27,6 +28,9 @@ from pydantic.dataclasses import dataclass
 from common.errors import InputError
 
 C = TypeVar("C")
+
+LARGEST = 2**31 - 1
+"""Whole numbers beyond it overflow somewhere in torch or NumPy."""
 
 CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 """Settings every config class shares: unknown names, inf and NaN are refused."""
@@ -68,7 +72,7 @@ def option(default: Any, help: str, *, operational: bool = False, changeable: bo
     cannot go on, as its networks have other shapes, or its finished parts are of other data.
     """
     extra = {"operational": operational, "changeable": changeable}
-    return Field(default=default, description=help, json_schema_extra=extra, **limits)
+    return Field(default=default, description=help, json_schema_extra={**extra}, **limits)
 
 
 def with_default(base: type, name: str, default: Any) -> Any:
@@ -135,11 +139,18 @@ def parse_config(config_class: type[C], presets: Mapping[str, Mapping[str, Any]]
     parser = _argument_parser(config_class, presets, prog)
     namespace, unknown = parser.parse_known_args(_joined(argv, _fields(config_class)))
     if unknown:
-        name = unknown[0].split("=")[0].lstrip("-")
+        name, equals, value = unknown[0].partition("=")
+        if not name.startswith("-") and equals and name in _fields(config_class):
+            raise InputError(
+                f"{prog} takes parameters as --name value: write --{name} {value} (with mlflow run, -P {name}={value})"
+            )
+        name = name.lstrip("-")
         close = difflib.get_close_matches(name, _fields(config_class), n=1)
         hint = f"did you mean {close[0]}?" if close else f"allowed: {', '.join(_fields(config_class))}"
         raise InputError(f"{prog} has no parameter {name!r}; {hint}")
-    given = {name: value for name, value in vars(namespace).items() if value not in (None, "")}
+    # argparse makes an empty list of the value --.
+    words = {name: "--" if value == [] else value for name, value in vars(namespace).items()}
+    given = {name: value for name, value in words.items() if value not in (None, "")}
     dry_run = given.pop("dry_run", False)
     if presets:
         preset = given.pop("preset", next(iter(presets)))
@@ -162,6 +173,10 @@ def preset_config(config_class: type[C], presets: Mapping[str, Mapping[str, Any]
 
 def build_config(config_class: type[C], values: Mapping[str, Any]) -> C:
     """`config_class(**values)`, with every fault named in one InputError."""
+    for name, value in values.items():
+        text = str(value).strip()
+        if _is_integer(config_class, name) and re.fullmatch(r"[+-]?\d{10,4000}", text) and abs(int(text)) > LARGEST:
+            raise InputError(f"{name}: {text[:40]} is too large, whole numbers are at most {LARGEST}")
     try:
         return config_class(**values)
     except ValidationError as error:
@@ -174,6 +189,11 @@ def build_config(config_class: type[C], values: Mapping[str, Any]) -> C:
             else:
                 faults.append(message)
         raise InputError("; ".join(faults)) from None
+
+
+def _is_integer(config_class: type, name: str) -> bool:
+    field = _fields(config_class).get(name)
+    return field is not None and int in (field.annotation, *typing.get_args(field.annotation))
 
 
 def as_params(config: Any) -> dict[str, Any]:

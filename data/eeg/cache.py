@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from common.errors import InputError
-from common.files import atomic_folder, hash_of, only_process
+from common.files import atomic_folder, hash_of, only_process, read_checked_json, write_checked_json
 from common.progress import Progress
 from data.eeg.any_format import Reading, read_any_trials
 from data.eeg.edf import BadRecording
@@ -104,15 +103,19 @@ def cached_trials(
 
 
 def _open(folder: Path, jobs: Sequence[ReadJob]) -> tuple[np.ndarray, dict[str, Any]] | None:
-    """Trials and index as `_build` left them, or None if they are not there or not whole."""
+    """Trials and index as `_build` left them, or None if they are not there or a byte of them has changed.
+
+    All trials are read for that: SHA-256 takes about a second for 1.5 GB.
+    """
     try:
-        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        index = read_checked_json(folder / "index.json")
         shape = (len(index["label"]), jobs[0].n_chans, jobs[0].preprocessing.n_times)
         if (folder / "trials.f32").stat().st_size != 4 * int(np.prod(shape)):
             return None
         reports_of(index)
         [Excluded(**entry) for entry in index["excluded"]]
-        return np.memmap(folder / "trials.f32", dtype="<f4", mode="c", shape=shape), index
+        trials = np.memmap(folder / "trials.f32", dtype="<f4", mode="c", shape=shape)
+        return (trials, index) if hashlib.sha256(trials.data).hexdigest() == index["trials_sha256"] else None
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -137,6 +140,7 @@ def _build(folder: Path, jobs: Sequence[ReadJob], *, on_bad: str, workers: int, 
     label: list[int] = []
     reports: list[RecordingReport] = []
     bad: list[Excluded] = []
+    digest = hashlib.sha256()
     progress_bar = contextlib.closing(Progress(len(jobs), unit="recording", quiet=quiet))
     with progress_bar as progress, atomic_folder(folder) as temporary:
         with (temporary / "trials.f32").open("wb") as out:
@@ -148,7 +152,9 @@ def _build(folder: Path, jobs: Sequence[ReadJob], *, on_bad: str, workers: int, 
                     bad.append(Excluded(job.subject, job.run, result))
                     continue
                 trials, labels, report = result
-                out.write(trials.astype("<f4", copy=False).data)
+                stored = trials.astype("<f4", copy=False).data
+                out.write(stored)
+                digest.update(stored)
                 label += labels.tolist()
                 reports.append(report)
         if not label:
@@ -158,8 +164,9 @@ def _build(folder: Path, jobs: Sequence[ReadJob], *, on_bad: str, workers: int, 
             "label": label,
             "recordings": [asdict(report) for report in reports],
             "excluded": [asdict(entry) for entry in bad],
+            "trials_sha256": digest.hexdigest(),
         }
-        (temporary / "index.json").write_text(json.dumps(index), encoding="utf-8")
+        write_checked_json(temporary / "index.json", index)
 
 
 def bad_recording(file: Path, reason: str) -> InputError:

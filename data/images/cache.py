@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import hashlib
-import json
 import shutil
 import sys
 from collections import deque
@@ -18,7 +17,7 @@ import PIL
 from PIL import Image
 
 from common.errors import InputError
-from common.files import atomic_folder, hash_of, only_process
+from common.files import atomic_folder, hash_of, only_process, read_checked_json, write_checked_json
 from common.progress import Progress
 from data.images.sources import ImageFile, ImageSource, crop_and_resize, decode, require_free_space
 from data.parallel import available_cores
@@ -119,9 +118,12 @@ def cached_images(
 
 
 def _open(folder: Path, key: str, n_files: int) -> CachedImages | None:
-    """The cache in `folder`, or None when there is none or it is damaged."""
+    """The cache in `folder`, or None when there is none or a byte of it is not as it was written.
+
+    All pixels are read for that: SHA-256 takes about a second for 1.5 GB.
+    """
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta = read_checked_json(folder / "meta.json")
         pixels = np.load(folder / "pixels.npy", mmap_mode="r")
         skipped = meta["skipped"]
         kept = np.setdiff1d(np.arange(n_files), meta["skipped_indices"])
@@ -131,12 +133,13 @@ def _open(folder: Path, key: str, n_files: int) -> CachedImages | None:
             and pixels.dtype == np.uint8
             and pixels.shape == (len(kept), 3, size, size)
             and (folder / "pixels.npy").stat().st_size == pixels.offset + pixels.nbytes
+            and hashlib.sha256(pixels).hexdigest() == meta["pixels_sha256"]
         )
         images = CachedImages(
             pixels=pixels, kept=kept, pixels_sha256=meta["pixels_sha256"], skipped=skipped, upscaled=meta["upscaled"]
         )
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, SyntaxError):
+        return None  # NumPy raises SyntaxError for some damaged headers
     return images if whole else None
 
 
@@ -146,7 +149,9 @@ def _open(folder: Path, key: str, n_files: int) -> CachedImages | None:
 def _clear(folder: Path, alone: bool) -> None:
     """Remove a damaged cache and, if this process holds the lock (`alone`), what killed processes left."""
     if folder.exists():
-        print(f"{folder}: damaged, so the images are decoded anew", file=sys.stderr, flush=True)
+        print(
+            f"{folder}: damaged, or of an earlier version, so the images are decoded anew", file=sys.stderr, flush=True
+        )
         shutil.rmtree(folder)
     for leftover in folder.parent.glob(f".{folder.name}.*.tmp") if alone else ():
         shutil.rmtree(leftover, ignore_errors=True)
@@ -203,7 +208,7 @@ def _build(
             "skipped_indices": skipped_indices,
             "pillow": PIL.__version__,
         }
-        (temporary / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+        write_checked_json(temporary / "meta.json", meta)
 
 
 def _write_header(out: BinaryIO, shape: tuple[int, ...]) -> None:

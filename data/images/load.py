@@ -153,9 +153,10 @@ class ImageBatches:
         if batch_size % world_size:
             raise InputError(f"batch_size: {batch_size} images cannot be shared evenly by {world_size} processes")
         if len(images) < batch_size:
+            smaller = f" or a batch_size of at most {len(images)}" if len(images) > 1 else ""
             raise InputError(
-                f"{images.source}, split {images.split}: {len(images)} images do not fill one batch "
-                f"of batch_size={batch_size}; give more images or a batch_size of at most {len(images)}"
+                f"{images.source}, split {images.split}: {len(images)} image{'s do' if len(images) > 1 else ' does'} "
+                f"not fill one batch of batch_size={batch_size}; give more images{smaller}"
             )
         self.device = torch.device(device)
         self.batch_size, self.seed, self.flip = batch_size, seed, flip

@@ -3,8 +3,12 @@
 import contextlib
 import io
 import os
+import re
 import shutil
+import struct
 import sys
+import threading
+import warnings
 import zipfile
 import zlib
 from collections import Counter
@@ -36,6 +40,19 @@ EXTENSIONS = (
 )
 # Pillow tries these readers and no other: some of its readers start programs (EPS) or read files that are no images.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+
+MAX_FILE_BYTES = 256 * 2**20
+"""Of one image's file. A zip can promise any size for an entry of a few bytes."""
+MAX_PIXELS = 89_478_485
+"""Of one image: where Pillow begins to warn. As RGB they take 360 MB."""
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # such an image is refused here
+LARGE_PIXELS = 2**24
+BAND_ROWS = 256
+
+END_RECORD = b"PK\5\6"  # of a zip
+
+_one_large_image = threading.Lock()
+"""Held while an image of more than LARGE_PIXELS is decoded: the memory of one, however many threads there are."""
 
 CELEBA_SIZE = (178, 218)  # width and height of every aligned image
 CELEBA_CROP = 178
@@ -86,17 +103,43 @@ def decode(data: bytes, size: tuple[int, int] | None = None) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.UnidentifiedImageError:
         raise ValueError(f"not an image in a format that is read ({', '.join(FORMATS)})") from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(_too_many_pixels(int(re.findall(r"\d+", str(error))[0]))) from None
+    n_pixels = image.width * image.height
+    if n_pixels > MAX_PIXELS:
+        raise ValueError(_too_many_pixels(n_pixels))
+    with _one_large_image if n_pixels > LARGE_PIXELS else contextlib.nullcontext():
+        return _decoded(image, size)
+
+
+def _too_many_pixels(n_pixels: int) -> str:
+    return f"it has {n_pixels / 1e6:,.0f} million pixels, allowed are {MAX_PIXELS / 1e6:.0f} million: scale it down"
+
+
+def _decoded(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
+    """The opened image with its pixels, upright and in RGB."""
     file_format = image.format
     image.load()
     with contextlib.suppress(Exception):  # unreadable EXIF leaves the pixels as they are
         ImageOps.exif_transpose(image, in_place=True)
     if size is not None and image.size != size:
         raise ValueError(f"it is {image.width}x{image.height}, not {size[0]}x{size[1]}")
-    return _to_rgb(image, file_format)
+    if image.height <= BAND_ROWS or _is_plain_rgb(image):
+        return _to_rgb(image, file_format)
+    # Band by band: a palette's or a transparent image's way to RGB needs several times the image.
+    whole = Image.new("RGB", image.size)
+    for top in range(0, image.height, BAND_ROWS):
+        band = image.crop((0, top, image.width, min(top + BAND_ROWS, image.height)))
+        whole.paste(_to_rgb(band, file_format), (0, top))
+    return whole
+
+
+def _is_plain_rgb(image: Image.Image) -> bool:
+    return image.mode == "RGB" and "transparency" not in image.info
 
 
 def _to_rgb(image: Image.Image, file_format: str | None) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
+    if _is_plain_rgb(image):
         return image
     # Pillow gives 16-bit PGM files as mode I, scaled to 0..65535; elsewhere I and F have no range of their
     # own.
@@ -160,29 +203,87 @@ def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Itera
             continue
         elif entry.is_file():
             status = entry.stat()
-            yield ImageFile(name, (status.st_size, status.st_mtime_ns), path.read_bytes)
+            yield ImageFile(name, (status.st_size, status.st_mtime_ns), partial(_read_file, path))
         else:
             yield ImageFile(name, (-1, -1), partial(_refuse, "a broken link or no regular file"))
+
+
+def _read_file(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        _check_file_size(os.fstat(stream.fileno()).st_size)
+        return stream.read(MAX_FILE_BYTES)
+
+
+def _read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    _check_file_size(info.file_size)
+    data = archive.read(info)  # no more than info.file_size, whatever the entry holds
+    if len(data) != info.file_size:  # a checksum of 0 is that of nothing, too
+        raise ValueError(f"the zip holds {len(data)} of its {info.file_size} bytes")
+    return data
+
+
+def _check_file_size(n_bytes: int) -> None:
+    if n_bytes > MAX_FILE_BYTES:
+        raise ValueError(
+            f"its file has {n_bytes / 1e6:,.0f} MB, allowed are {MAX_FILE_BYTES / 1e6:.0f} MB: scale it down"
+        )
 
 
 def _list_zip(path: Path) -> list[ImageFile]:
     try:
         archive = zipfile.ZipFile(path)
+        entries = archive.infolist()
+        promised = _promised_entries(archive)
+        if (len(entries) - promised) % 2**16:  # a field of 16 bits, which some programs let run over
+            raise ValueError(f"its directory lists {len(entries)} entries, {promised} are promised")
+        images = [info for info in entries if _is_image_entry(info)]
+        for info in entries:
+            if not _is_image_entry(info):
+                _check_name(archive, info)
     except PermissionError:
         raise
     except Exception as error:  # a damaged directory of entries fails in many ways
         raise InputError(
-            f"{path}: not a whole zip file ({error}); give a folder or a zip; unpack other archives"
+            f"{path}: not a whole zip file ({' '.join(str(error).split())}); copy or download it again, or give a "
+            "folder or another zip; unpack other archives"
         ) from None
-    files = []
-    for info in archive.infolist():
-        name = info.filename.replace("\\", "/").lstrip("/")
-        if info.is_dir() or not name.lower().endswith(EXTENSIONS) or any(map(_is_hidden, name.split("/"))):
-            continue
-        if info.flag_bits & 0x1:
-            raise InputError(f"{path}: the zip is encrypted; unpack it with its password and give the folder")
-        files.append(ImageFile(name, (info.file_size, info.CRC), partial(archive.read, info)))
-    return files
+    if any(info.flag_bits & 0x1 for info in images):
+        raise InputError(f"{path}: the zip is encrypted; unpack it with its password and give the folder")
+    return [
+        ImageFile(_entry_name(info), (info.file_size, info.CRC), partial(_read_entry, archive, info)) for info in images
+    ]
+
+
+def _is_image_entry(info: zipfile.ZipInfo) -> bool:
+    name = _entry_name(info)
+    return not info.is_dir() and name.lower().endswith(EXTENSIONS) and not any(map(_is_hidden, name.split("/")))
+
+
+def _entry_name(info: zipfile.ZipInfo) -> str:
+    return info.filename.replace("\\", "/").lstrip("/")
+
+
+def _promised_entries(archive: zipfile.ZipFile) -> int:
+    """The number of entries in the record at the end of the zip."""
+    stream = archive.fp
+    assert stream is not None
+    stream.seek(max(0, stream.seek(0, os.SEEK_END) - 2**16 - 22))
+    tail = stream.read()
+    plain = tail[-22:-18] == END_RECORD and tail[-2:] == b"\0\0"  # without a comment, which could hold those bytes
+    return int(struct.unpack_from("<H", tail, (len(tail) - 22 if plain else tail.rfind(END_RECORD)) + 10)[0])
+
+
+def _check_name(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+    """ValueError where an entry that is no image has another name in front of its data: a changed byte in the directory
+    can hide an image. Of images the names are compared when they are read.
+    """
+    stream = archive.fp
+    assert stream is not None
+    stream.seek(info.header_offset)
+    header = stream.read(30)
+    name = stream.read(struct.unpack_from("<H", header, 26)[0]) if header[:4] == b"PK\3\4" else b""
+    if name.decode("utf-8" if info.flag_bits & 0x800 else "cp437") != info.orig_filename:
+        raise ValueError(f"entry {info.filename[:60]!r} is called otherwise in front of its data")
 
 
 def _place(path: Path) -> str:
@@ -264,29 +365,40 @@ def _class_numbers(parts: list[list[str]]) -> np.ndarray | None:
 
 CELEBA_HELP = (
     "put img_align_celeba.zip (or the unpacked folder img_align_celeba) and list_eval_partition.txt, "
-    "both from http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, into"
+    "both from http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, or Kaggle's archive.zip, into"
 )
+CELEBA_IMAGES = ("img_align_celeba.zip", "img_align_celeba", "archive.zip")
+CELEBA_PARTITIONS = ("list_eval_partition.txt", "list_eval_partition.csv")
 
 
 def celeba_source(data_dir: Path | None, split: str, cache_dir: Path) -> ImageSource:
-    """CelebA's aligned images by its official partitions, from `data_dir` or downloaded by torchvision.
+    """CelebA's aligned images by its official partitions, from `data_dir`, or downloaded by torchvision without one.
 
     `data_dir`, or `celeba/` in it, holds `img_align_celeba.zip` or a folder `img_align_celeba`, and
-    `list_eval_partition.txt` (or Kaggle's `.csv`). The order is the partition file's, as in torchvision.
+    `list_eval_partition.txt` (or Kaggle's `.csv`), or it is a zip: that one, or Kaggle's, which holds both. The order
+    is the partition file's, as in torchvision.
     """
-    root = Path(cache_dir if data_dir is None else data_dir).expanduser()
-    if data_dir is not None and not root.is_dir():
+    if data_dir is None:
+        return _downloaded_celeba(Path(cache_dir).expanduser(), split)
+    root = Path(data_dir).expanduser()
+    if not root.exists():
         raise InputError(f"{root}: no such folder; {CELEBA_HELP} a folder and give it as data_dir")
-    images = _find_celeba(root)
+    images = root if root.is_file() else _find_celeba(root)
     if images is None:
-        images = _download_celeba(root)
+        raise InputError(
+            f"{root}: holds no CelebA (looked for {', '.join(CELEBA_IMAGES)} in it and in {root / 'celeba'}); "
+            f"{CELEBA_HELP} it; to download 1.4 GB into {Path(cache_dir) / 'celeba'}, leave data_dir out"
+        )
+    return _celeba_in(images, split)
+
+
+def _celeba_in(images: Path, split: str) -> ImageSource:
+    """The split of CelebA in a folder of images or a zip."""
     files = {file.name.rsplit("/", 1)[-1]: file for file in list_files(images)}
     if not files:
         raise InputError(f"{images}: holds no images; {CELEBA_HELP} {images.parent}")
     description = f"CelebA in {images.resolve()}"
-    partition = next(
-        filter(Path.is_file, (images.parent / f"list_eval_partition{end}" for end in (".txt", ".csv"))), None
-    )
+    partition = _celeba_partition(images)
     if partition is None:
         if split != "all":
             raise InputError(
@@ -294,10 +406,11 @@ def celeba_source(data_dir: Path | None, split: str, cache_dir: Path) -> ImageSo
                 "put it there, or use split all"
             )
         return ImageSource(description, list(files.values()), _place(images), crop=CELEBA_CROP, size=CELEBA_SIZE)
-    splits = read_partition(partition)
+    where, text = partition
+    splits = parse_partition(text, where)
     names = [name for name, number in splits.items() if split in (SPLITS[number], "all")]
     if not names:
-        raise InputError(f"{partition}: lists no images of split {split!r}")
+        raise InputError(f"{where}: lists no images of split {split!r}")
     return ImageSource(
         description,
         [files[name] for name in names if name in files],
@@ -308,15 +421,32 @@ def celeba_source(data_dir: Path | None, split: str, cache_dir: Path) -> ImageSo
     )
 
 
-def read_partition(path: Path) -> dict[str, int]:
+def _celeba_partition(images: Path) -> tuple[str, bytes] | None:
+    """(where it is, its bytes) of the partition file beside the images, or in their zip."""
+    folders = [images.parent, *([images.parent.parent] if images.parent.name == "img_align_celeba" else [])]
+    for path in (folder / name for folder in folders for name in CELEBA_PARTITIONS):
+        if path.is_file():
+            return str(path), _read_file(path)
+    if images.is_file():
+        with zipfile.ZipFile(images) as archive:
+            for info in archive.infolist():
+                if _entry_name(info).rsplit("/", 1)[-1] in CELEBA_PARTITIONS:
+                    try:
+                        return f"{images}, {info.filename}", _read_entry(archive, info)
+                    except Exception as error:  # of a damaged entry
+                        raise InputError(f"{images}: {info.filename} cannot be read: {error}") from None
+    return None
+
+
+def parse_partition(data: bytes, where: str) -> dict[str, int]:
     """Image name -> 0 (train), 1 (valid) or 2 (test), in the file's order."""
     splits = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(data.decode("utf-8-sig", errors="replace").splitlines(), 1):
         fields = line.replace(",", " ").split()
         if not fields or (number == 1 and fields == ["image_id", "partition"]):
             continue
         if len(fields) != 2 or fields[1] not in ("0", "1", "2"):
-            raise InputError(f"{path}, line {number}: expected an image's name and 0, 1 or 2, found {line[:60]!r}")
+            raise InputError(f"{where}, line {number}: expected an image's name and 0, 1 or 2, found {line[:60]!r}")
         splits[fields[0]] = int(fields[1])
     return splits
 
@@ -326,31 +456,75 @@ def _find_celeba(root: Path) -> Path | None:
     if root.name == "img_align_celeba":
         root = root.parent
     for folder in (root, root / "celeba"):
-        for path in (folder / "img_align_celeba.zip", folder / "img_align_celeba"):
-            if path.exists():
+        for path in (folder / name for name in CELEBA_IMAGES):
+            if path.exists() and (path.name != "archive.zip" or _is_kaggles(path)):
                 return path
     return None
 
 
-def _download_celeba(root: Path) -> Path:
-    """Download into `root/celeba` through torchvision, which checks every MD5; one process at a time."""
+def _is_kaggles(path: Path) -> bool:
+    """Whether a zip of that common name is one of CelebA."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any("img_align_celeba/" in name for name in archive.namelist())
+    except Exception:  # no zip, or a damaged one
+        return False
+
+
+def _downloaded_celeba(root: Path, split: str) -> ImageSource:
+    """The split of CelebA in `root/celeba`; downloaded where it is not there, or what is there is not whole."""
+    damage = ""
+    images = _find_celeba(root)
+    if images is not None:
+        try:
+            return _celeba_in(images, split)
+        except InputError as error:  # such as a page of words that was saved under the zip's name
+            damage = f"what lies there is not whole: {error}; "
+    return _celeba_in(_download_celeba(root, damage), split)
+
+
+def _download_celeba(root: Path, damage: str) -> Path:
+    """Download into `root/celeba` through torchvision, which checks every MD5; one process at a time.
+
+    What a failed download leaves is removed: it would be taken for the file itself.
+    """
     from torchvision.datasets import CelebA
 
     root.mkdir(parents=True, exist_ok=True)
+    folder = root / "celeba"
     with FileLock(root / ".celeba.lock"):
         images = _find_celeba(root)
-        if images is not None:  # another process was faster
-            return images
+        if images is not None and not damage:
+            return images  # another process was faster
         require_free_space(root, CELEBA_DOWNLOAD_BYTES, "CelebA")
-        print(f"downloading CelebA (1.4 GB) into {root / 'celeba'}", file=sys.stderr, flush=True)
+        print(f"downloading CelebA (1.4 GB) into {folder}", file=sys.stderr, flush=True)
+        before = _stamps(folder)
         try:
             CelebA(str(root), split="all", download=True)
         except Exception as error:  # gdown, requests, zipfile and the disk each have their own
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            raise InputError(f"CelebA could not be downloaded; {CELEBA_HELP} {root / 'celeba'} ({reason})") from error
+            _remove_damaged(folder, before)
+            reason = " ".join(f"{damage}{type(error).__name__}: {error}".split())[:300]
+            raise InputError(f"CelebA could not be downloaded; {CELEBA_HELP} {folder} ({reason})") from error
         images = _find_celeba(root)
         assert images is not None, "torchvision reported a whole CelebA"
         return images
+
+
+def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    """{name: (size, time)} of the files in a folder."""
+    files = (path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else ()
+    return {path.name: (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
+def _remove_damaged(folder: Path, before: dict[str, tuple[int, int]]) -> None:
+    """Remove the files that came since `before` without being what torchvision expects."""
+    from torchvision.datasets.celeba import CelebA
+    from torchvision.datasets.utils import check_integrity
+
+    expected = {name: md5 for _, md5, name in CelebA.file_list}
+    for name, stamp in _stamps(folder).items():
+        if before.get(name) != stamp and not check_integrity(str(folder / name), expected.get(name, "unknown")):
+            (folder / name).unlink()
 
 
 def require_free_space(folder: Path, n_bytes: int, what: str) -> None:

@@ -76,3 +76,20 @@ run_main(main)
     process.send_signal(signal.SIGHUP)
     assert process.wait(PATIENCE) == 129
     assert (tmp_path / "saved").read_text() == "129"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import numpy; numpy.empty((10**7, 10**7))",
+        "import torch; torch.empty(10**7, 10**7)",
+        "import torch; torch.empty(2**62, 2**62)",
+        "raise MemoryError",
+    ],
+)
+def test_too_little_memory_is_one_line(statement: str) -> None:
+    program = f"from common.errors import run_main\ndef main():\n    {statement}\nrun_main(main)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("", 1)
+    assert done.stderr.startswith("error: not enough memory (")
+    assert len(done.stderr.splitlines()) == 1

@@ -11,7 +11,7 @@ import pytest
 from filelock import FileLock
 
 from common.errors import InputError
-from common.files import atomic_file, atomic_folder, hash_of, only_process
+from common.files import atomic_file, atomic_folder, hash_of, only_process, read_checked_json, write_checked_json
 from tests.conftest import ROOT
 
 
@@ -103,3 +103,19 @@ def test_input_errors_end_with_status_2_and_one_line() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (2, "error: x: not allowed\n")
     assert issubclass(InputError, Exception)
+
+
+def test_a_checked_file_tells_when_any_bit_has_changed(tmp_path: Path) -> None:
+    path, value = tmp_path / "x.json", {"label": [0, 1], "name": "a", "share": 0.1}
+    write_checked_json(path, value)
+    assert read_checked_json(path) == value
+    whole = path.read_bytes()
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError):
+            read_checked_json(path)
+    path.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read_checked_json(path)

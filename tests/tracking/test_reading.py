@@ -1,5 +1,7 @@
 """Reading other runs from the store: what a resumed run says, and one line if nobody answers."""
 
+import contextlib
+import sqlite3
 from collections.abc import Callable
 from typing import Any
 
@@ -37,3 +39,12 @@ def test_a_server_that_is_away_is_one_line(monkeypatch: pytest.MonkeyPatch, ques
     monkeypatch.setattr("mlflow.tracking._tracking_service.utils._tracking_uri", None)
     with pytest.raises(InputError, match=f"tracking store {uri}: .*Connection refused; start it"):
         question("0123456789abcdef0123456789abcdef")
+
+
+def test_a_database_of_another_mlflow_gets_the_whole_hint(database: str) -> None:
+    file = database.removeprefix("sqlite:///")
+    with contextlib.closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("update alembic_version set version_num = 'abc123'")
+    expected = r"another version of MLflow \(schema abc123, that of MLflow .*`mlflow db upgrade`.*of a newer MLflow"
+    with pytest.raises(InputError, match=expected):
+        Reader(database)

@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 from common.errors import InputError
 from tests.conftest import ROOT
 from tests.running import config_class_of
+from trainers.wgan.config import WganConfig
 from training.config import (
     CONFIG,
     Floats,
@@ -45,6 +46,7 @@ class Toy(RecordConfig):
     data_dir: OptionalPath = option(None, "where", operational=True)
     shift: float = option(0.0, "any number")
     offsets: Floats = option((), "numbers")
+    width: int = option(1, "whole number", ge=1)
 
 
 PRESETS: dict[str, dict[str, Any]] = {"small": {"image_size": 32, "gp_scale": 10.0}, "big": {}}
@@ -302,3 +304,31 @@ def test_under_mlflow_run_a_relative_data_dir_says_where_it_was_looked_for(
         parse_config(Toy, PRESETS, argv, "toy")
     (tmp_path / "photos").mkdir()
     assert parse_config(Toy, PRESETS, argv, "toy").data_dir == Path("photos")
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--preset=--"], "preset: '--' is not allowed; choose one of small, big"),
+        (["--gp_scale=--"], "gp_scale: '--' is not allowed"),
+        (
+            ["--width", "9" * 400],
+            "width: 9999999999999999999999999999999999999999 is too large, whole numbers are at most",
+        ),
+        (["--width", str(2**31)], "width: 2147483648 is too large"),
+        (["--width=-99999999999"], "width: -99999999999 is too large"),
+        (["width=3"], "toy takes parameters as --name value: write --width 3"),
+        (["with=3"], "toy has no parameter 'with'; did you mean width?"),
+    ],
+)
+def test_what_looks_like_an_option_or_is_larger_than_any_is_refused(argv: list[str], words: str) -> None:
+    with pytest.raises(InputError, match=re.escape(words)):
+        parse_config(Toy, PRESETS, argv, "toy")
+    assert parse_config(Toy, PRESETS, ["--gp_scale", "99999999999"], "toy").gp_scale == 99999999999
+
+
+def test_widths_that_no_machine_holds_are_refused() -> None:
+    for name in ("nz", "ngf", "ndf"):
+        for value in (10**6, 2**31 - 1, 10**12):
+            with pytest.raises(InputError, match=f"{name}: .*(less than or equal to|too large)"):
+                build_config(WganConfig, {"dataset": "digits", name: value})

@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 
 from common.errors import InputError
 from common.files import hash_of
+from common.tensors import load_tensors, save_tensors
 from tracking.registry.evaluations import Evaluation, evaluation_tags
 from tracking.run import AnyRun
 from tracking.serving.flavour import Sampler, serve_by_network, serve_by_sampler
@@ -128,7 +127,8 @@ def save_model(
         packages = ("mlflow", "torch", "numpy", *(("pillow",) if sampler else ()))
         output = _save_program(folder, frozen, example=example, metadata=metadata, packages=packages)
         if sampler is None:
-            serve_by_network(folder)
+            in_volts = metadata.get("epochs", {}).get("unit") == "V"
+            serve_by_network(folder, example.shape[1:], in_volts)
         else:
             if sampler.critic is not None:
                 _save_program(
@@ -141,9 +141,7 @@ def save_model(
             serve_by_sampler(folder, sampler.algorithm, nz=example.shape[1], image_shape=output.shape[1:])
     weights = folder / WEIGHTS_FOLDER
     weights.mkdir()
-    # Cloned, since safetensors refuses tensors that share memory.
-    tensors = {key: value.detach().clone().contiguous() for key, value in frozen.state_dict().items()}
-    safetensors.torch.save_file(tensors, weights / WEIGHTS_NAME)
+    save_tensors(weights / WEIGHTS_NAME, frozen.state_dict())
     (weights / CONFIG_NAME).write_text(json.dumps(dict(config), indent=1, default=str) + "\n")
 
 
@@ -212,11 +210,18 @@ def load_weights(uri: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         with tempfile.TemporaryDirectory() as folder:
             return _read_weights(_downloaded(uri, Path(folder)), uri)
     path = Path(uri.removeprefix("file://"))
-    if not path.exists():
+    if not _exists(path):
         raise InputError(
             f"model {uri}: no such file or folder; give one, or models:/name/version, models:/name@alias, models:/name"
         )
     return _read_weights(path, uri)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long, or holds a null character
+        return False
 
 
 def load_program(uri: str) -> tuple[Any, str]:
@@ -287,17 +292,32 @@ def pinned(uri: str) -> str:
 
     if match := re.fullmatch(r"models:/([^/@]+)@(.+)", uri):
         try:
-            found = store.connect(store.tracking_uri()).get_model_version_by_alias(match[1], match[2])
+            client = store.connect(store.tracking_uri())
+            found = client.get_model_version_by_alias(match[1], match[2])
         except Exception as error:
             raise InputError(
-                f"model {uri}: {store.reason(error)} (store {store.shown()}); train one first, or name the "
-                "store by MLFLOW_TRACKING_URI"
+                f"model {uri}: {store.reason(error)} (store {store.shown()}); {_instead_of_alias(match[1])}"
             ) from None
         return f"models:/{match[1]}/{found.version}"
     name = re.fullmatch(r"models:/([^/@]+)", uri)
     if name and not re.fullmatch(r"m-[0-9a-f]{32}", name[1]):  # models:/m-... is the id of a logged model, not a name
         return newest_model(name[1]).uri
     return uri
+
+
+def _instead_of_alias(name: str) -> str:
+    """What to do where an alias of the registered model is not there: the versions that are, if there are any."""
+    from tracking import store
+
+    try:
+        client = store.connect(store.tracking_uri())
+        found = client.search_model_versions(f"name = '{name}'", order_by=["version_number DESC"], max_results=20)
+    except Exception:  # then the store's own error says it
+        return "train one first, or name the store by MLFLOW_TRACKING_URI"
+    if not found:
+        return "train one first, or name the store by MLFLOW_TRACKING_URI"
+    versions = ", ".join(f"models:/{name}/{version.version}" for version in found)
+    return f"it has no such alias; give a version, the newest first: {versions}"
 
 
 def newest_model(name: str, **tags: Any) -> ModelInfo:
@@ -362,23 +382,26 @@ def _artifact_uri(uri: str) -> str:
 
 def _read_weights(path: Path, uri: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     if path.is_dir():
-        inside = sorted(path.rglob(WEIGHTS_NAME))
+        # Not at any depth: the folder may be the whole disk.
+        inside = sorted(found for above in ("", "*/", "*/*/") for found in path.glob(f"{above}{WEIGHTS_NAME}"))
         if not inside:
             raise InputError(
                 f"model {uri}: no {WEIGHTS_FOLDER}/{WEIGHTS_NAME} in it; it was not registered by this project"
             )
         path = inside[0]
     try:
-        tensors = safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise InputError(f"model {uri}: {path.name} is not a whole safetensors file ({error})") from None
+        tensors = load_tensors(path)
+    except (ValueError, OSError) as error:
+        raise InputError(f"model {uri}: {path.name}: {error}") from None
     config_file = path.with_name(CONFIG_NAME)
     if not config_file.is_file():
         raise InputError(f"model {uri}: no {CONFIG_NAME} beside {path.name}; it says how to build the network")
     try:
         config = json.loads(config_file.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"model {uri}: {CONFIG_NAME} is not JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise InputError(f"model {uri}: {CONFIG_NAME} holds no JSON object")
     return tensors, config
 
 

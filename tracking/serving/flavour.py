@@ -2,7 +2,8 @@
 
 Each model carries a Python file of its own (MLflow's "models from code"; nothing is pickled): network.py for one array
 in and one array out, sampler.py for generators. They check what MLflow's schema does not, so that a request that
-cannot be answered gets one line and status 400. docs/serving.md shows requests and answers.
+cannot be answered gets one line and status 400; guard.py, beside them, does the same for what MLflow's server does
+before. docs/serving.md shows requests and answers.
 """
 
 import shutil
@@ -13,12 +14,18 @@ from typing import Any
 
 import torch
 
-SERVED_NAME = "served.py"
+SERVED_NAME, GUARD_NAME = "served.py", "guard.py"
 
-MAX_IMAGES, MAX_WORK = 1024, 65_536
+MAX_IMAGES, MAX_WORK = 256, 8192
 """Images that one request to a generator may return, and make in all with I-SIR's particles; see docs/serving.md to
 change them.
 """
+
+MAX_REQUEST_MB = 32.0
+"""Megabytes of a request: 25 epochs of 64 channels and 801 samples as JSON."""
+
+MOST_VOLTS = 0.002
+"""Standard deviation of a channel in volts that no EEG reaches; eyes and muscles stay under it."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +38,23 @@ class Sampler:
     algorithm: Path
 
 
-def serve_by_network(folder: Path) -> None:
-    """Let the pt2 model in `folder` be served by tracking/serving/network.py."""
-    _add_flavour(folder, "network.py", {"model": "."}, {})
+def serve_by_network(folder: Path, shape: Sequence[int], in_volts: bool) -> None:
+    """Let the pt2 model in `folder`, whose inputs are [n, *shape], be served by tracking/serving/network.py.
+
+    in_volts: the inputs are epochs in volts, and other units are refused.
+    """
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    model = _add_flavour(
+        folder, "network.py", {"model": "."}, {"shape": list(shape), "most_volts": MOST_VOLTS if in_volts else None}
+    )
+    # MLflow compares types exactly and would refuse float64, which NumPy and MNE give: network.py checks instead.
+    inputs = Schema([TensorSpec(np.dtype("O"), (-1,))])
+    model.signature = ModelSignature(inputs=inputs, outputs=model.signature.outputs)
+    model.metadata = {**(model.metadata or {}), "input": {"shape": [-1, *shape], "dtype": "float32"}}
+    model.save(str(folder / "MLmodel"))
 
 
 def serve_by_sampler(folder: Path, algorithm: Path, nz: int, image_shape: Sequence[int]) -> None:
@@ -78,6 +99,9 @@ def _add_flavour(folder: Path, code: str, files: Mapping[str, str], settings: Ma
     from mlflow.models import Model
 
     shutil.copyfile(Path(__file__).with_name(code), folder / SERVED_NAME)
+    shutil.copyfile(Path(__file__).with_name(GUARD_NAME), folder / GUARD_NAME)
+    files = {**files, "guard": GUARD_NAME}
+    settings = {**settings, "max_request_mb": MAX_REQUEST_MB}
     model = Model.load(str(folder / "MLmodel"))
     mlflow.pyfunc.add_to_model(
         model,

@@ -8,6 +8,7 @@ import base64
 import importlib.util
 import io
 import math
+import runpy
 import sys
 import uuid
 from collections.abc import Callable
@@ -39,6 +40,7 @@ class ServedSampler(PythonModel):
         self.critic = load_program(context.artifacts["critic"]) if "critic" in context.artifacts else None
         self.isir = import_file(Path(context.artifacts["isir"]))
         settings = context.model_config or {}
+        runpy.run_path(context.artifacts["guard"])["guard_server"](float(settings["max_request_mb"]))
         self.nz, self.max_images, self.max_work = (int(settings[key]) for key in ("nz", "max_images", "max_work"))
 
     def predict(
@@ -132,7 +134,7 @@ class ServedSampler(PythonModel):
         try:
             with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is refused below
                 codes = np.array([np.asarray(code, dtype=np.float32) for code in row["codes"]])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise refusal(f"codes: [n][{self.nz}] numbers are needed, rows of one length") from None
         if codes.ndim != 2 or codes.shape[1] != self.nz:
             raise refusal(f"codes: shape {list(codes.shape)}; needed is [n, {self.nz}] with n of at least 1")

@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from tracking.reading import Reader, RecordedRun, resolved_params
-from trainers.report.figures import Points, plot_lines, small_picture
+from trainers.report.figures import PICTURE_PIXELS, Points, plot_lines, small_picture
 from trainers.report.tables import Table, benchmark_tables, csv_table, number, settings_table, sweep_tables
 from training.section import CONFUSION_MATRICES, FIGURES, Panel, Scores, Section
 
@@ -275,10 +275,10 @@ def load_picture(reader: Reader, run: RecordedRun, path: str, *, name: str, capt
     """The picture at `path` of the run's artifacts, or a note on why it cannot be shown."""
     data = reader.read(run.run_id, path)
     if data is None:
-        return f"{path} can't be shown: it is not in the artifact store any more"
+        return f"{path} can't be shown: it is too large, or not in the artifact store any more"
     picture = small_picture(data)
     if picture is None:
-        return f"{path} can't be shown: it is no picture"
+        return f"{path} can't be shown: it is no picture, or one of more than {PICTURE_PIXELS / 1e6:.0f} million pixels"
     return Picture(re.sub(r"[^A-Za-z0-9_]", "_", name), caption, picture, run)
 
 

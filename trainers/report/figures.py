@@ -10,13 +10,16 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 POINTS = 400
 """Points of a line at most: more than a chart of this size shows."""
 
 INFINITE = 1e308
 """MLflow stores infinity as 1.8e308."""
+
+PICTURE_PIXELS = 20_000_000
+"""Of a picture that is shown: it needs 16 bytes for each while it is made smaller."""
 
 Points = Sequence[tuple[int, float]]
 
@@ -83,14 +86,16 @@ def as_png(figure: Figure) -> bytes:
 
 
 def small_picture(data: bytes, widest: int = 900) -> bytes | None:
-    """A picture of any format as a PNG of at most 256 colours and `widest` pixels, or None if it is none.
+    """A picture of any format as a PNG of at most 256 colours and `widest` pixels, or None if it is none or too large.
 
     It is decoded and encoded anew: nothing of the original file but its pixels gets into the report.
     """
     try:
-        opened = Image.open(io.BytesIO(data))
+        opened = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
+        if opened.width * opened.height > PICTURE_PIXELS:
+            return None
         opened.load()
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
+    except Exception:  # Pillow's readers raise a dozen kinds for damaged data
         return None
     image = opened.convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

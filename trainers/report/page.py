@@ -48,15 +48,22 @@ def markdown_page(contents: Contents, figures: str) -> tuple[str, dict[str, byte
     files: dict[str, bytes] = {}
 
     def source(shown: Chart | Picture) -> str:
-        name = f"{shown.name}.png"
-        files[name] = as_png(shown.figure) if isinstance(shown, Chart) else shown.data
-        return f"{figures}/{name}"
+        data = as_png(shown.figure) if isinstance(shown, Chart) else shown.data
+        name = file_name(shown.name)
+        while files.setdefault(f"{name}.png", data) != data:  # names that differ in other letters only
+            name += "_"
+        return f"{figures}/{name}.png"
 
     environment = _environment(autoescape=False)
     environment.finalize = _markdown_text
     environment.globals |= {"source": source, "demoted": demoted}
     text = environment.get_template("report.md.j2").render(contents=contents)
     return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+$", "", text, flags=re.M)).strip() + "\n", files
+
+
+def file_name(name: str) -> str:
+    """A name from the store as that of a file: no folder, no special character, not too long."""
+    return re.sub(r"[^A-Za-z0-9_]", "_", name)[:100]
 
 
 def rendered(text: str) -> Markup:
@@ -76,11 +83,26 @@ def rendered(text: str) -> Markup:
 
 
 def demoted(text: str) -> Markup:
-    """A run's Markdown to be put into a larger one: headings lower, HTML and images as text."""
-    lines = text[:TEXT_LIMIT].replace("<", "&lt;").replace("![", "!\\[").splitlines()
+    """A run's Markdown to be put into a larger one: headings lower; HTML, images and links as text.
+
+    A bracket written as an entity ends no link's text and no definition of a link, whatever stands in front of it.
+    """
+    text = re.sub(r"\](?=[(:\[])", "&#93;", text[:TEXT_LIMIT].replace("<", "&lt;").replace("![", "!\\["))
+    lines = text.splitlines()
     return Markup(
         "\n".join(re.sub(r"^(#{1,6})(?= )", lambda m: "#" * min(6, len(m[1]) + HEADING_SHIFT), line) for line in lines)
+        + _closing_fence("\n".join(lines))
     )
+
+
+def _closing_fence(text: str) -> str:
+    """What ends a block of code that `text` leaves open, or nothing: all that follows would be code, too."""
+    last = next(reversed(MarkdownIt("commonmark").parse(text)), None)
+    if last is None or last.type != "fence" or last.map is None:
+        return ""
+    lines = text.split("\n")[last.map[0] : last.map[1]]
+    closed = len(lines) > 1 and re.fullmatch(rf" {{0,3}}{re.escape(last.markup)}+\s*", lines[-1])
+    return "" if closed else f"\n{last.markup}"
 
 
 def _in_scroller(self: Any, tokens: Any, i: int, options: Any, env: Any) -> str:

@@ -47,9 +47,9 @@ class WganConfig(MachineConfig, RecordConfig, ResumableConfig):
     nets: Literal["own", "mimicry"] = option(
         "own", "own: our faster equivalent of torch-mimicry's networks; mimicry: the package's own modules"
     )
-    nz: int = option(128, "size of the latent code", ge=1)
-    ngf: int = option(1024, "width of the generator", ge=16)
-    ndf: int = option(1024, "width of the critic", ge=16)
+    nz: int = option(128, "size of the latent code", ge=1, le=65_536)
+    ngf: int = option(1024, "width of the generator", ge=16, le=8192)
+    ndf: int = option(1024, "width of the critic", ge=16, le=8192)
     # Training
     # A longer training is the same one continued, unless the learning rates fall to the last step (check_resumable).
     steps: int = option(100_000, "generator updates", operational=True, ge=1)

@@ -1,6 +1,7 @@
 """Generators and critics from the registry, a run or a file, ready to be sampled."""
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from models.gan import isir, mimicry
-from models.gan.networks import CRITIC_PLANS, GENERATOR_PLANS, Critic, Generator
+from models.gan.networks import CRITIC_PLANS, GENERATOR_PLANS, IMAGE_SIZES, Critic, Generator
 from tracking.registry.models import load_weights, pinned, run_of
 from tracking.serving.flavour import Sampler
+
+LARGEST_SIZE = 65_536
+"""Of a layer, and of a latent code."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +45,17 @@ def load_generator(uri: str | None, device: torch.device) -> StoredNetwork:
     state, config = load_weights(uri)
     if not str(config.get("class", "")).startswith("generator"):
         raise InputError(f"model_uri: {uri} is a {config.get('class', 'model of another kind')}, not a generator")
-    size, nz = int(config["image_size"]), int(config["nz"])
+    size, nz, ngf = _sizes(config, uri, "image_size", "nz", "ngf")
     if config.get("nets") == "mimicry":
-        network, _ = mimicry.build_networks(size, nz=nz, ngf=int(config["ngf"]))
+        network = _fitting(lambda: mimicry.build_networks(size, nz=nz, ngf=ngf)[0], state, uri)
     else:
-        network = Generator(size, nz, int(config["ngf"]))
+        network = _fitting(lambda: Generator(size, nz, ngf), state, uri)
     return StoredNetwork(
         network=_filled(network, state, uri, device),
         uri=uri,
         image_size=size,
         nz=nz,
-        trained_on=dict(config.get("trained_on", {})),
+        trained_on=_trained_on(config),
     )
 
 
@@ -69,22 +73,40 @@ def load_critic(uri: str | None, generator: StoredNetwork, device: torch.device)
     state, config = load_weights(uri)
     if config.get("class") != "critic":
         raise InputError(f"critic_uri: {uri} is a {config.get('class', 'model of another kind')}, not a critic")
-    size = int(config["image_size"])
+    size, ndf = _sizes(config, uri, "image_size", "ndf")
     if size != generator.image_size:
         raise InputError(
             f"critic_uri: {uri} rates {size}-pixel images, the generator makes {generator.image_size}-pixel ones"
         )
     if config.get("nets") == "mimicry":
-        _, network = mimicry.build_networks(size, ndf=int(config["ndf"]))
+        network = _fitting(lambda: mimicry.build_networks(size, ndf=ndf)[1], state, uri)
     else:
-        network = Critic(size, int(config["ndf"]))
+        network = _fitting(lambda: Critic(size, ndf), state, uri)
     return StoredNetwork(
         network=_filled(network, state, uri, device),
         uri=uri,
         image_size=size,
         nz=generator.nz,
-        trained_on=dict(config.get("trained_on", {})),
+        trained_on=_trained_on(config),
     )
+
+
+def _sizes(config: Mapping[str, Any], uri: str, *names: str) -> list[int]:
+    """The numbers of those names; InputError for one that is missing, no size, or of a network that is never built."""
+    sizes = [config.get(name) for name in names]
+    for name, size in zip(names, sizes, strict=True):
+        allowed = IMAGE_SIZES if name == "image_size" else range(1, LARGEST_SIZE + 1)
+        if type(size) is not int or size not in allowed:
+            raise InputError(
+                f"model {uri}: its config.json says {name}={str(size)[:40]}, which is no size of a network here: give "
+                "another model, or the config.json that belongs to it"
+            )
+    return [size for size in sizes if size is not None]
+
+
+def _trained_on(config: Mapping[str, Any]) -> dict[str, Any]:
+    known = config.get("trained_on")
+    return dict(known) if isinstance(known, dict) else {}
 
 
 def sampler_with(critic: nn.Module | None) -> Sampler:
@@ -133,10 +155,27 @@ def _mimicry_critic(path: Path, generator: StoredNetwork, device: torch.device) 
     return StoredNetwork(network=filled, uri=str(path), image_size=size, nz=generator.nz, trained_on={})
 
 
+def _fitting(build: Callable[[], nn.Module], state: Mapping[str, Tensor], uri: str) -> nn.Module:
+    """The network, built once its sizes are known to be those of the weights: others may need any amount of memory."""
+    try:
+        with torch.device("meta"):
+            expected = {name: value.shape for name, value in build().state_dict().items()}
+    except (ValueError, RuntimeError) as error:  # no such width, or one whose memory overflows
+        raise InputError(f"model {uri}: no network has the sizes of its config.json ({error})") from None
+    found = {name: value.shape for name, value in state.items()}
+    for name in (*expected, *found):
+        if expected.get(name) != found.get(name):
+            shapes = [list(shape) if shape is not None else "absent" for shape in (found.get(name), expected.get(name))]
+            raise InputError(
+                f"model {uri}: its weights do not fit its architecture ({name} is {shapes[0]}, expected {shapes[1]})"
+            )
+    return build()
+
+
 def _filled(network: nn.Module, state: dict[str, Tensor], uri: str, device: torch.device) -> nn.Module:
     try:
         network.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, AttributeError, TypeError) as error:
         raise InputError(
             f"model {uri}: its weights do not fit its architecture ({' '.join(str(error).split())[:150]})"
         ) from None

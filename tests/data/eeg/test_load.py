@@ -133,6 +133,23 @@ def test_a_damaged_cache_is_built_again(folder: Path) -> None:
     with file.open("r+b") as stream:
         stream.truncate(1000)
     np.testing.assert_array_equal(load(folder).trials, trials)
+    for place in (0, file.stat().st_size // 2, file.stat().st_size - 1):
+        with file.open("r+b") as stream:
+            stream.seek(place)
+            byte = stream.read(1)[0]
+            stream.seek(place)
+            stream.write(bytes([byte ^ 1]))
+        np.testing.assert_array_equal(load(folder).trials, trials)
+
+
+def test_a_label_that_changed_in_the_cache_is_not_taken(folder: Path) -> None:
+    label = load(folder).label
+    file = next((folder.parent / "cache").glob("eeg-*/index.json"))
+    text = file.read_text()
+    assert text.startswith(f'{{"label": [{label[0]}')
+    file.write_text(f'{{"label": [{1 - label[0]}{text[12:]}')
+    assert file.read_text() != text
+    np.testing.assert_array_equal(load(folder).label, label)
 
 
 def test_what_a_killed_build_left_is_removed(folder: Path) -> None:

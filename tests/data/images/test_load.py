@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -288,9 +289,21 @@ def lengthen(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"\0")
 
 
+def flip(where: float) -> Callable[[Path], None]:
+    """Change one bit of a file, at the share `where` of its length."""
+
+    def damage(path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        data[int(where * len(data))] ^= 4
+        path.write_bytes(data)
+
+    return damage
+
+
 @pytest.mark.parametrize(
     ("file", "damage"),
     [
+        *[(file, flip(where)) for file in ("pixels.npy", "meta.json") for where in (0, 0.3, 0.5, 0.999)],
         ("pixels.npy", cut),
         ("pixels.npy", lengthen),
         ("pixels.npy", lambda path: path.write_bytes(b"")),

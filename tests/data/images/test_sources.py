@@ -17,6 +17,7 @@ from sklearn.datasets import load_digits
 from torchvision.transforms import CenterCrop, Compose, Resize
 
 from common.errors import InputError
+from data.images import sources
 from data.images.sources import (
     DATASETS,
     celeba_source,
@@ -306,13 +307,74 @@ def test_damaged_zips_give_images_or_an_input_error(
         files = folder_source(folder / "x.zip", "all").files
     except InputError:
         return
+    read = {}
     for file in files:
         try:
-            data_of_file = file.read()
+            read[file.name] = file.read()
         except Exception:
             continue
         # What is read is what the directory's checksum says, never silently something else.
-        assert file.stamp[1] == zlib.crc32(data_of_file)
+        assert file.stamp[1] == zlib.crc32(read[file.name])
+    if len(read) == len(files):  # no image is refused: then none is missing
+        assert read == {name: jpeg(number, (9, 7)) for number, name in enumerate(["a/1.jpg", "b/2.jpg"])}
+
+
+def test_a_zip_whose_directory_lost_an_entry_is_not_a_smaller_set(tmp_path: Path) -> None:
+    whole = write_zip(tmp_path / "x.zip", ["1.jpg", "2.jpg", "3.jpg"]).read_bytes()
+    entries = [at for at in range(len(whole)) if whole[at : at + 4] == b"PK\x01\x02"]
+    swallowing, hiding, miscounting = bytearray(whole), bytearray(whole), bytearray(whole)
+    swallowing[entries[0] + 32] = entries[1] - entries[0]  # a comment that covers the next entry
+    hiding[entries[1] + 46 + 2] ^= 1  # 2.jpg is called 2.kpg
+    miscounting[-12] ^= 4
+    for damaged, words in (
+        (swallowing, "lists 2 entries, 3 are"),
+        (hiding, "'2.kpg' is called"),
+        (miscounting, "7 are"),
+    ):
+        (tmp_path / "x.zip").write_bytes(damaged)
+        with pytest.raises(InputError, match=rf"x.zip: not a whole zip file \(.*{words}"):
+            folder_source(tmp_path / "x.zip", "train")
+    emptied = bytearray(whole)
+    emptied[entries[1] + 10 : entries[1] + 24] = bytes(14)  # stored, nothing, and the checksum of nothing
+    (tmp_path / "x.zip").write_bytes(emptied)
+    with pytest.raises(ValueError, match=r"the zip holds 0 of its \d+ bytes"):
+        folder_source(tmp_path / "x.zip", "train").files[1].read()
+    commented = tmp_path / "commented.zip"
+    commented.write_bytes(whole)
+    with zipfile.ZipFile(commented, "a") as archive:
+        archive.comment = b"holiday"
+    assert len(folder_source(commented, "train").files) == 3
+
+
+def test_sizes_are_looked_at_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small zip can hold an entry of gigabytes, a small PNG gigabytes of pixels."""
+    huge = Image.new("P", (12_000, 12_000))
+    with pytest.raises(ValueError, match="it has 144 million pixels, allowed are 89 million: scale it down"):
+        decode(encoded(huge))
+    header = encoded(picture(1, (8, 8)))
+    wide = header[:16] + struct.pack(">II", 60_000, 20_000) + header[24:29]
+    wide += struct.pack(">I", zlib.crc32(wide[12:29])) + header[33:]
+    with pytest.raises(ValueError, match="it has 1,200 million pixels"):
+        decode(wide)
+    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 100_000)
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("1.png", bytes(200_000))
+    write_folder(tmp_path / "folder", ["1.jpg"])
+    (tmp_path / "folder" / "2.png").write_bytes(bytes(200_000))
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_: pytest.fail("the entry was opened"))
+    for file in (*list_files(tmp_path / "x.zip"), list_files(tmp_path / "folder")[1]):
+        with pytest.raises(ValueError, match="its file has 0 MB, allowed are 0 MB: scale it down"):
+            file.read()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "I;16"])
+def test_tall_images_are_decoded_band_by_band_with_the_same_pixels(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    greys = np.random.default_rng(0).integers(0, 2**16, (600, 20), dtype=np.uint16)
+    image = Image.fromarray(greys) if mode == "I;16" else picture(3, (20, 600)).convert(mode)
+    data = encoded(image, "TIFF" if mode == "CMYK" else "PNG", **({"transparency": 3} if mode in "PL" else {}))
+    banded = np.asarray(decode(data))
+    monkeypatch.setattr(sources, "BAND_ROWS", 10_000)
+    np.testing.assert_array_equal(banded, np.asarray(decode(data)))
 
 
 # --- CelebA ---------------------------------------------------------------------------------------------
@@ -385,23 +447,75 @@ def test_celeba_download_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(celeba_source(None, "train", tmp_path).files) == 4
 
 
-def test_celeba_download_that_fails_says_what_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
+def test_celeba_download_that_fails_says_what_to_put_where_and_blocks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = b"<html>Quota exceeded: too many users have viewed or downloaded this file</html>"
+    tries = []
+
+    def save_page(file_id: str, root: str, filename: str, md5: str) -> None:
+        tries.append(filename)
+        Path(root).mkdir(parents=True, exist_ok=True)
+        (Path(root) / filename).write_bytes(page)
         raise RuntimeError("Cannot retrieve the public link of the file.\nYou may need to change the permission")
 
     # torchvision's own class, with only the network call replaced
-    monkeypatch.setattr("torchvision.datasets.celeba.download_file_from_google_drive", refuse)
-    with pytest.raises(InputError) as caught:
+    monkeypatch.setattr("torchvision.datasets.celeba.download_file_from_google_drive", save_page)
+    for number in (1, 2):
+        with pytest.raises(InputError) as caught:
+            celeba_source(None, "train", tmp_path)
+        message = str(caught.value)
+        assert "\n" not in message
+        for words in ("img_align_celeba.zip", "list_eval_partition.txt", str(tmp_path / "celeba"), "Cannot retrieve"):
+            assert words in message
+        assert len(tries) == number
+        assert list((tmp_path / "celeba").iterdir()) == []
+
+    # as an earlier version left it
+    (tmp_path / "celeba" / "img_align_celeba.zip").write_bytes(page)
+    (tmp_path / "celeba" / "list_eval_partition.txt").write_bytes(page)
+    with pytest.raises(InputError, match=r"what lies there is not whole: .*img_align_celeba.zip: not a whole zip file"):
         celeba_source(None, "train", tmp_path)
-    message = str(caught.value)
-    assert "\n" not in message
-    for words in (
-        "img_align_celeba.zip",
-        "list_eval_partition.txt",
-        str(tmp_path / "celeba"),
-        "Cannot retrieve",
-    ):
-        assert words in message
+
+    def download(root: str, split: str, download: bool) -> None:
+        (Path(root) / "celeba" / "list_eval_partition.txt").unlink(missing_ok=True)
+        write_celeba(Path(root) / "celeba", 4, 1, 1, zipped=True)
+
+    monkeypatch.setattr("torchvision.datasets.CelebA", download)
+    assert len(celeba_source(None, "train", tmp_path).files) == 4
+
+
+def test_celeba_is_not_downloaded_into_a_folder_that_holds_other_things(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torchvision.datasets.CelebA", lambda *_, **__: pytest.fail("it was downloaded"))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "archive.zip").write_bytes(write_zip(tmp_path / "x.zip", ["1.jpg"]).read_bytes())
+    with pytest.raises(InputError, match=r"photos: holds no CelebA .*to download 1.4 GB into .*leave data_dir out"):
+        celeba_source(tmp_path / "photos", "train", tmp_path)
+    write_celeba(tmp_path / "celeba", 4, 1, 1, zipped=True)
+    (tmp_path / "celeba" / "img_align_celeba.zip").write_bytes(b"half")
+    with pytest.raises(InputError, match=r"img_align_celeba.zip: not a whole zip file .* download it again"):
+        celeba_source(tmp_path / "celeba", "train", tmp_path)
+
+
+def test_celebas_zip_itself_and_kaggles(tmp_path: Path) -> None:
+    write_celeba(tmp_path / "own", 4, 1, 1, zipped=True)
+    partition = tmp_path / "own" / "list_eval_partition.txt"
+    partition.write_bytes(b"\xef\xbb\xbf" + partition.read_bytes())  # as Windows' editor saves it
+    zipped = tmp_path / "own" / "img_align_celeba.zip"
+    assert len(celeba_source(zipped, "train", tmp_path).files) == 4
+    kaggle = tmp_path / "kaggle" / "archive.zip"
+    kaggle.parent.mkdir()
+    with zipfile.ZipFile(zipped) as images, zipfile.ZipFile(kaggle, "w") as archive:
+        for name in images.namelist():
+            archive.writestr(f"img_align_celeba/{name}", images.read(name))
+        lines = partition.read_text(encoding="utf-8-sig").replace(" ", ",")
+        archive.writestr("list_eval_partition.csv", "image_id,partition\n" + lines)
+    for place in (kaggle, kaggle.parent):
+        source = celeba_source(place, "valid", tmp_path)
+        assert [file.name[-10:] for file in source.files] == ["000005.jpg"]
+        assert decode(source.files[0].read(), source.size).size == (178, 218)
 
 
 # --- digits ---------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 
 import tracking
 from common.errors import InputError
+from common.tensors import save_tensors
 from tracking import store
 
 EXAMPLE = np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32)
@@ -189,8 +190,23 @@ def test_damaged_local_weights(tmp_path: Path) -> None:
         tracking.load_weights(str(tmp_path))
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "model.safetensors").write_bytes(b"\x80\x04 a pickle")
+    file = tmp_path / "weights" / "model.safetensors"
     with pytest.raises(InputError, match="not a whole safetensors file"):
         tracking.load_weights(str(tmp_path))
+    save_tensors(file, {"a": torch.zeros(3), "b": torch.ones(())})
+    (tmp_path / "weights" / "config.json").write_text("{}")
+    assert torch.equal(tracking.load_weights(str(tmp_path))[0]["a"], torch.zeros(3))
+    whole = bytearray(file.read_bytes())
+    whole[-10] ^= 64
+    file.write_bytes(whole)
+    with pytest.raises(InputError, match=r"model.safetensors: its checksum is not right"):
+        tracking.load_weights(str(tmp_path))
+    whole[-10] ^= 64
+    file.write_bytes(whole)
+    for text, words in (("[]", "holds no JSON object"), ("[" * 100_000, "is not JSON")):
+        (tmp_path / "weights" / "config.json").write_text(text)
+        with pytest.raises(InputError, match=words):
+            tracking.load_weights(str(tmp_path))
 
 
 def test_a_batch_of_one_is_refused(database: str) -> None:

@@ -93,7 +93,9 @@ class Registry:
             )
             for name, network in self.networks.items():
                 example = self.inputs[name][:2].numpy()
-                log_model(run, network, name.replace("-", "_"), example, registered_name=name, config={})
+                volts = {"epochs": {"unit": "V"}} if name == "eeg-transformer" else None
+                key = name.replace("-", "_")
+                log_model(run, network, key, example, registered_name=name, config={}, metadata=volts)
 
     def expected(self, name: str) -> np.ndarray:
         with torch.no_grad():
@@ -117,9 +119,12 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 
 @pytest.fixture(scope="module")
 def loaded(registry: Registry) -> dict[str, Any]:
-    """{name: pyfunc model} of every kind."""
+    """{name: pyfunc model} of every kind, loaded as a scoring server loads them."""
+    os.environ[scoring_server._SERVER_MODEL_PATH] = ""
     names = ["wgan-generator", "generator-alone", *registry.networks]
-    return {name: mlflow.pyfunc.load_model(f"models:/{name}@latest-good") for name in names}
+    models = {name: mlflow.pyfunc.load_model(f"models:/{name}@latest-good") for name in names}
+    del os.environ[scoring_server._SERVER_MODEL_PATH]
+    return models
 
 
 # ------------------------------------------------------------------------------------------------- where the project is
@@ -264,11 +269,11 @@ def test_signature_and_example_say_how_to_ask(loaded: dict[str, Any]) -> None:
 # requests
 
 
-def ask(model: Any, body: object) -> tuple[int, Any]:
+def ask(model: Any, body: object, content_type: str | None = "application/json") -> tuple[int, Any]:
     """What MLflow's scoring server answers, without a socket in between."""
-    text = body if isinstance(body, str) else json.dumps(body)
+    text = body if isinstance(body, str | bytes) else json.dumps(body)
     try:
-        answer = scoring_server.invocations(text, "application/json", model, model.metadata.get_input_schema())
+        answer = scoring_server.invocations(text, content_type, model, model.metadata.get_input_schema())
     except MlflowException as error:
         return error.get_http_status_code(), json.loads(error.serialize_as_json())
     return answer.status, json.loads(answer.response)
@@ -290,8 +295,12 @@ SAMPLER_FAULTS: list[tuple[object, str]] = [
     ({"inputs": {"n": True}}, "n=True: a whole number"),
     ({"inputs": {"n": None}}, "given: neither (null and NaN count as not given)"),
     ('{"inputs": {"n": NaN}}', "given: neither"),
-    ({"inputs": {"n": 10**20}}, "allowed are 1024 to return and 65536 to make"),
-    ({"inputs": {"n": 1024}, "params": {"isir_iterations": 100}}, "65536 to make"),
+    ({"inputs": {"n": 10**20}}, "allowed are 256 to return and 8192 to make"),
+    ({"inputs": {"n": 256}, "params": {"isir_iterations": 100}}, "8192 to make"),
+    ("[" * 100_000, "nested too deeply"),
+    ('{"inputs": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
+    ('{"inputs": {"n": ' + "9" * 5000 + "}}", "the request cannot be read (ValueError: Exceeds the limit"),
+    ('{"inputs": {"codes": [[' + "9" * 400 + "]]}}", "codes: "),
     ({"inputs": {"codes": [[1, 2]]}}, "codes: shape [1, 2]; needed is [n, 64]"),
     ({"inputs": {"codes": ZEROS}}, "Expected data to be list or numpy array"),
     ({"inputs": {"codes": []}}, "codes: shape [0]"),
@@ -321,14 +330,18 @@ def network_faults(x: np.ndarray) -> list[tuple[object, str]]:
     return [
         ("nonsense", "valid JSON"),
         ({"params": {}}, "exactly one of the input fields"),
-        ({"inputs": x[:2, ..., :-1].tolist()}, "does not match expected shape"),
-        ({"inputs": x[0].tolist()}, "does not match expected shape"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"inputs": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
+        ('{"inputs": [' + "9" * 5000 + "]}", "the request cannot be read (ValueError: Exceeds the limit"),
+        ('{"inputs": [' + "9" * 400 + "]}", "needed is [n, "),
+        ({"inputs": x[:2, ..., :-1].tolist()}, f"has shape {[2, *x.shape[1:-1], x.shape[-1] - 1]}; needed is [n, "),
+        ({"inputs": x[0].tolist()}, f"has shape {list(x.shape[1:])}; needed is [n, "),
         ({"inputs": []}, "an input of type <class 'list'> was found"),
-        ({"inputs": 3}, "Error"),
+        ({"inputs": 3}, "has shape []; needed is [n, "),
         ({"inputs": {"x": x[:2].tolist()}}, "expects a single n-dimensional array"),
-        ({"inputs": "abc"}, "Failed to convert data"),
+        ({"inputs": "abc"}, "could not convert string to float"),
         ({"inputs": np.full(x[:1].shape, "a").tolist()}, "could not convert string to float"),
-        ({"inputs": [x[0].tolist(), [1.0]]}, "inhomogeneous"),
+        ({"inputs": [x[0].tolist(), [1.0]]}, "needed is [n, "),
         (
             {"inputs": spoilt.tolist()},
             f"1 of {spoilt.size} input values are NaN, null or infinite (the first in row 1)",
@@ -353,6 +366,62 @@ def test_malformed_requests_are_refused_with_the_reason(registry: Registry, load
     for name in registry.networks:
         for request, words in network_faults(registry.inputs[name].numpy()):
             check_refused(ask(loaded[name], request), request, words)
+
+
+OTHER_KINDS = [
+    (b"\xff\xfe", "text/csv"),
+    ("n,n\n1,2,3\n1\n", "text/csv"),
+    ('"' * 99, "text/csv"),
+    (b"PAR1 no parquet", "application/vnd.apache.parquet"),
+    (b'{"inputs": {"n": 1}}\xff', "application/json"),
+]
+
+
+def test_requests_of_other_kinds_are_refused_without_a_traceback(
+    loaded: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("wgan-generator", "eeg-transformer"):
+        for request, content_type in OTHER_KINDS:
+            check_refused(ask(loaded[name], request, content_type), request, "")
+        for missing in (None, "", "image/png"):
+            answer = scoring_server.invocations(b"", missing, loaded[name], None)
+            assert answer.status == 415
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_long_request_and_a_long_message_are_cut_short(loaded: dict[str, Any]) -> None:
+    status, answer = ask(loaded["wgan-generator"], " " * 33_000_000)
+    assert status == 413
+    assert "33.0 MB, allowed are 32 MB: send less at a time (the server's setting max_request_mb)" in answer["message"]
+    status, answer = ask(loaded["wgan-generator"], "x" * 1_000_000)
+    assert status == 400
+    assert len(answer["message"]) < 2500
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.int64])
+def test_arrays_of_any_type_of_number_are_answered(registry: Registry, loaded: dict[str, Any], dtype: type) -> None:
+    for name, x in registry.inputs.items():
+        values = x.numpy().astype(dtype)
+        if name == "eeg-transformer" and dtype in (np.float16, np.int64):
+            continue  # volts are 0 in those
+        with torch.no_grad():
+            expected = registry.networks[name](torch.from_numpy(values.astype(np.float32))).numpy()
+        np.testing.assert_allclose(loaded[name].predict(values), expected, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_epochs_in_another_unit_are_refused(registry: Registry, loaded: dict[str, Any]) -> None:
+    volts = registry.inputs["eeg-transformer"].numpy().astype(np.float64)
+    for factor in (1e3, 1e6):
+        with pytest.raises(MlflowException, match=r"row \d have a standard deviation of .* send volts"):
+            loaded["eeg-transformer"].predict(volts * factor)
+    offset = volts + 0.2  # of an amplifier that measures direct current
+    assert np.isfinite(loaded["eeg-transformer"].predict(offset)).all()
+    for name in ("eeg-simclr-encoder", "wgan-critic"):  # these take no volts
+        assert np.isfinite(loaded[name].predict(registry.inputs[name].numpy() * 10)).all()
+
+
+def test_the_shape_that_a_network_takes_stands_in_its_metadata(loaded: dict[str, Any]) -> None:
+    assert loaded["eeg-transformer"].metadata.metadata["input"] == {"shape": [-1, 64, 801], "dtype": "float32"}
 
 
 def test_a_request_is_one_batch(registry: Registry, loaded: dict[str, Any]) -> None:
@@ -461,7 +530,7 @@ def test_other_kinds_over_http(
         if name == "eeg-transformer":
             printed = run_documented(server, name, tmp_path)
             assert re.search(r"left 0\.\d\d\d?, right 0\.\d\d\d?", printed)
-            assert "400: Shape of input (2, 64, 800) does not match expected shape (-1, 64, 801)." in printed
+            assert "400: the request has shape [2, 64, 800]; needed is [n, 64, 801] with n of at least 1" in printed
             np.testing.assert_allclose(np.sum(answer["predictions"], axis=1), 1, atol=1e-5)
         for request, words in network_faults(x.numpy()):
             check_refused(server.post(request), request, words)

@@ -4,6 +4,8 @@ import io
 import math
 import re
 
+import pytest
+from markdown_it import MarkdownIt
 from PIL import Image
 
 from tests.conftest import ROOT
@@ -56,6 +58,44 @@ def test_texts_lose_html_links_and_images_and_keep_tables() -> None:
     assert "<em>b</em>" in shown
     assert not re.search(r"<(b|div class=(?!\"scroll)|a|img)\b", shown)
     assert str(demoted("# A\n## B\n#no\n<b>")) == "##### A\n###### B\n#no\n&lt;b>"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[a](javascript:alert(1))",
+        r"\[a\](javascript:alert(1)) \\[b\\](javascript:alert(2))",
+        "![a](javascript:1) \\![b](javascript:2)",
+        "[a]\n\n[a]: javascript:alert(1)",
+        "[a][b] [b]\n\n[b]:\njavascript:alert(1)",
+        "[a\nb](javascript:alert(1)\n'title')",
+        "<javascript:alert(1)> <a href='javascript:1'>x</a>",
+        "> [a](javascript:alert(1))\n- [b](javascript:2)\n\n| a |\n|---|\n| [c](javascript:3) |",
+        "[[a](javascript:1)](javascript:2)",
+    ],
+)
+def test_no_link_survives_in_the_markdown(text: str) -> None:
+    """As another program's reading of the page shows."""
+    parser = MarkdownIt("commonmark").enable("table")
+    parser.validateLink = lambda url: True  # type: ignore[method-assign]  # by itself it leaves javascript: out
+    assert re.search("<(a|img) ", parser.render(text))
+    shown = parser.render(str(demoted(text)))
+    assert not re.search("<(a|img) ", shown), shown
+    assert "javascript" in shown
+
+
+def test_a_block_of_code_that_is_left_open_ends_with_its_text() -> None:
+    for text in ("```\nx", "~~~~ sh\n~~~\nx", "a\n\n```"):
+        shown = MarkdownIt("commonmark").render(f"{demoted(text)}\n\n## Next")
+        assert "<h2>Next</h2>" in shown, text
+    assert str(demoted("```\nx\n```")) == "```\nx\n```"
+
+
+def test_a_picture_of_gigabytes_is_not_opened() -> None:
+    buffer = io.BytesIO()
+    Image.new("P", (6000, 5000)).save(buffer, "PNG")
+    assert small_picture(buffer.getvalue()) is None
+    assert small_picture(buffer.getvalue()[:100]) is None
 
 
 def test_sweeps_of_another_shape_are_no_table() -> None:

@@ -227,14 +227,25 @@ def test_page_fetches_nothing_and_runs_nothing_of_what_runs_say(store: MlflowCli
         },
     )
     make_run(store, EVIL, "run of a foreign entry point", metrics={"some value": [1.0]})
+    for entry_point in ("../../outside", "/tmp/outside", "a/b", "a_b", "é" * 300):  # named after it: a chart's file
+        make_run(store, entry_point, "[x](javascript:alert(1))", metrics={"some value": [1.0, 2.0]})
+    before = {*folder.parent.rglob("*"), *Path("/tmp").glob("outside*")}
     page, text = report()
+    written = {*folder.parent.rglob("*"), *Path("/tmp").glob("outside*")} - before
+    figures = {path for path in written if path.parent == folder / "report_figures"}
+    ours = {folder / name for name in ("report.html", "report.md", "report_figures", "runs", "mlruns")}
+    assert all(path in ours | figures or ours & set(path.parents) for path in written), written - ours
+    assert len(figures) >= 5  # a/b and a_b have one each
+    named = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", text)
+    assert {folder / name for name in named} == figures
+    assert not re.search(r"(?<!\\)\]\(javascript", text)
     read = Reading(page)
     assert not {"script", "iframe", "object", "embed", "link", "base", "form"} & set(read.tags)
     assert not read.handlers
     assert all(source.startswith("data:image/") for source in read.fetched)
     assert all(re.match(r"#|http://127\.0\.0\.1:5000/#", link) for link in read.links), read.links
     assert "owned" in read.text  # it is there to be read
-    assert "figures/a.png can't be shown: it is no picture" in read.text
+    assert "figures/a.png can't be shown: it is no picture, or one of more than 20 million pixels" in read.text
     assert "url(" not in page
     assert "@import" not in page
     assert "<script" not in text

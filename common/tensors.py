@@ -1,0 +1,47 @@
+"""Tensors in safetensors files with a checksum: a changed bit would otherwise be read as another number."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+CHECKSUM = "sha256"
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors to a safetensors file, the SHA-256 of their bytes in its metadata."""
+    # Cloned, since safetensors refuses tensors that share memory.
+    own = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+    save_file(own, path, metadata={CHECKSUM: _digest(own)})
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU. Files of others, without a checksum, are read as they are.
+
+    Raises FileNotFoundError, another OSError, or ValueError with what is wrong with the file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    except OSError:
+        raise
+    except Exception as error:  # SafetensorError, and what torch says to a damaged type or shape
+        raise ValueError(f"not a whole safetensors file ({' '.join(str(error).split())[:150]})") from None
+    if metadata.get(CHECKSUM, (found := _digest(tensors))) != found:
+        raise ValueError("its checksum is not right: a part of it has changed")
+    return tensors
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) over names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
