@@ -89,7 +89,7 @@ def answering_within(seconds: float) -> Iterator[None]:
     """Inside, a request to a server is given up after so many seconds instead of a minute."""
     name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
     before = os.environ.get(name)
-    os.environ[name] = str(min(int(seconds), int(before or seconds)))
+    os.environ[name] = str(max(1, min(int(seconds), int(before or seconds))))
     try:
         yield
     finally:
