@@ -224,8 +224,8 @@ class Spool:
                 if len(content) > room:
                     continue  # too large for a checkpoint
                 room -= len(content)
-                line = json.dumps({**operation, "bytes": base64.b64encode(content).decode()})
-            lines.append(line)
+                operation = {**operation, "bytes": base64.b64encode(content).decode()}
+            lines.append(json.dumps(operation))  # without a sum: the checkpoint has its own
         return "\n".join(lines)
 
     def restore(self, backlog: str) -> tuple[dict[str, int], dict[str, int]]:

@@ -1,6 +1,7 @@
 """What the writer thread does with a spool in unlucky moments, against a real SQLite store."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -252,7 +253,8 @@ def gateway(server: Server, fates: dict[str, Any], monkeypatch: pytest.MonkeyPat
 @pytest.fixture
 def served_spool(server: Server, gateway: Proxy, tmp_path: Path) -> Spool:
     """The spool of a run of the server, delivered through the gateway."""
-    run_id = MlflowClient(server.uri).create_run("0").info.run_id
+    client = MlflowClient(server.uri)  # an experiment of its own: its artifacts go through the server
+    run_id = client.create_run(client.create_experiment(tmp_path.name)).info.run_id
     spool = Spool(tmp_path / "runs" / run_id)
     spool.set_facts(run_id=run_id, tracking_uri=gateway.uri, status="RUNNING")
     return spool
@@ -267,9 +269,10 @@ def test_the_answer_of_each_request_is_lost_once(
     lost: set[tuple[str, str, bytes]] = set()
 
     def decide(method: str, path: str, body: bytes) -> str | None:
-        if (method, path, body) in lost:
+        request = method, path, re.sub(rb"\d{13}", b"now", body)  # MLflow stamps some with the time of the request
+        if request in lost:
             return None
-        lost.add((method, path, body))
+        lost.add(request)
         return "lose"
 
     fates["decide"] = decide
