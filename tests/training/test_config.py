@@ -166,7 +166,7 @@ def test_help_has_the_own_fields_first_the_preset_before_them_and_shared_ones_at
     }
     assert list(groups.items()) == [
         ("parameters", ["preset", "colour"]),
-        ("a toy", ["image_size", "gp_scale", "flip", "data_dir", "shift", "offsets"]),
+        ("a toy", ["image_size", "gp_scale", "flip", "data_dir", "shift", "offsets", "width"]),
         ("records", ["output_dir", "run_name"]),
         ("instead of running", ["help", "dry_run"]),
     ]
@@ -211,6 +211,7 @@ def test_a_resumed_run_may_differ_in_operational_fields_and_where_it_is_allowed_
 
 
 PLACES = {"data_dir", "cache_dir", "on_bad", "output_dir"}
+EEG_PLACES = {"download", "subject_table"}
 RESUMABLE = {"device", "nproc", "max_restarts", "run_name", "resume", "allow_changes", *PLACES}
 
 
@@ -218,9 +219,9 @@ RESUMABLE = {"device", "nproc", "max_restarts", "run_name", "resume", "allow_cha
     ("entry_point", "fields"),
     [
         ("wgan", {*RESUMABLE, "steps", "log_every", "sample_every", "checkpoint_every", "n_samples"}),
-        ("eeg_transformer", RESUMABLE),
-        ("eeg_simclr", RESUMABLE),
-        ("efficient_attention", RESUMABLE),
+        ("eeg_transformer", {*RESUMABLE, *EEG_PLACES}),
+        ("eeg_simclr", {*RESUMABLE, *EEG_PLACES}),
+        ("efficient_attention", {*RESUMABLE, *EEG_PLACES}),
     ],
 )
 def test_no_field_that_changes_a_result_is_operational(entry_point: str, fields: set[str]) -> None:

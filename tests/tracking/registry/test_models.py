@@ -160,8 +160,11 @@ def test_round_trip_in_a_fresh_process_elsewhere(
 
 def test_versions_and_their_tags(database: str) -> None:
     with tracking.start_run("wgan", {}) as run:
-        for dataset in ("digits", "celeba", "digits"):
-            tracking.log_model(run, trained(), "g", EXAMPLE, registered_name="g", config={}, tags={"dataset": dataset})
+        for number, dataset in enumerate(("digits", "celeba", "digits")):
+            network = trained()
+            with torch.no_grad():
+                next(network.parameters()).add_(number)  # the same weights again would be the same version
+            tracking.log_model(run, network, "g", EXAMPLE, registered_name="g", config={}, tags={"dataset": dataset})
     assert tracking.newest_model("g").version == 3
     assert tracking.newest_model("g", dataset="celeba").uri == "models:/g/2"
     with pytest.raises(InputError, match="no version of it with dataset=cifar"):
