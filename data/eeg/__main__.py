@@ -49,12 +49,11 @@ def own_of(args: argparse.Namespace) -> OwnFiles:
     )
 
 
-def look_around(args: argparse.Namespace, own: OwnFiles) -> None:
-    """What lies in the folder, before any class is chosen."""
-    folder, own = own_folder(args.dataset, args.cache_dir, args.data_dir, own, subjects=args.subjects or "all")
-    found = survey(folder, own, args.cache_dir, subjects=args.subjects or "all", runs=args.runs or "all")
-    print(found.text())
-    print("nothing was cut yet: give two or more of the events, as --classes left_hand,right_hand")
+def look_around(args: argparse.Namespace, own: OwnFiles) -> str:
+    """What lies in the folder, and what was understood of it, before anything is cut."""
+    people, runs = args.subjects or "all", args.runs or "all"
+    folder, own = own_folder(args.dataset, args.cache_dir, args.data_dir, own, subjects=people)
+    return survey(folder, own, args.cache_dir, subjects=people, runs=runs).text()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,9 +89,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     whole = is_own(args.dataset)
     own = own_of(args)
-    if whole and not (args.classes or args.unlabelled):
-        look_around(args, own)
-        return
+    if whole:
+        print(look_around(args, own))
+        if not (args.classes or args.unlabelled or args.dataset.startswith("moabb:")):
+            print("nothing was cut yet: give two or more of the events, as --classes left_hand,right_hand")
+            return
     data = load_eeg(
         args.dataset,
         cache_dir=args.cache_dir,

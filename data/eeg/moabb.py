@@ -32,7 +32,7 @@ def write_moabb(
     events: dict[str, int] = dict(dataset.event_id)
     if own.subject_pattern or own.subject_table:
         raise InputError("subject_pattern, subject_table: MOABB's data sets say themselves whose recordings they are")
-    folder = cache_dir / f"moabb-{dataset.code}"
+    folder = cache_dir / f"moabb-{name}"
     wanted = chosen(subjects, "subjects", {str(number): number for number in dataset.subject_list})
     missing = [number for number in wanted if not (folder / f"sub-{number}").is_dir()]
     progress = Progress(len(missing), unit="person", quiet=quiet)

@@ -238,7 +238,8 @@ def _readable(found: Survey, exclude: str, on_bad: str) -> tuple[list[Named], di
 
 def _wanted(found: Survey, exclude: str) -> tuple[list[Named], dict[Named, str]]:
     """(the recordings to read, those that `exclude` leaves out with the reason)."""
-    wanted, left_out = found.files.recordings, {}
+    wanted = found.files.recordings
+    left_out: dict[Named, str] = {}
     if exclude == "known":  # PhysioNet's faults are those of PhysioNet's bytes, wherever these lie
         for recording in wanted:
             really = physionet.recording_of(found.digests.get(recording, ""))

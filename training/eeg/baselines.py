@@ -8,7 +8,7 @@ baselines' favour (docs/eeg_transformer.md).
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -233,8 +233,10 @@ def tangent_log_probabilities(inputs: BaselineInputs, train: np.ndarray, test: n
     """
     from sklearn.linear_model import LogisticRegression
 
-    is_odd = inputs.mirror is not None and inputs.swap is not None and inputs.swap.tolist() == [1, 0]
-    tangent = OddTangent(torch.from_numpy(inputs.mirror)) if is_odd else whole_tangent
+    is_odd = inputs.swap is not None and inputs.swap.tolist() == [1, 0]
+    tangent: Callable[[Tensor, float], Tensor] = whole_tangent
+    if is_odd and inputs.mirror is not None:
+        tangent = OddTangent(torch.from_numpy(inputs.mirror))
 
     def vectors(rows: np.ndarray) -> np.ndarray:
         return centred(tangent(inputs.wide[torch.from_numpy(rows)], TANGENT_SHRINKAGE).numpy(), inputs.group[rows])

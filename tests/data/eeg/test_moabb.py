@@ -93,4 +93,4 @@ def test_what_cannot_be_fetched_is_said(fake: ModuleType, tmp_path: Path, monkey
     monkeypatch.setattr(fake.BNCI2014_001, "get_data", refuse)
     with pytest.raises(InputError, match=r"person 1 could not be had \(ConnectionError: no network\); connect to the"):
         load("BNCI2014_001", tmp_path)
-    assert not list((tmp_path / "moabb-FakeDataset").glob("sub-*"))
+    assert not list(tmp_path.glob("moabb-*/sub-*"))
