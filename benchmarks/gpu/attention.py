@@ -64,7 +64,7 @@ def measure(box: Box, name: str, length: int, *, dtype: torch.dtype, backward: b
     start_memory(box.device)
     shape = (3, 1, N_HEADS, length, D_HEAD)
     q, k, v = (t.requires_grad_(backward) for t in torch.randn(shape, device=box.device, dtype=dtype).unbind(0))
-    core = core_of(box, name, length)
+    core = core_of(box, name, length, dtype)
 
     def call() -> Any:
         with torch.set_grad_enabled(backward):
@@ -85,7 +85,7 @@ def measure(box: Box, name: str, length: int, *, dtype: torch.dtype, backward: b
     )
 
 
-def core_of(box: Box, name: str, length: int) -> Core:
+def core_of(box: Box, name: str, length: int, dtype: torch.dtype) -> Core:
     """What computes softmax(q k^T) v, or something in its stead."""
     if name in BACKENDS:
         return partial(one_kernel, BACKENDS[name])
@@ -93,7 +93,7 @@ def core_of(box: Box, name: str, length: int) -> Core:
         return local_by_flex_attention(length, box.device)
     spec = AttentionSpec.for_length(name, length)
     generator = torch.Generator().manual_seed(0)
-    return build_attention(spec, D_HEAD, generator, n_heads=N_HEADS).eval().to(box.device)
+    return build_attention(spec, D_HEAD, generator, n_heads=N_HEADS).eval().to(box.device, dtype)
 
 
 def one_kernel(backend: SDPBackend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

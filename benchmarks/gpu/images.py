@@ -59,7 +59,7 @@ def train(box: Box) -> None:
 
 def load(path: Path) -> Tensor:
     """uint8 images [n, 3, s, s] or [n, s, s, 3] from a .npy file (such as pixels.npy of an image cache)."""
-    pixels = np.load(path, mmap_mode="r")
+    pixels = np.load(path)
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or 3 not in (pixels.shape[1], pixels.shape[3]):
         raise ValueError(f"{path}: {pixels.dtype} {pixels.shape}; needed are uint8 images [n, 3, s, s] or [n, s, s, 3]")
     images = torch.from_numpy(np.ascontiguousarray(pixels))

@@ -1,7 +1,7 @@
 """The parameters of `efficient_attention`."""
 
 from dataclasses import fields
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import model_validator
@@ -65,6 +65,9 @@ class EfficientAttentionConfig(TransformerConfig):
     label_exact_tokens: int = option(
         20000, "labelling: longest sequence for mechanisms that take quadratic time", ge=1, changeable=True
     )
+    label_test: Literal["runs", "people"] = option(
+        "runs", "labelling: test on each subject's last run, or on the last third of the subjects", changeable=True
+    )
     stream_mechanisms: Strings = option(
         ("linear", "delta"), f"streaming: mechanisms to compare, of {', '.join(STREAMING)}", changeable=True
     )
@@ -98,10 +101,11 @@ class EfficientAttentionConfig(TransformerConfig):
         for field in ("recall_pairs", "label_patches"):
             if min(getattr(self, field), default=1) < 1:
                 raise ValueError(f"{field}={getattr(self, field)}: at least 1")
-        if self.label_patches and not is_own(self.dataset) and len(parse_numbers(self.runs, "runs", N_RUNS)) < 2:
+        one_run = not is_own(self.dataset) and len(parse_numbers(self.runs, "runs", N_RUNS)) < 2
+        if self.label_patches and self.label_test == "runs" and one_run:
             raise ValueError(
-                f"runs={self.runs}: labelling trains on some runs and tests on the last; give two, or "
-                "label_patches=none"
+                f"runs={self.runs}: labelling trains on some runs and tests on the last; give two, label_test=people, "
+                "or label_patches=none"
             )
         with torch.device("meta"):  # builds nothing, but checks the sizes of every mechanism
             for name in self.mechanisms:

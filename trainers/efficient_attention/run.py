@@ -12,7 +12,7 @@ mechanisms.
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,11 @@ def check_recordings(config: EfficientAttentionConfig, data: EegData) -> None:
             f"dataset={config.dataset}"
         )
     subjects = labelled_subjects(config, data)
+    if config.label_test == "people" and len(subjects) < 2:
+        raise InputError(
+            "label_test=people: labelling trains on some subjects and tests on others, and there is one; give more, or "
+            "label_test=runs"
+        )
     shortest = round(min(r.seconds for r in data.recordings if r.subject in subjects) * data.sfreq)
     trained_on = shortest - latest_start(data.sfreq)
     for field, longest in (("label_patches", max(config.label_patches)), ("stream_patch", config.stream_patch)):
@@ -239,8 +244,8 @@ def record_tasks(run: AnyRun, config: EfficientAttentionConfig, data: EegData, d
     if labelled:
         run.log_figure(plot_labelling(labelled, config.dataset), "figures/labelling.png")
     people = EEG_SOURCES[config.dataset].people
-    people = people[0].upper() + people[1:]
-    return tasks_report(recall, labelled, streamed, people, on_gpu=device.type == "cuda")
+    what = f"{people[0].upper()}{people[1:]}, {config.label_test} that training did not see"
+    return tasks_report(recall, labelled, streamed, what, on_gpu=device.type == "cuda")
 
 
 def label_plans(
@@ -268,19 +273,25 @@ def label_plans(
     return plans, [plan(name, config.stream_patch, causal=True) for name in config.stream_mechanisms]
 
 
+def labelling_split(recordings: Sequence[Recording], by: str) -> tuple[list[Recording], list[Recording]]:
+    """(to train on, to test on). by: "runs", each subject's last one is tested on; "people", the last third of them."""
+    subjects = list(dict.fromkeys(r.subject for r in recordings))
+    last = {s: max(r.run for r in recordings if r.subject == s) for s in subjects}
+    others = subjects[-max(1, len(subjects) // 3) :]
+    tested = [r.subject in others if by == "people" else r.run == last[r.subject] for r in recordings]
+    chosen = list(zip(recordings, tested, strict=True))
+    return [r for r, test in chosen if not test], [r for r, test in chosen if test]
+
+
 def label_and_stream(
     run: AnyRun, config: EfficientAttentionConfig, data: EegData, device: torch.device
 ) -> tuple[list[Labelled], list[Streamed]]:
-    """Train on all but each subject's last run, test on that; then causal networks for the recording that does not
-    end.
-    """
+    """Train on some recordings, test on others; then causal networks for the recording that does not end."""
     subjects = labelled_subjects(config, data)
     recordings = whole_recordings(data, subjects)
     if config.align == "euclidean":
         recordings = [whitened(recording) for recording in recordings]
-    last = {s: max(r.run for r in recordings if r.subject == s) for s in subjects}
-    test = [r for r in recordings if r.run == last[r.subject]]
-    train = [r for r in recordings if r.run != last[r.subject]]
+    train, test = labelling_split(recordings, config.label_test)
     n_times = max(r.signal.shape[1] for r in recordings)
     whole, causal = label_plans(config, len(data.ch_names), n_times, data.sfreq)
     plans = [*whole, *causal]

@@ -81,23 +81,22 @@ def dies(box: Box) -> None:
 
 
 def hangs(box: Box) -> None:
-    box.row("Numbers", n=1)
     time.sleep(3600)
 
 
-def test_what_fails_dies_or_hangs_is_noted_and_the_next_part_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parts = (("fails", fails, 1.0), ("dies", dies, 1.0), ("hangs", hangs, 1.0), ("fails again", fails, 1.0))
-    monkeypatch.setattr(gpu, "PARTS", parts)
-    monkeypatch.setattr(gpu, "GRACE", 0.0)
-    assert gpu.main(["--out", str(tmp_path), "--minutes", "0.2"]) == 0
+def test_what_fails_or_dies_is_noted_and_the_next_part_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "PARTS", (("fails", fails, 1.0), ("dies", dies, 1.0), ("fails again", fails, 1.0)))
+    assert gpu.main(["--out", str(tmp_path), "--minutes", "60"]) == 0
     found = json.loads((tmp_path / "gpu.json").read_text())["parts"]
-    assert [part["ended"] for part in found] == ["done", "ended by itself with status 7", "cut off", "done"]
-    assert [part["tables"]["Numbers"][0] for part in found] == [{"n": 1}] * 4
-    assert found[3]["tables"]["Numbers"] == [{"n": 1}, {"n": 2}]
+    assert [part["ended"] for part in found] == ["done", "ended by itself with status 7", "done"]
+    assert [part["tables"]["Numbers"] for part in found] == [[{"n": 1}, {"n": 2}], [{"n": 1}], [{"n": 1}, {"n": 2}]]
     assert found[0]["failures"] == [{"failure": "one", "why": "ZeroDivisionError: division by zero"}]
     assert "- ZeroDivisionError: division by zero: one" in (tmp_path / "gpu.md").read_text()
+
+
+def test_what_hangs_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "GRACE", 0.0)
+    assert gpu.in_a_process("hangs", hangs, Settings(True, None, tmp_path), 0.3)["ended"] == "cut off"
 
 
 def test_nothing_begins_after_the_end_of_a_box(tmp_path: Path) -> None:

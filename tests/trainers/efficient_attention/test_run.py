@@ -5,17 +5,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from common.errors import InputError
+from data.eeg.labelling import Recording
 from data.eeg.load import load_eeg
 from models.attention.spec import MECHANISMS
 from tests.running import client, run_trainer, runs
 from tests.trainers.eeg_transformer.test_run import TINY, result
 from trainers.efficient_attention.conclusion import conclusion, plot_labelling
 from trainers.efficient_attention.config import PRESETS, EfficientAttentionConfig
-from trainers.efficient_attention.run import check_recordings, run_efficient_attention
+from trainers.efficient_attention.run import check_recordings, labelling_split, run_efficient_attention
 from trainers.efficient_attention.scaling import (
     build_layer,
     crossover,
@@ -146,6 +148,20 @@ def test_parts_longer_than_the_recordings_are_refused_before_training(folder: Pa
     ):
         with pytest.raises(InputError, match=words):
             check_recordings(quick(**changes), data)
+
+
+def test_people_are_trained_on_or_tested_on(folder: Path) -> None:
+    recordings = [Recording(s, run, np.zeros((1, 1)), np.zeros(1)) for s in (3, 5, 8, 9) for run in (4, 8, 12)]
+    train, test = labelling_split(recordings, "people")
+    assert [(r.subject, r.run) for r in test] == [(9, 4), (9, 8), (9, 12)]
+    assert {r.subject for r in train} == {3, 5, 8}
+    train, test = labelling_split(recordings, "runs")
+    assert [(r.subject, r.run) for r in test] == [(3, 12), (5, 12), (8, 12), (9, 12)]
+    assert {r.run for r in train} == {4, 8}
+    data = load_eeg("simulated", folder / "cache", subjects="1-3", runs="4,8", quiet=True)
+    check_recordings(quick(label_test="people"), data)
+    with pytest.raises(InputError, match="label_test=people: labelling trains on some subjects"):
+        check_recordings(quick(label_test="people", label_subjects=1), data)
 
 
 def test_the_command_refuses_them_with_status_2_and_no_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
