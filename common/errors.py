@@ -9,6 +9,9 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
+LONGEST_LINE = 2000
+"""Characters of an error that are printed."""
+
 
 class InputError(Exception):
     """Something the user gave is wrong: a parameter, a path, a file.
@@ -30,15 +33,23 @@ def run_main(main: Callable[[], int | None]) -> None:
     try:
         status = main()
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        reason = " ".join(str(error).split())[:200]
-        print(f"error: not enough memory ({reason}): take smaller batches, or smaller networks", file=sys.stderr)
+        print(
+            f"error: not enough memory ({one_line(error)[:200]}): take smaller batches, or smaller networks",
+            file=sys.stderr,
+        )
         sys.exit(1)
     sys.exit(status or 0)
+
+
+def one_line(error: Exception) -> str:
+    """The error's message on one line, without the middle of a value of thousands of characters."""
+    line = " ".join(str(error).split())
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 3 :]}"
 
 
 def is_out_of_memory(error: Exception) -> bool:
