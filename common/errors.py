@@ -11,6 +11,9 @@ from types import FrameType
 
 from common.parent import stop_without_parent, works_for_another
 
+LONGEST_LINE = 2000
+"""Characters of an error that are printed."""
+
 
 class InputError(Exception):
     """Something the user gave is wrong: a parameter, a path, a file.
@@ -37,15 +40,23 @@ def run_main(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         sys.exit(130)  # Ctrl-C before or behind the training, or a second one: the run has been ended
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        reason = " ".join(str(error).split())[:200]
-        print(f"error: not enough memory ({reason}): take smaller batches, or smaller networks", file=sys.stderr)
+        print(
+            f"error: not enough memory ({one_line(error)[:200]}): take smaller batches, or smaller networks",
+            file=sys.stderr,
+        )
         sys.exit(1)
     sys.exit(status or 0)
+
+
+def one_line(error: Exception) -> str:
+    """The error's message on one line, without the middle of a value of thousands of characters."""
+    line = " ".join(str(error).split())
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 3 :]}"
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -179,19 +179,19 @@ def _check_archive(path: Path) -> None:
     size = path.stat().st_size
     with open(path, "rb") as file:
         file.seek(max(0, size - SEAL_BYTES))
-        comment = file.read()
-    sealed = comment.startswith(SEAL)
-    if sealed and comment.decode(errors="replace") != SEAL.decode() + _sha256(path, size - SEAL_BYTES):
+        tail = file.read()
+    sealed = tail.startswith(SEAL)
+    if sealed and tail.decode(errors="replace") != SEAL.decode() + _sha256(path, size - SEAL_BYTES):
         raise ValueError("its checksum is not right")
     try:
         with zipfile.ZipFile(path) as archive:
-            if archive.comment and not sealed:
+            # Archives of earlier versions have no comment: they end with the record that says so.
+            if not sealed and (tail[-22:-18] != b"PK\5\6" or tail[-2:] != b"\0\0"):
                 raise ValueError("its checksum is not right")
             entries = archive.infolist()
             packed = [entry for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
             if packed or sum(entry.file_size for entry in entries) > size:
                 raise ValueError("it would unpack to more than its size, which torch.save never does")
-            # Archives of earlier versions have no comment.
             damaged = None if sealed else archive.testzip()
     except OSError:
         raise

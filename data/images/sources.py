@@ -217,7 +217,7 @@ def _read_file(path: Path) -> bytes:
 def _read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     _check_file_size(info.file_size)
     data = archive.read(info)  # no more than info.file_size, whatever the entry holds
-    if len(data) != info.file_size:  # a checksum of 0 is that of nothing, too
+    if len(data) != info.file_size or not data:  # a checksum of 0 is that of nothing, too
         raise ValueError(f"the zip holds {len(data)} of its {info.file_size} bytes")
     return data
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import InputError, one_line
 from tests.conftest import PATIENCE, ROOT
 
 SIGNAL_TWICE = """
@@ -76,6 +77,14 @@ run_main(main)
     process.send_signal(signal.SIGHUP)
     assert process.wait(PATIENCE) == 129
     assert (tmp_path / "saved").read_text() == "129"
+
+
+def test_a_message_that_repeats_a_long_value_is_cut_in_the_middle() -> None:
+    assert one_line(InputError("a\nb  c")) == "a b c"
+    line = one_line(InputError(f"space: x={'a' * 10_000} is not a range; write low..high"))
+    assert len(line) < 2000
+    assert line.startswith("space: x=aaa")
+    assert line.endswith("aaa is not a range; write low..high")
 
 
 @pytest.mark.parametrize(

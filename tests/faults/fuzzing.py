@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import InputError
+from common.errors import InputError, one_line
 
 CASES = int(os.environ.get("FAULT_CASES") or 2000)
 SEED = int(os.environ.get("FAULT_SEED") or 0)
@@ -58,8 +58,8 @@ def _outcome(case: Case, chance: random.Random) -> str:
     try:
         return case(chance)
     except InputError as error:
-        line = " ".join(str(error).split())  # as `run_main` prints it
-        assert 10 < len(line) < 1500, line[:200]
+        line = one_line(error)  # as `run_main` prints it
+        assert 10 < len(line) < 2100, line[:200]
         assert "Traceback" not in line
         assert not re.search(r"<[\w.]+ object at 0x", line), line
         return "refused"

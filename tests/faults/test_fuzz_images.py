@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from data.images import cache as image_cache
-from data.images.load import load_images
 from data.images.sources import ImageFile, ImageSource, celeba_source, folder_source
 from tests.data.images.image_trees import jpeg, picture, write_celeba, write_folder, write_zip
 from tests.faults.fuzzing import amounts, damaged, flip_bit, run_cases
@@ -108,6 +107,8 @@ def test_damaged_partition_files(n: int, tmp_path: Path) -> None:
 @amounts
 def test_damaged_caches_of_images(n: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A cache with any byte changed is made anew."""
+    from data.images.load import load_images  # torch, which the other readers here do without
+
     data_dir = write_folder(tmp_path / "x", ["a/1.jpg", "b/2.jpg", "b/3.jpg"])
 
     def load() -> np.ndarray:
@@ -119,14 +120,12 @@ def test_damaged_caches_of_images(n: int, tmp_path: Path, capfd: pytest.CaptureF
 
     def case(chance: random.Random) -> str:
         name = chance.choice(("pixels.npy", "meta.json"))
-        original = (tmp_path / "kept" / name).read_bytes()
-        data = damaged(original, chance)
+        data = damaged((tmp_path / "kept" / name).read_bytes(), chance)
         (cache / name).write_bytes(data)
         np.testing.assert_array_equal(load(), whole)
-        told = "damaged" in capfd.readouterr().err
-        assert told == (data != original)
-        assert (cache / name).read_bytes() == original
-        return "made anew" if told else "the same"
+        anew = (cache / name).read_bytes() != data  # white space in JSON changes nothing
+        assert anew == ("damaged" in capfd.readouterr().err)
+        return "made anew" if anew else "the same"
 
     run_cases(
         "damaged caches of images",
