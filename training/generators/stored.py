@@ -49,7 +49,7 @@ def load_generator(uri: str | None, device: torch.device) -> StoredNetwork:
     if config.get("nets") == "mimicry":
         network = _fitting(lambda: mimicry.build_networks(size, nz=nz, ngf=ngf)[0], state, uri)
     else:
-        network = _fitting(lambda: Generator(size, nz, ngf), state, uri)
+        network = _fitting(lambda: Generator(size, nz, ngf, bool(config.get("grey", False))), state, uri)
     return StoredNetwork(
         network=_filled(network, state, uri, device),
         uri=uri,
