@@ -164,7 +164,7 @@ def log_findings(run: AnyRun, evaluation: SamplerEvaluation, found: Findings) ->
 
 def metrics_of(found: Findings) -> dict[str, float]:
     """The scores of plain sampling and of every sampler, with its differences and its cost, as metrics of the run."""
-    metrics = {}
+    metrics: dict[str, float] = {}
     for sampler, result in {"plain": found.plain, **found.samplers}.items():
         values = {**result.scores, **{f"held_out_{name}": value for name, value in result.held_out.items()}}
         if sampler != "plain":

@@ -52,7 +52,9 @@ def describe_held_out(evaluation: SamplerEvaluation) -> str:
 
 def conclusion(found: Findings, headline: str) -> str:
     """What the headline's sampler gained, and what the others did, in sentences."""
-    better, worse, undecided = [], [], []
+    better: list[str] = []
+    worse: list[str] = []
+    undecided: list[str] = []
     for name in found.samplers:
         both = [d[name] for d in (found.differences, found.held_out_differences) if name in d]
         group = better if all(d.high < 0 for d in both) else worse if any(d.low > 0 for d in both) else undecided

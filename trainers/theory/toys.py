@@ -177,7 +177,9 @@ def correct(toy: Toy, G: nn.Module, D: nn.Module, config: TheoryConfig) -> ToyRe
     n, seed, random = config.toy_points, config.seed, torch.Generator().manual_seed(config.seed + 1)
     fake, held_out, fresh = (G(torch.randn(m, NZ, generator=random)) for m in (4 * n, 2 * n, 2 * n))
     ratio = fit_log_ratio(toy.draw(4 * n, random), fake, held_out, settings=RATIO, seed=seed)
-    judges, calibrations, slopes = toy.draw(2 * n, random), {}, {}
+    judges = toy.draw(2 * n, random)
+    calibrations: dict[str, Calibration] = {}
+    slopes: dict[str, float] = {}
     for name, network in (("critic", D), ("ratio", ratio)):
         real, generated = network(judges)[:, 0], network(fresh)[:, 0]
         slopes[name], offset = platt_scale(real, generated)

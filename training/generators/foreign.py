@@ -85,7 +85,7 @@ def _checked(
     if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) != 3:
         raise InputError(f"model_uri: {uri} makes {shape} of codes [3, {nz}], not images [3, 3, S, S] or [3, 1, S, S]")
     if images.shape[2] != images.shape[3]:
-        raise InputError(f"model_uri: {uri} makes images {shape[2:]}, not square ones")  # type: ignore[index]
+        raise InputError(f"model_uri: {uri} makes images {shape[2:]}, not square ones")
     low, high = float(images.min()), float(images.max())
     if not -1.01 <= low <= high <= 1.01:  # NaN, too, is no such value
         raise InputError(f"model_uri: the images of {uri} have values from {low:.3g} to {high:.3g}; needed is [-1, 1]")
