@@ -100,11 +100,13 @@ def whole(
     image, gradient = parts["G(z)"] + parts["D(x)"], parts["gradient of D(G(z))"]
     measured = parts["G(z)"] + inception
     particles = isir.n_iterations * isir.n_particles * image
-    langevin = isir.n_iterations * (isir.mala_steps + 1) * gradient
-    per_sampler = {"importance": particles, "density": particles, "ex2mcmc": particles + langevin, "mala": langevin}
+    langevin = isir.n_iterations * isir.mala_steps * gradient
+    ratio = isir.n_iterations * isir.n_particles * parts["G(z)"]  # the density ratio itself is next to nothing
+    per_sampler = {"calibrated": ratio, "importance": particles, "density": particles}
+    per_sampler |= {"ex2mcmc": particles + langevin, "mala": langevin}
     samplers = sum(per_sampler[name] + measured for name in isir.samplers)
-    swept = sum(isir.n_iterations * n * image for n in isir.sweep_particles if n != isir.n_particles)
-    swept += particles * (1 + sum(beta != isir.beta for beta in isir.sweep_beta))
+    swept = sum(isir.n_iterations * n * parts["G(z)"] for n in isir.sweep_particles if n != isir.n_particles)
+    swept += ratio * (1 + len(isir.sweep_beta))
     windows = (99 - sum(subject <= 99 for subject in KNOWN_BAD)) * TRIALS * POSITIONS
     share = (1 - 1 / eeg.n_folds) * (1 - eeg.validation_share)
     per_window = eeg_operations(eeg)

@@ -6,9 +6,10 @@
 
 Each run is `make wgan`'s: the digits, `preset=quick`, and what a setting changes of it. fd_digits: of 2,000 images of
 the averaged generator, against the digits that it was trained on, in one feature network for all runs. gradient norm:
-the largest mean of
-|grad D| over 100 steps after the first 100; a critic that holds its penalty stays near 1. Runs with the same seed are
-compared. A run lasts minutes, so many workers (one thread each) are the way to several seeds.
+the largest mean of |grad D| over 100 steps after the first 100; a critic that holds its penalty stays near 1. critic
+loss: mean of the last 100 steps; above 0 the penalty outweighs the distance that the critic finds. A critic holds if
+its loss ends below 0 and its gradient norm stays below 1.3. Runs with the same seed are compared. A run lasts minutes,
+so many workers are the way to several seeds.
 """
 
 import argparse
@@ -36,6 +37,8 @@ from training.generators.digit_features import train_classifier
 N_IMAGES = 2000
 SETTLED, SPAN = 100, 100
 """Steps before the gradient norm is looked at, and steps of a mean."""
+HELD = 1.3
+"""Mean |grad D| below which a critic holds its penalty."""
 
 
 def config_of(setting: str, seed: int) -> WganConfig:
@@ -44,26 +47,29 @@ def config_of(setting: str, seed: int) -> WganConfig:
     return parse_config(WganConfig, PRESETS, [*options, "--seed", str(seed)], "wgan")
 
 
-def run(setting: str, seed: int, features: Path) -> dict[str, float]:
+def run(setting: str, seed: int, threads: int, features: Path) -> dict[str, float]:
     """Train once; its figures."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     config, began = config_of(setting, seed), time.process_time()
     images = load_images("digits", config.image_size, cache_dir=config.cache_dir, progress=False)
     batches = ImageBatches(images, config.batch_size, seed=seed, device=torch.device("cpu"), flip=False)
-    G, D = build_networks(config)
+    G, D = build_networks(config, images.is_grey)
     training = Training(
         G,
         D,
         nz=config.nz,
         lr_generator=config.lr_generator,
         lr_critic=config.lr_critic,
-        betas=(config.beta1, config.beta2),
+        betas_generator=(config.beta1_generator, config.beta2),
+        betas_critic=(config.beta1_critic, config.beta2),
         decay_steps=config.steps if config.lr_decay == "linear" else None,
         ema_decay=config.ema_decay,
         seed=seed,
     )
     rows = list(training_steps(training, batches, n_dis=config.n_dis, gp_scale=config.gp_scale, steps=config.steps))
-    norms = torch.stack(rows)[SETTLED:, METRICS.index("input_gradient_norm")]
+    curves = torch.stack(rows)
+    norms = curves[SETTLED:, METRICS.index("input_gradient_norm")]
+    losses = curves[:, METRICS.index("critic_loss")]
     classifier = DigitClassifier().eval()
     classifier.load_state_dict(torch.load(features))
     extractor = network_extractor("digits", DigitFeatures(classifier), "settings", "digits", torch.device("cpu"))
@@ -75,6 +81,7 @@ def run(setting: str, seed: int, features: Path) -> dict[str, float]:
     return {
         "fd_digits": frechet_distance(made, real),
         "gradient_norm": max(float(part.mean()) for part in norms.split(SPAN)),
+        "critic_loss": float(losses[-SPAN:].mean()),
         "seconds": time.process_time() - began,
     }
 
@@ -85,7 +92,8 @@ def main() -> None:
     )
     parser.add_argument("--settings", default="", help="name=value name=value;...; nothing between two ;: the preset")
     parser.add_argument("--seeds", default="0-3", help="first and last")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each run")
     args = parser.parse_args()
     settings, (first, _, last) = args.settings.split(";"), args.seeds.partition("-")
     seeds = range(int(first), int(last or first) + 1)
@@ -99,28 +107,30 @@ def main() -> None:
         features = Path(folder) / "features.pt"
         torch.save(classifier.state_dict(), features)
         # All settings of a seed before the next seed: whatever is done when it is stopped can be compared.
-        running = {(s, seed): workers.submit(run, s, seed, features) for seed in seeds for s in settings}
+        running = {(s, seed): workers.submit(run, s, seed, args.threads, features) for seed in seeds for s in settings}
         found: dict[tuple[str, int], dict[str, float]] = {}
-        print("| setting | seed | fd_digits | gradient norm | CPU s |\n|---|---|---|---|---|")
+        print("| setting | seed | fd_digits | gradient norm | critic loss | CPU s |\n|---|---|---|---|---|---|")
         for (setting, seed), future in running.items():
             found[setting, seed] = row = future.result()
             print(
                 f"| {setting or 'preset'} | {seed} | {row['fd_digits']:.2f} | {row['gradient_norm']:.2f} | "
-                f"{row['seconds']:.0f} |",
+                f"{row['critic_loss']:+.2f} | {row['seconds']:.0f} |",
                 flush=True,
             )
     ratios, spread = {}, {}
     for setting in settings:
-        values = [found[setting, seed]["fd_digits"] for seed in seeds]
-        norms = [found[setting, seed]["gradient_norm"] for seed in seeds]
+        rows = [found[setting, seed] for seed in seeds]
+        values, norms = ([row[name] for row in rows] for name in ("fd_digits", "gradient_norm"))
+        held = sum(row["critic_loss"] < 0 and row["gradient_norm"] < HELD for row in rows)
         print(
             f"{setting or 'preset'}: fd_digits {np.median(values):.2f} [{min(values):.2f}, {max(values):.2f}], "
-            f"gradient norm {np.median(norms):.2f} [{min(norms):.2f}, {max(norms):.2f}]"
+            f"gradient norm {np.median(norms):.2f} [{min(norms):.2f}, {max(norms):.2f}]; "
+            f"the critic held in {held} of {len(rows)}"
         )
         against = [found[settings[0], seed]["fd_digits"] / value for seed, value in zip(seeds, values, strict=True)]
         label = f"fd_digits of {settings[0] or 'the preset'} / {setting or 'the preset'}"
         ratios[label], spread[label] = float(np.median(against)), [min(against), max(against)]
-    conditions = {"seeds": args.seeds, "images": N_IMAGES, "threads": 1, "torch": torch.__version__}
+    conditions = {"seeds": args.seeds, "images": N_IMAGES, "threads": args.threads, "torch": torch.__version__}
     print(json.dumps({"name": "wgan_settings", "ratios": ratios, "spread": spread, "conditions": conditions}))
 
 

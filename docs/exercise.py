@@ -117,7 +117,7 @@ from trainers.wgan.loop import METRICS, Training, sample_images, train, training
 
 images = load_images("digits", 32, "train", cache_dir=cache, progress=False)
 dataloader = ImageBatches(images, batch_size=32, seed=0, device="cpu", flip=False)
-training = Training(G, D, nz=64, lr_generator=5e-4, lr_critic=8e-4, betas=(0.0, 0.9), ema_decay=0.98)
+training = Training(G, D, nz=64, lr_generator=5e-4, lr_critic=8e-4, ema_decay=0.98)
 print(f"{len(images):,} images, batches {list(next(dataloader).shape)} in [-1, 1]")
 
 # %% [markdown]

@@ -1,5 +1,6 @@
 """Runs trainers as their users do: a process of their own, in an empty folder, with a store of its own."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run
 
 from tests.conftest import PATIENCE, ROOT
@@ -54,6 +56,17 @@ def runs(folder: Path) -> list[Run]:
 def history(folder: Path, run_id: str, metric: str) -> list[tuple[int, float]]:
     """(step, value) of every stored point, in order of steps; a doubled point appears twice."""
     return sorted((point.step, point.value) for point in client(folder).get_metric_history(run_id, metric))
+
+
+def read_json(folder: Path, run_id: str, path: str) -> Any:
+    """A JSON file among the run's artifacts."""
+    uri = f"sqlite:///{folder}/mlflow.db"
+    return json.loads(Path(download_artifacts(run_id=run_id, artifact_path=path, tracking_uri=uri)).read_text())
+
+
+def artifacts(folder: Path, run_id: str) -> set[str]:
+    """The run's files, and those of its folder `figures`."""
+    return {file.path for path in ("", "figures") for file in client(folder).list_artifacts(run_id, path)}
 
 
 def config_class_of(module: ModuleType) -> Any:

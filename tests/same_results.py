@@ -66,6 +66,7 @@ TINY_RUNS: list[tuple[str, dict[str, object]]] = [
             "n_iterations": 2,
             "n_particles": 3,
             "n_sweep": 70,
+            "n_ratio": 100,
             "bootstrap": 20,
             "sweep_particles": "1,3",
             "sweep_beta": "0.1",
@@ -122,6 +123,9 @@ TINY_RUNS: list[tuple[str, dict[str, object]]] = [
             "theta_steps": 20,
             "n_chains": 100,
             "n_iterations": 3,
+            "toys": "moons",
+            "toy_steps": 10,
+            "toy_points": 30,
         },
     ),
     (

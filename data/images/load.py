@@ -45,6 +45,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    @property
+    def is_grey(self) -> bool:
+        """Whether no image has colour: its three channels are equal. Looks no further than the first that has."""
+        return all(bool((image[1:] == image[:1]).all()) for image in self.pixels)
+
 
 def load_images(
     dataset: str,

@@ -235,8 +235,8 @@ class _Target:
         """log w of codes [..., n_z] whose critic values are [...]."""
         return self.beta * value - self.prior_in_weight * z.square().sum(-1)
 
-    def log_density_and_gradient(self, z: Tensor, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
-        """(log q w up to a constant [n], its gradient [n, n_z], D(G(z)) [n]) for codes [n, n_z]."""
+    def place(self, z: Tensor, chunk: int) -> "_Place":
+        """What MALA needs to know of codes [n, n_z]."""
         densities, gradients, values = [], [], []
         for part in z.split(chunk):
             with torch.enable_grad():
@@ -249,23 +249,56 @@ class _Target:
             values.append(value.detach())
         self.images += len(z)
         _check_finite(torch.cat(values))
-        return torch.cat(densities), torch.cat(gradients), torch.cat(values)
+        return _Place(torch.cat(densities), torch.cat(gradients), torch.cat(values))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What MALA knows of codes [n, n_z]: log q w up to a constant [n], its gradient [n, n_z], D(G(z)) [n]."""
+
+    density: Tensor
+    gradient: Tensor
+    value: Tensor
+
+    def replaced(self, rows: Tensor, other: "_Place") -> "_Place":
+        """With `other`, of all codes, in the rows [n] that are true."""
+        return _Place(
+            torch.where(rows, other.density, self.density),
+            torch.where(rows.unsqueeze(1), other.gradient, self.gradient),
+            torch.where(rows, other.value, self.value),
+        )
+
+    def renewed(self, target: _Target, plan: _Plan, z: Tensor, moved: Tensor) -> "_Place":
+        """With the codes z [n, n_z] in the rows [n] that have moved; the others are not computed again."""
+        rows = moved.nonzero().squeeze(1)
+        if not len(rows):
+            return self
+        new = target.place(z[rows], plan.chunk)
+        return _Place(
+            self.density.index_copy(0, rows, new.density),
+            self.gradient.index_copy(0, rows, new.gradient),
+            self.value.index_copy(0, rows, new.value),
+        )
 
 
 def _run_group(target: _Target, plan: _Plan, seeds: Sequence[int], chains_left: int) -> _Group:
     random = _Streams(seeds, min(chains_left, BLOCK * len(seeds)), plan.device)
     z = random.normal(plan.n_z)
     chains = len(z)
-    # The kept particle's value is carried along: N_p new images per iteration, not N_p + 1.
-    value = target.values(z, plan.chunk)
+    # What is known of the kept particle is carried along: N_p new images per iteration, not N_p + 1.
+    place = None if plan.kernel == "isir" else target.place(z, plan.chunk)
+    value = target.values(z, plan.chunk) if place is None else place.value
     kept = {0: z} if 0 in plan.keep else {}
     rows: dict[str, list[Tensor]] = {}
     for iteration in range(1, plan.n_iterations + 1):
         seen: dict[str, Tensor] = {}
         if plan.kernel != "mala":
             z, value, seen["ess"], seen["moved"] = _isir_step(target, plan, z, value=value, random=random)
-        if plan.kernel != "isir":
-            z, value, seen["accepted"] = _mala_steps(target, plan, z, random)
+        if place is not None:
+            if "moved" in seen:
+                place = place.renewed(target, plan, z, seen["moved"] > 0)
+            z, place, seen["accepted"] = _mala_steps(target, plan, z, place=place, random=random)
+            value = place.value
         seen |= {"critic": value, "squared_norm": z.square().sum(-1)}
         for name, values in seen.items():
             rows.setdefault(name, []).append(values.cpu())
@@ -294,23 +327,24 @@ def _isir_step(
     return particles[rows, chosen], values[rows, chosen], 1 / p.square().sum(dim=1), (chosen > 0).float()
 
 
-def _mala_steps(target: _Target, plan: _Plan, z: Tensor, random: "_Streams") -> tuple[Tensor, Tensor, Tensor]:
-    """Metropolis-adjusted Langevin steps (Roberts and Tweedie 1996): (z, D(G(z)), mean acceptance of each chain)."""
+def _mala_steps(
+    target: _Target, plan: _Plan, z: Tensor, *, place: _Place, random: "_Streams"
+) -> tuple[Tensor, _Place, Tensor]:
+    """Metropolis-adjusted Langevin steps (Roberts and Tweedie 1996): (z, what is known of it, mean acceptance of each
+    chain).
+    """
     steps, h = plan.mala_steps, plan.step_size
-    density, gradient, value = target.log_density_and_gradient(z, plan.chunk)
-    accepted = torch.zeros_like(density)
+    accepted = torch.zeros_like(place.density)
     for _ in range(steps):
         noise = random.normal(z.shape[1])
-        there = z + h * gradient + math.sqrt(2 * h) * noise
-        density_there, gradient_there, value_there = target.log_density_and_gradient(there, plan.chunk)
-        back = (z - there - h * gradient_there).square().sum(-1) / (4 * h)
+        z_there = z + h * place.gradient + math.sqrt(2 * h) * noise
+        there = target.place(z_there, plan.chunk)
+        back = (z - z_there - h * there.gradient).square().sum(-1) / (4 * h)
         forth = noise.square().sum(-1) / 2
-        take = random.uniform().log() < density_there - density - back + forth
-        z = torch.where(take.unsqueeze(1), there, z)
-        gradient = torch.where(take.unsqueeze(1), gradient_there, gradient)
-        density, value = torch.where(take, density_there, density), torch.where(take, value_there, value)
+        take = random.uniform().log() < there.density - place.density - back + forth
+        z, place = torch.where(take.unsqueeze(1), z_there, z), place.replaced(take, there)
         accepted += take.float() / steps
-    return z, value, accepted
+    return z, place, accepted
 
 
 class _Streams:

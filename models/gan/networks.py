@@ -72,11 +72,14 @@ class Generator(nn.Module):
         nz: size of the latent code, drawn from N(0, I).
         ngf: width; None for torch-mimicry's (256, 512, 1024, 1024). The last block has ngf / 8 or ngf / 16 channels
         (ngf at 32).
+        grey: the three channels are one, the mean of the last convolution's: for data without colour, which the network
+        would else have to learn to leave out. Same weights.
     """
 
-    def __init__(self, image_size: int = 64, nz: int = 128, ngf: int | None = None) -> None:
+    def __init__(self, image_size: int = 64, nz: int = 128, ngf: int | None = None, grey: bool = False) -> None:
         super().__init__()
         _check_image_size(image_size)
+        self.grey = grey
         self.bottom_width, default, shifts = GENERATOR_PLANS[image_size]
         ngf = default if ngf is None else ngf
         _check_width("ngf", ngf, max(shifts), image_size)
@@ -104,7 +107,8 @@ class Generator(nn.Module):
         for name in self.block_names:
             h = self.get_submodule(name)(h)
         h = F.relu(self.get_submodule(self.last_norm)(h))
-        return self.get_submodule(self.last_conv)(h).tanh()
+        x = self.get_submodule(self.last_conv)(h)
+        return x.mean(1, keepdim=True).tanh().repeat(1, 3, 1, 1) if self.grey else x.tanh()
 
 
 class CriticBlock(nn.Module):

@@ -50,6 +50,10 @@ class ModelInfo:
     version: int | None
 
 
+class NoWeights(InputError):
+    """There is no such model, or it has no weights that a trainer could build a module from."""
+
+
 def log_model(
     run: AnyRun,
     module: torch.nn.Module,
@@ -130,15 +134,15 @@ def save_model(
             in_volts = metadata.get("epochs", {}).get("unit") == "V"
             serve_by_network(folder, example.shape[1:], in_volts)
         else:
-            if sampler.critic is not None:
+            for rater, network in sampler.raters.items():
                 _save_program(
-                    folder / "critic",
-                    copy.deepcopy(sampler.critic).to("cpu").eval(),
+                    folder / rater,
+                    copy.deepcopy(network).to("cpu").eval(),
                     example=output.numpy(),
                     metadata={},
                     packages=packages,
                 )
-            serve_by_sampler(folder, sampler.algorithm, nz=example.shape[1], image_shape=output.shape[1:])
+            serve_by_sampler(folder, sampler, nz=example.shape[1], image_shape=output.shape[1:])
     weights = folder / WEIGHTS_FOLDER
     weights.mkdir()
     save_tensors(weights / WEIGHTS_NAME, frozen.state_dict())
@@ -245,6 +249,25 @@ def load_program(uri: str) -> tuple[Any, str]:
                 f"model {uri}: no exported program (data/model.pt2) of it can be read: {store.reason(error)}"
             ) from None
         return program, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def load_pyfunc(uri: str) -> tuple[Any, int | None, str] | None:
+    """(predict of the model's python_function, the length of its input rows if its signature says it, its address with
+    the version's number); None where there is no such model, or it has no python_function.
+
+    It runs the model's own code, as `mlflow models serve` does: for addresses that the user names.
+    """
+    import mlflow.pyfunc
+
+    try:
+        address = pinned(uri)
+        with _quiet():
+            model = mlflow.pyfunc.load_model(_artifact_uri(address))
+    except Exception:
+        return None
+    schema = model.metadata.get_input_schema()
+    shape = schema.inputs[0].shape if schema is not None and schema.is_tensor_spec() else ()
+    return model.predict, int(shape[1]) if len(shape) == 2 and shape[1] > 0 else None, address
 
 
 def open_program(path: Path) -> Any:
@@ -357,8 +380,10 @@ def _downloaded(uri: str, folder: Path) -> Path:
                 mlflow.artifacts.download_artifacts(
                     f"{_artifact_uri(uri)}/{WEIGHTS_FOLDER}/{file}", dst_path=str(folder)
                 )
+    except InputError:
+        raise
     except Exception as error:
-        raise InputError(f"model {uri}: {store.reason(error)} (store {store.shown()})") from None
+        raise NoWeights(f"model {uri}: {store.reason(error)} (store {store.shown()})") from None
     return folder
 
 

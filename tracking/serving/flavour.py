@@ -30,12 +30,21 @@ MOST_VOLTS = 0.002
 
 @dataclass(frozen=True)
 class Sampler:
-    """What makes a registered generator a sampler. critic: for I-SIR; None: without. algorithm: the file
-    models/gan/isir.py.
+    """What makes a registered generator a sampler. critic, ratio: for I-SIR by the critic and by the density ratio;
+    None: without. algorithm: the file models/gan/isir.py. iterations: those of sampler=calibrated, if a request names
+    none.
     """
 
     critic: torch.nn.Module | None
     algorithm: Path
+    ratio: torch.nn.Module | None = None
+    iterations: int = 5
+
+    @property
+    def raters(self) -> dict[str, torch.nn.Module]:
+        """What rates images, by the name of its folder in the model."""
+        found = {"critic": self.critic, "density_ratio": self.ratio}
+        return {name: network for name, network in found.items() if network is not None}
 
 
 def serve_by_network(folder: Path, shape: Sequence[int], in_volts: bool) -> None:
@@ -57,8 +66,8 @@ def serve_by_network(folder: Path, shape: Sequence[int], in_volts: bool) -> None
     model.save(str(folder / "MLmodel"))
 
 
-def serve_by_sampler(folder: Path, algorithm: Path, nz: int, image_shape: Sequence[int]) -> None:
-    """Let the generator in `folder` (and the critic in `folder/critic`, if it is there) be served by
+def serve_by_sampler(folder: Path, sampler: Sampler, nz: int, image_shape: Sequence[int]) -> None:
+    """Let the generator in `folder`, with what rates its images in folders of their own, be served by
     tracking/serving/sampler.py.
     """
     import numpy as np
@@ -67,13 +76,14 @@ def serve_by_sampler(folder: Path, algorithm: Path, nz: int, image_shape: Sequen
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
     from mlflow.types.schema import AnyType, Array
 
-    shutil.copyfile(algorithm, folder / "isir.py")
-    critic = {"critic": "critic"} if (folder / "critic").is_dir() else {}
-    settings = {"nz": nz, "max_images": MAX_IMAGES, "max_work": MAX_WORK}
-    model = _add_flavour(folder, "sampler.py", {"model": ".", "isir": "isir.py", **critic}, settings)
+    shutil.copyfile(sampler.algorithm, folder / "isir.py")
+    raters = {name: name for name in sampler.raters}
+    settings = {"nz": nz, "max_images": MAX_IMAGES, "max_work": MAX_WORK, "iterations": sampler.iterations}
+    model = _add_flavour(folder, "sampler.py", {"model": ".", "isir": "isir.py", **raters}, settings)
     parameters = [
         ("seed", "long", None),
         ("output", "string", "uint8"),
+        ("sampler", "string", "critic"),
         ("isir_iterations", "long", 0),
         ("n_particles", "long", 10),
         ("beta", "double", 1.0),

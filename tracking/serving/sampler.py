@@ -29,6 +29,7 @@ CHUNK = 64
 """Images made at once: a long request takes longer, not more memory."""
 
 OUTPUTS = ("uint8", "float", "png")
+SAMPLERS = ("critic", "calibrated")
 WEIGHTS = ("importance", "density")
 
 
@@ -37,11 +38,16 @@ class ServedSampler(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         self.generator = load_program(context.artifacts["model"])
-        self.critic = load_program(context.artifacts["critic"]) if "critic" in context.artifacts else None
+        self.critic, self.ratio = (
+            load_program(context.artifacts[name]) if name in context.artifacts else None
+            for name in ("critic", "density_ratio")
+        )
         self.isir = import_file(Path(context.artifacts["isir"]))
         settings = context.model_config or {}
         runpy.run_path(context.artifacts["guard"])["guard_server"](float(settings["max_request_mb"]))
-        self.nz, self.max_images, self.max_work = (int(settings[key]) for key in ("nz", "max_images", "max_work"))
+        self.nz, self.max_images, self.max_work, self.iterations = (
+            int(settings[key]) for key in ("nz", "max_images", "max_work", "iterations")
+        )
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -50,9 +56,11 @@ class ServedSampler(PythonModel):
 
         A refusal is an MlflowException that the server answers with status 400.
         """
-        settings = params or {}
+        settings = dict(params or {})
         n, codes = self.request(model_input)
         self.check_settings(settings)
+        if settings["sampler"] == "calibrated" and not settings["isir_iterations"]:
+            settings["isir_iterations"] = self.iterations
         self.check_work(n, settings["isir_iterations"], settings["n_particles"])
         codes = self.latent_codes(n, codes, settings)
         with torch.no_grad():
@@ -72,7 +80,7 @@ class ServedSampler(PythonModel):
         iterations, particles = settings["isir_iterations"], settings["n_particles"]
         if not math.isfinite(settings["beta"]):
             raise refusal(f"beta={settings['beta']}: it must be a finite number")
-        for name, allowed in (("output", OUTPUTS), ("weights", WEIGHTS)):
+        for name, allowed in (("output", OUTPUTS), ("sampler", SAMPLERS), ("weights", WEIGHTS)):
             if settings[name] not in allowed:
                 raise refusal(f"{name}={settings[name]!r}: allowed are {', '.join(allowed)}")
         if iterations < 0 or particles < 1:
@@ -97,18 +105,25 @@ class ServedSampler(PythonModel):
         if not settings["isir_iterations"]:
             return torch.randn(n, self.nz, generator=random) if codes is None else codes
         if codes is not None:
-            raise refusal("isir_iterations goes with n, not with codes: the chains start from their own draws")
-        if self.critic is None:
-            raise refusal("isir_iterations: this generator was registered without a critic; leave it 0")
+            raise refusal("I-SIR goes with n, not with codes: the chains start from their own draws")
+        calibrated = settings["sampler"] == "calibrated"
+        rater = self.ratio if calibrated else self.critic
+        if rater is None:
+            raise refusal(
+                "sampler=calibrated: this generator was registered without a density ratio; serve "
+                "models:/wgan-sampler@latest-good, which isir_fid registers"
+                if calibrated
+                else "isir_iterations: this generator was registered without a critic; leave it 0"
+            )
         try:
             return self.isir.I_SIR(
                 N_i=settings["isir_iterations"],
                 N_s=n,
                 N_p=settings["n_particles"],
                 n_z=self.nz,
-                D=self.critic,
+                D=rater,
                 G=self.generator,
-                weights=settings["weights"],
+                weights="importance" if calibrated else settings["weights"],
                 beta=settings["beta"],
                 generator=random,
             )

@@ -22,6 +22,7 @@ from tracking.run import AnyRun, start_run
 from trainers.fid.config import PRESETS, FidConfig
 from trainers.fid.memorisation import Copies, find_copies
 from training.config import as_params, launch_processes, parse_config
+from training.generators.foreign import load_any_generator
 from training.generators.measuring import (
     Reference,
     build_extractor,
@@ -37,7 +38,7 @@ from training.generators.measuring import (
     reference_images,
     scores,
 )
-from training.generators.stored import StoredNetwork, load_generator
+from training.generators.stored import StoredNetwork
 from training.processes import Processes, join_processes
 from training.summary import SUMMARY, render_summary
 
@@ -48,7 +49,7 @@ N_SHOWN = 64
 def run_fid(config: FidConfig) -> int:
     """Measure the generator and record the scores; the exit status."""
     processes = join_processes(config.device)
-    generator = load_generator(config.model_uri, processes.device)
+    generator = load_any_generator(config.model_uri, config.nz, processes.device)
     images = reference_images(config, generator)
 
     with start_run(

@@ -40,12 +40,13 @@ def codes_to_show(
 ) -> dict[str, tuple[Tensor, str]]:
     """{name: (codes [<= n, nz], caption)} of the grids of images.
 
-    Plain sampling, each sampler on the same chains, and the plain samples with the lowest and highest critic values.
+    Plain sampling, each sampler on the same chains, and the plain samples that the headline's weights rate lowest and
+    highest.
     """
     order = plain.chains.value.argsort()
     return {
         "plain": (plain.chains.z[:n], "plain samples"),
         **{name: (result.chains.z[:n], f"the same chains after {name}") for name, result in samplers.items()},
-        "critic_worst": (plain.chains.z[order[:n]], "plain samples the critic likes least"),
-        "critic_best": (plain.chains.z[order[-n:].flip(0)], "plain samples the critic likes most"),
+        "rated_lowest": (plain.chains.z[order[:n]], "plain samples rated lowest"),
+        "rated_highest": (plain.chains.z[order[-n:].flip(0)], "plain samples rated highest"),
     }

@@ -1,8 +1,8 @@
 """Sample one generator with different samplers and settings, and score what comes out."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
 
@@ -14,7 +14,7 @@ from common.progress import Progress
 from evaluation.features import Extractor, Features, extract
 from evaluation.frechet import bootstrap_differences, frechet_of, interval, kernel_distance
 from models.gan.isir import Chains, run_chains
-from trainers.isir_fid.config import IsirFidConfig
+from trainers.isir_fid.config import WEIGHTS, IsirFidConfig
 from training.generators.measuring import Reference, images_of, scores
 from training.generators.stored import StoredNetwork
 
@@ -24,12 +24,17 @@ SWEPT_ITERATIONS = (0, 1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 @dataclass(frozen=True)
 class SamplerResult:
-    """The chains of one sampler, and the features and scores of their images. `seconds`: of sampling alone."""
+    """The chains of one sampler, and the features and scores of their images.
+
+    held_out: Fréchet and kernel distance to the held-out images; empty where there is no second reference. seconds: of
+    sampling alone.
+    """
 
     chains: Chains
     features: Features
     scores: dict[str, float]
     seconds: float
+    held_out: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,14 +48,39 @@ class Difference:
 
 @dataclass(frozen=True)
 class SamplerEvaluation:
-    """What all samplers of a run have in common: generator, critic, feature network and reference."""
+    """What all samplers of a run have in common: generator, critic, density ratio, feature network and references.
+
+    critic, ratio: None where no sampler needs them. held_out: the reference that nothing has seen; None: too few
+    images.
+    """
 
     config: IsirFidConfig
     generator: StoredNetwork
-    critic: StoredNetwork
+    critic: StoredNetwork | None
+    ratio: StoredNetwork | None
     extractor: Extractor
     reference: Reference
+    held_out: Reference | None
     device: torch.device
+
+    @property
+    def described(self) -> str:
+        """The first reference in words."""
+        return f"{self.reference.images.source}, split {self.reference.images.split}"
+
+    @property
+    def headline(self) -> str:
+        """The sampler that the sweeps and the values of plain samples are of."""
+        return "calibrated" if self.ratio is not None else "importance"
+
+    def weights_of(self, sampler: str) -> tuple[StoredNetwork, str, float]:
+        """(network that rates images, weights of `run_chains`, beta) of a sampler."""
+        target = sampler if sampler in WEIGHTS else self.config.weights_of_mala
+        rater, weights, beta = (
+            (self.ratio, "importance", 1.0) if target == "calibrated" else (self.critic, target, self.config.beta)
+        )
+        assert rater is not None, target
+        return rater, weights, beta
 
     def evaluate(self, sampler: str) -> SamplerResult:
         """Sample `n_images` codes with the sampler and score their images."""
@@ -60,11 +90,13 @@ class SamplerEvaluation:
     def evaluate_plain(self, z: Tensor) -> SamplerResult:
         """Score the images of the codes [n, nz] as they are: plain sampling from the prior."""
         seconds = self.generating_seconds(z)
-        return self._scored(Chains(z=z, value=self.critic_values(z), curves={}, kept={}, images=len(z)), seconds)
+        return self._scored(Chains(z=z, value=self.values(z), curves={}, kept={}, images=len(z)), seconds)
 
     def _scored(self, chains: Chains, seconds: float) -> SamplerResult:
         features = self.features_of(chains.z)
-        return SamplerResult(chains, features, scores(self.config, self.extractor, features, self.reference), seconds)
+        held_out = {} if self.held_out is None else self.distances(features, self.held_out)
+        found = scores(self.config, self.extractor, features, self.reference)
+        return SamplerResult(chains, features, found, seconds, held_out)
 
     def sample(
         self,
@@ -78,25 +110,26 @@ class SamplerEvaluation:
     ) -> tuple[Chains, float]:
         """(chains, seconds) of n chains of a sampler; every sampler starts from the same codes.
 
-        particles, beta: None: those of the config. keep: iterations whose codes are kept, besides the start.
+        particles, beta: None: the config's; beta is 1 for the density ratio. keep: iterations whose codes are
+            kept, besides the start.
         label: names the sampling in the progress line and in errors.
         """
         config = self.config
-        kernel: Any = "isir" if sampler in ("importance", "density") else sampler
-        weights: Any = sampler if kernel == "isir" else config.weights_of_mala
+        kernel: Any = "isir" if sampler in WEIGHTS else sampler
+        rater, weights, own_beta = self.weights_of(sampler)
         progress = Progress(n * config.n_iterations, unit="chain iteration")
         began = time.monotonic()
         try:
             chains = run_chains(
-                D=self.critic.network,
+                D=rater.network,
                 G=self.generator.network,
                 n_chains=n,
                 n_iterations=config.n_iterations,
                 n_particles=particles or config.n_particles,
                 n_z=self.generator.nz,
                 kernel=kernel,
-                weights=weights,
-                beta=config.beta if beta is None else beta,
+                weights="density" if weights == "density" else "importance",
+                beta=own_beta if beta is None else beta,
                 mala_steps=config.mala_steps,
                 step_size=config.step_size,
                 keep=(0, *keep),
@@ -124,30 +157,30 @@ class SamplerEvaluation:
         return time.monotonic() - began
 
     @torch.no_grad()
-    def critic_values(self, z: Tensor) -> Tensor:
-        """D(G(z)) [n] of codes [n, nz]."""
-        batches = z.split(self.config.batch_size)
-        return torch.cat([self.critic.network(self.generator.network(part)).reshape(-1) for part in batches])
+    def values(self, z: Tensor) -> Tensor:
+        """What the headline's network says of the images of codes [n, nz], [n]."""
+        rate, make = self.weights_of(self.headline)[0].network, self.generator.network
+        return torch.cat([rate(make(part)).reshape(-1) for part in z.split(self.config.batch_size)])
 
-    def difference(self, plain: SamplerResult, corrected: SamplerResult) -> Difference:
-        """The change of the Fréchet distance by the correction, with a paired-bootstrap interval."""
+    def difference(self, plain: SamplerResult, corrected: SamplerResult, reference: Reference) -> Difference:
+        """The change of the Fréchet distance from a reference by the correction, with a paired-bootstrap interval."""
         draws = bootstrap_differences(
             a=plain.features.x,
             b=corrected.features.x,
-            reference=self.reference.gaussian,
+            reference=reference.gaussian,
             draws=self.config.bootstrap,
             generator=torch.Generator().manual_seed(self.config.seed),
         )
-        score = self.extractor.score
-        return Difference(corrected.scores[score] - plain.scores[score], *interval(draws))
+        before, after = (frechet_of(result.features.x, reference.gaussian) for result in (plain, corrected))
+        return Difference(after - before, *interval(draws))
 
-    def distances(self, z: Tensor) -> dict[str, float]:
-        """Fréchet and kernel distance of the images of codes [n, nz], without the other scores: for the sweeps."""
-        x = self.features_of(z).x
+    def distances(self, features: Features, reference: Reference) -> dict[str, float]:
+        """Fréchet and kernel distance of features to a reference, without the other scores."""
+        x = features.x
         generator = torch.Generator().manual_seed(self.config.seed)
-        kernel, error = kernel_distance(x, self.reference.features.x, generator)
+        kernel, error = kernel_distance(x, reference.features.x, generator)
         return {
-            self.extractor.score: frechet_of(x, self.reference.gaussian),
+            self.extractor.score: frechet_of(x, reference.gaussian),
             self.extractor.kernel_score: kernel,
             f"{self.extractor.kernel_score}_se": error,
         }
@@ -158,32 +191,67 @@ Sweeps = dict[str, list[dict[str, float]]]
 
 
 def sweep(evaluation: SamplerEvaluation) -> Sweeps:
-    """Importance weights with other N_i, N_p and beta, `n_sweep` chains each."""
-    config = evaluation.config
-    n, last = config.n_sweep, config.n_iterations
+    """The headline's sampler with other N_i, N_p and beta, `n_sweep` chains each."""
+    config, sampler = evaluation.config, evaluation.headline
+    n, last, own_beta = config.n_sweep, config.n_iterations, evaluation.weights_of(sampler)[2]
     iterations = [*(i for i in SWEPT_ITERATIONS if i < last), last]
-    chains, _ = evaluation.sample("importance", "sweep over N_i", n=n, keep=iterations)
+    chains, _ = evaluation.sample(sampler, "sweep over N_i", n=n, keep=iterations)
+
+    def distances(z: Tensor) -> dict[str, float]:
+        return evaluation.distances(evaluation.features_of(z), evaluation.reference)
+
     rows: Sweeps = {
-        "n_iterations": [{"n_iterations": i, **evaluation.distances(chains.kept[i])} for i in iterations],
+        "n_iterations": [{"n_iterations": i, **distances(chains.kept[i])} for i in iterations],
         "n_particles": [],
         "beta": [],
     }
     # The settings of the config are a point of the other two sweeps.
     here, weights = rows["n_iterations"][-1], _final_weights(chains)
     rows["n_particles"].append({**here, "n_particles": config.n_particles, **weights})
-    rows["beta"].append({**here, "beta": config.beta, **weights})
+    rows["beta"].append({**here, "beta": own_beta, **weights})
     for particles in config.sweep_particles:
         if particles != config.n_particles:
-            chains, _ = evaluation.sample("importance", f"sweep, n_particles {particles}", n=n, particles=particles)
-            figures = {**evaluation.distances(chains.z), **_final_weights(chains)}
+            chains, _ = evaluation.sample(sampler, f"sweep, n_particles {particles}", n=n, particles=particles)
+            figures = {**distances(chains.z), **_final_weights(chains)}
             rows["n_particles"].append({"n_particles": particles, **figures})
     for beta in config.sweep_beta:
-        if beta != config.beta:
-            chains, _ = evaluation.sample("importance", f"sweep, beta {beta:g}", n=n, beta=beta)
-            rows["beta"].append({"beta": beta, **evaluation.distances(chains.z), **_final_weights(chains)})
+        if beta != own_beta:
+            chains, _ = evaluation.sample(sampler, f"sweep, beta {beta:g}", n=n, beta=beta)
+            rows["beta"].append({"beta": beta, **distances(chains.z), **_final_weights(chains)})
     return {name: sorted(values, key=itemgetter(name)) for name, values in rows.items()}
 
 
 def _final_weights(chains: Chains) -> dict[str, float]:
     """Effective particles and share of moves in the last iteration."""
     return {"ess": chains.curves["ess"][-1], "moved": chains.curves["moved"][-1]}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Plain sampling beside the samplers: {sampler: result}, {sampler: difference} for each reference, sweeps."""
+
+    plain: SamplerResult
+    samplers: Mapping[str, SamplerResult]
+    differences: Mapping[str, Difference]
+    held_out_differences: Mapping[str, Difference]
+    sweeps: Sweeps
+
+
+def compare(evaluation: SamplerEvaluation) -> Findings:
+    """Run all samplers and the sweeps, and measure them."""
+    samplers = {name: evaluation.evaluate(name) for name in evaluation.config.samplers}
+    start = next(iter(samplers.values())).chains.kept[0]  # every sampler starts from these codes
+    plain = evaluation.evaluate_plain(start)
+
+    def differences(reference: Reference | None) -> dict[str, Difference]:
+        if reference is None:
+            return {}
+        return {name: evaluation.difference(plain, result, reference) for name, result in samplers.items()}
+
+    return Findings(
+        plain=plain,
+        samplers=samplers,
+        differences=differences(evaluation.reference),
+        held_out_differences=differences(evaluation.held_out),
+        sweeps=sweep(evaluation),
+    )

@@ -3,7 +3,10 @@
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
-from training.config import CONFIG, Floats, RecordConfig, Seed, option
+from training.config import CONFIG, Floats, RecordConfig, Seed, Strings, option
+
+TOY_NAMES = ("grid", "ring", "moons")
+"""25 Gaussians, a ring of 8, two moons."""
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -34,6 +37,13 @@ class TheoryConfig(RecordConfig):
     n_chains: int = option(4000, "chains of I-SIR", ge=2)
     n_iterations: int = option(30, "N_i: iterations of a chain", ge=1)
     n_particles: int = option(10, "N_p: fresh particles per iteration", ge=1)
+    # Toys in the plane
+    toys: Strings = option(TOY_NAMES, "data in the plane that critic and density ratio correct, or none")
+    toy_steps: int = option(2500, "generator updates on 25 Gaussians; the others take a third", ge=1)
+    toy_points: int = option(
+        5000, "points that each sampler draws; the ratio is fitted on four times as many", ge=20, le=50_000
+    )
+    toy_iterations: int = option(10, "iterations of a chain on the toys", ge=1)
     seed: Seed = option(0, "seed of samples and networks")
 
     @model_validator(mode="after")
@@ -44,6 +54,8 @@ class TheoryConfig(RecordConfig):
             raise ValueError(
                 f"sigmas: {self.sigmas}; at least one, none below 0.001 (the grid would not fit into memory)"
             )
+        if unknown := [name for name in self.toys if name not in TOY_NAMES]:
+            raise ValueError(f"toys: {', '.join(unknown)}; allowed are {', '.join(TOY_NAMES)}, or none")
         if max(map(abs, self.offsets)) > 10 or abs(self.start) > 10 or self.start == 0:
             raise ValueError(f"offsets up to 10 either way, and start up to 10 but not 0: {self.offsets}, {self.start}")
         return self

@@ -13,6 +13,7 @@ from evaluation import distances
 from trainers.theory.correction import Correction
 from trainers.theory.networks import penalised_slope
 from trainers.theory.segments import DistanceRow
+from trainers.theory.toys import ToyResult
 
 
 def plot_distances(rows: Sequence[DistanceRow], sigmas: Sequence[float], gp_scale: float) -> Figure:
@@ -131,6 +132,25 @@ def plot_corrections(corrected: Sequence[Correction], start: float, noise: float
     for axis in axes[1]:
         axis.set_xlabel("y - theta_star")
     figure.suptitle("The latent distribution corrected by a discriminator's logit and by a critic, with either weight")
+    return figure
+
+
+def plot_toys(toys: Sequence[ToyResult]) -> Figure:
+    """The points of each sampler, a row for each toy; what was not sampled stays empty."""
+    samplers = list(dict.fromkeys(name for found in toys for name in found.points))
+    figure = Figure(figsize=(2.4 * len(samplers), 2.7 * len(toys)), layout="constrained")
+    for row, found in zip(figure.subplots(len(toys), len(samplers), squeeze=False), toys, strict=True):
+        low, high = found.toy.anchors.min(0).values - 0.5, found.toy.anchors.max(0).values + 0.5
+        for axis, name in zip(row, samplers, strict=True):
+            if name not in found.points:
+                axis.set_axis_off()
+                continue
+            axis.plot(*found.points[name].T.numpy(), ",", color="black", alpha=0.6)
+            axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xticks=[], yticks=[], aspect="equal")
+            quality = found.qualities[name]
+            axis.set_title(f"{name}\n{100 * quality.near:.0f} % near, W1 {quality.wasserstein:.3f}", fontsize=8)
+        row[0].set_ylabel(found.toy.name)
+    figure.suptitle("I-SIR by the critic, by the critic with a fitted scale, by a density ratio", fontsize=10)
     return figure
 
 

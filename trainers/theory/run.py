@@ -2,7 +2,8 @@
 
 Two distributions on parallel segments, (x, theta) and (x, theta_star) with x ~ U(0, 1): config -> each distance by its
 formula and by computation, over thetas -> gradient descent on theta under each distance -> what I-SIR samples with a
-discriminator's logit and with a critic -> figures -> summary. docs/theory.md derives what is checked here.
+discriminator's logit and with a critic -> the same on data in the plane with gaps -> figures -> summary. docs/theory.md
+derives what is checked here.
 """
 
 import sys
@@ -13,11 +14,12 @@ from tracking.run import start_run
 from trainers.theory.config import TheoryConfig
 from trainers.theory.correction import corrections
 from trainers.theory.descent import descend, distance_slopes
-from trainers.theory.figures import plot_corrections, plot_descents, plot_distances, plot_gradients
+from trainers.theory.figures import plot_corrections, plot_descents, plot_distances, plot_gradients, plot_toys
 from trainers.theory.networks import KINDS
 from trainers.theory.results import TheoryResults, as_dict, log_metrics
 from trainers.theory.segments import network_row, smoothed_rows, transport_rows
 from trainers.theory.summary import summarise
+from trainers.theory.toys import correct_toys
 from training.config import as_params, parse_config
 from training.summary import SUMMARY
 
@@ -32,7 +34,7 @@ def run_theory(config: TheoryConfig) -> int:
         run_name=config.run_name,
     ) as run:
         slopes = distance_slopes(config)
-        progress = Progress(2 * len(config.offsets) + len(slopes) + 4, unit="part")
+        progress = Progress(2 * len(config.offsets) + len(slopes) + 4 + len(config.toys), unit="part")
 
         results = TheoryResults(rows=smoothed_rows(config) + transport_rows(config))
         for offset, kind in product(config.offsets, KINDS):
@@ -46,6 +48,9 @@ def run_theory(config: TheoryConfig) -> int:
         for correction in corrections(config):
             results.corrected.append(correction)
             progress.advance(note=f"I-SIR, {correction.network}")
+        for found in correct_toys(config):
+            results.toys.append(found)
+            progress.advance(note=found.toy.name)
         progress.close()
 
         log_metrics(run, config, results)
@@ -54,6 +59,8 @@ def run_theory(config: TheoryConfig) -> int:
         run.log_figure(plot_gradients(results.gradients), "figures/gradients.png")
         run.log_figure(plot_descents(results.paths, config.start), "figures/descents.png")
         run.log_figure(plot_corrections(results.corrected, config.start, config.noise), "figures/corrections.png")
+        if results.toys:
+            run.log_figure(plot_toys(results.toys), "figures/toys.png")
         summary = summarise(config, results)
         run.log_text(summary, SUMMARY)
         run.finish()

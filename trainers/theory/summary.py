@@ -31,6 +31,7 @@ def summarise(config: TheoryConfig, results: TheoryResults) -> str:
         verdicts=verdicts,
         arrived=[name for name, found in verdicts.items() if found == "arrived"],
         corrected=results.corrected,
+        toys=results.toys,
         distance=distance_text,
     )
 

@@ -42,7 +42,8 @@ class Training:
         nz: int = 128,
         lr_generator: float = 2e-4,
         lr_critic: float = 2e-4,
-        betas: tuple[float, float] = (0.0, 0.9),
+        betas_generator: tuple[float, float] = (0.0, 0.9),
+        betas_critic: tuple[float, float] = (0.0, 0.9),
         decay_steps: int | None = None,
         ema_decay: float = 0.999,
         bf16: bool = False,
@@ -52,8 +53,8 @@ class Training:
         self.nz, self.bf16, self.decay_steps = nz, bf16, decay_steps
         self.ema = GeneratorEMA(G, ema_decay)
         # fused: one kernel for all tensors, the same update to rounding.
-        self.optimizer_G = torch.optim.Adam(G.parameters(), lr=lr_generator, betas=betas, fused=True)
-        self.optimizer_D = torch.optim.Adam(D.parameters(), lr=lr_critic, betas=betas, fused=True)
+        self.optimizer_G = torch.optim.Adam(G.parameters(), lr=lr_generator, betas=betas_generator, fused=True)
+        self.optimizer_D = torch.optim.Adam(D.parameters(), lr=lr_critic, betas=betas_critic, fused=True)
         self._learning_rates = (lr_generator, lr_critic)
         self.random = torch.Generator().manual_seed(seed)
         self.step = 0

@@ -129,7 +129,8 @@ def register_networks(
     whole = images.split_fingerprint or images.fingerprint
     trained_on = {**facts, "data_dir": data_dir, "split_fingerprint": whole}
     about = {"image_size": config.image_size, "nets": config.nets, "trained_on": trained_on}
-    of_generator = {**about, "nz": config.nz, "ngf": config.ngf}
+    grey = config.nets == "own" and images.is_grey
+    of_generator = {**about, "nz": config.nz, "ngf": config.ngf, "grey": grey}
     z = torch.randn(4, config.nz, generator=torch.Generator().manual_seed(0)).numpy()
     x = images.pixels[:4].astype(np.float32) / 127.5 - 1
     networks: list[tuple[str, nn.Module, np.ndarray, dict[str, Any]]] = [

@@ -76,9 +76,9 @@ def check_resumable(config: WganConfig, session: Session, images: ImageSet) -> N
     session.check_unchanged(images.fingerprint, other_data, operational=operational, changeable=changeable)
 
 
-def build_training(config: WganConfig, session: Session) -> Training:
-    """Networks, optimisers and average, as the parameters ask for."""
-    G, D = (network.to(session.device) for network in build_networks(config))
+def build_training(config: WganConfig, session: Session, grey: bool) -> Training:
+    """Networks, optimisers and average, as the parameters ask for; grey: for images without colour."""
+    G, D = (network.to(session.device) for network in build_networks(config, grey))
     if session.processes.world_size > 1:
         synchronise_batch_norms(G)
     return Training(
@@ -87,7 +87,8 @@ def build_training(config: WganConfig, session: Session) -> Training:
         nz=config.nz,
         lr_generator=config.lr_generator,
         lr_critic=config.lr_critic,
-        betas=(config.beta1, config.beta2),
+        betas_generator=(config.beta1_generator, config.beta2),
+        betas_critic=(config.beta1_critic, config.beta2),
         decay_steps=config.steps if config.lr_decay == "linear" else None,
         ema_decay=config.ema_decay,
         bf16=config.precision == "bf16",
@@ -181,7 +182,7 @@ def run_wgan(config: WganConfig, trial: StudyTrial | None = None) -> int:
         rank=session.processes.rank,
         world_size=session.processes.world_size,
     )
-    training = build_training(config, session)
+    training = build_training(config, session, images.is_grey)
     log_before = go_on(config, session, images, training=training, batches=batches)
     codes = torch.randn(config.n_samples, config.nz, generator=torch.Generator().manual_seed(config.seed))
     codes = codes.to(session.device)

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 
 from evaluation.frechet import MIN_IMAGES
-from training.config import CONFIG, DeviceConfig, OptionalPath, OptionalStr, RecordConfig, Seed, option
+from training.config import CONFIG, DeviceConfig, OptionalInteger, OptionalPath, OptionalStr, RecordConfig, Seed, option
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -20,8 +20,10 @@ class MeasureConfig(DeviceConfig, RecordConfig):
     model_uri: OptionalStr = option(
         None,
         "generator: models:/name/version, runs:/id/name, a folder, a .safetensors or torch-mimicry .pth file; "
-        "not given: models:/wgan-generator@latest-good",
+        "a TorchScript file, or any python_function, codes in and images in [-1, 1] out; not given: "
+        "models:/wgan-generator@latest-good",
     )
+    nz: OptionalInteger = option(None, "size of the latent code, of a generator that does not say it")
     # Reference
     dataset: Literal["model", "digits", "celeba", "folder"] = option(
         "celeba", "reference images; model: those the generator was trained on"

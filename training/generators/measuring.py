@@ -65,16 +65,14 @@ def reference_images(config: MeasureConfig, generator: StoredNetwork) -> ImageSe
         raise InputError(
             f"dataset: {generator.uri} does not say what it was trained on; give dataset=digits, celeba or folder"
         )
-    data_dir = config.data_dir
-    if data_dir is None and dataset == known.get("dataset") and known.get("data_dir"):
-        data_dir = Path(known["data_dir"])
+    data_dir = data_dir_of(config, generator)
     if dataset in DATASETS and DATASETS[dataset].needs_dir and data_dir is None:
         raise InputError(f"data_dir: dataset={dataset} needs one, a folder or a zip of images")
     images = load_images(
         dataset=dataset,
         image_size=generator.image_size,
         split=config.split,
-        data_dir=data_dir if dataset in DATASETS and DATASETS[dataset].takes_dir else None,
+        data_dir=data_dir,
         cache_dir=config.cache_dir,
         on_bad=config.on_bad,
     )
@@ -93,6 +91,17 @@ def reference_images(config: MeasureConfig, generator: StoredNetwork) -> ImageSe
     if not config.force:
         check_training_images(config, generator, images)
     return images
+
+
+def data_dir_of(config: MeasureConfig, generator: StoredNetwork) -> Path | None:
+    """Where the reference images lie: `data_dir`, or where those of the generator's training were."""
+    known = generator.trained_on
+    dataset = config.dataset if config.dataset != "model" else known.get("dataset")
+    if dataset not in DATASETS or not DATASETS[dataset].takes_dir:
+        return None
+    if config.data_dir is None and dataset == known.get("dataset") and known.get("data_dir"):
+        return Path(known["data_dir"])
+    return config.data_dir
 
 
 def check_training_images(config: MeasureConfig, generator: StoredNetwork, images: ImageSet) -> None:

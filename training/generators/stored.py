@@ -1,8 +1,9 @@
 """Generators and critics from the registry, a run or a file, ready to be sampled."""
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from models.gan import isir, mimicry
+from models.gan.density_ratio import CoarsePixels, LogRatio, RatioSettings
 from models.gan.networks import CRITIC_PLANS, GENERATOR_PLANS, IMAGE_SIZES, Critic, Generator
 from tracking.registry.models import load_weights, pinned, run_of
 from tracking.serving.flavour import Sampler
@@ -24,7 +26,8 @@ class StoredNetwork:
     """A network in eval mode, with what was stored beside its weights.
 
     uri: where it came from, with the version's number in place of an alias. trained_on: dataset, split, data_dir,
-    preprocessing_hash, ...; empty where unknown.
+    preprocessing_hash, ...; empty where unknown. config: what was stored beside the weights; empty for a checkpoint of
+    torch-mimicry. fingerprint: SHA-256 of the weights; empty for critics.
     """
 
     network: nn.Module
@@ -32,6 +35,8 @@ class StoredNetwork:
     image_size: int
     nz: int
     trained_on: dict[str, Any]
+    config: dict[str, Any] = field(default_factory=dict)
+    fingerprint: str = ""
 
 
 def load_generator(uri: str | None, device: torch.device) -> StoredNetwork:
@@ -49,13 +54,71 @@ def load_generator(uri: str | None, device: torch.device) -> StoredNetwork:
     if config.get("nets") == "mimicry":
         network = _fitting(lambda: mimicry.build_networks(size, nz=nz, ngf=ngf)[0], state, uri)
     else:
-        network = _fitting(lambda: Generator(size, nz, ngf), state, uri)
+        network = _fitting(lambda: Generator(size, nz, ngf, bool(config.get("grey", False))), state, uri)
     return StoredNetwork(
         network=_filled(network, state, uri, device),
         uri=uri,
         image_size=size,
         nz=nz,
         trained_on=_trained_on(config),
+        config=config,
+        fingerprint=fingerprint_of(state),
+    )
+
+
+def fingerprint_of(state: dict[str, Tensor]) -> str:
+    """SHA-256 over names and values of weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def ratio_network(config: Mapping[str, Any]) -> nn.Sequential:
+    """Images [n, 3, S, S] in [-1, 1] -> log density ratio [n, 1]: the network that the stored `config` describes.
+
+    ValueError where it describes none.
+    """
+    try:
+        cells, colour, settings = int(config["cells"]), bool(config["colour"]), RatioSettings(**config["settings"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"cells, colour or settings are missing or wrong: {error}") from None
+    return nn.Sequential(CoarsePixels(cells, colour), LogRatio(cells**2 * (3 if colour else 1), settings))
+
+
+def ratio_config(settings: RatioSettings, cells: int, colour: bool, generator: StoredNetwork) -> dict[str, Any]:
+    """What is stored beside the weights of a density ratio: how to build it, and for which generator it is."""
+    return {
+        "class": "density-ratio",
+        "image_size": generator.image_size,
+        "cells": cells,
+        "colour": colour,
+        "settings": asdict(settings),
+        "generator": generator.uri,
+        "generator_fingerprint": generator.fingerprint,
+    }
+
+
+def load_density_ratio(uri: str, generator: StoredNetwork, device: torch.device) -> StoredNetwork:
+    """The density ratio at `uri`, which takes the addresses of registered models. It must be this generator's: a ratio
+    says how much more likely an image is among the real ones than among those of one generator.
+    """
+    uri = pinned(uri)
+    state, config = load_weights(uri)
+    if config.get("class") != "density-ratio":
+        raise InputError(f"calibration: {uri} is a {config.get('class', 'model of another kind')}, not a density ratio")
+    if config.get("generator_fingerprint") != generator.fingerprint:
+        raise InputError(
+            f"calibration: {uri} was fitted for another generator, {config.get('generator')}, not for {generator.uri}: "
+            "its weights would lead elsewhere; give calibration=fit, or model_uri with that generator"
+        )
+    return StoredNetwork(
+        network=_filled(_fitting(lambda: ratio_network(config), state, uri), state, uri, device),
+        uri=uri,
+        image_size=generator.image_size,
+        nz=generator.nz,
+        trained_on={},
+        config=config,
     )
 
 
@@ -66,7 +129,10 @@ def load_critic(uri: str | None, generator: StoredNetwork, device: torch.device)
     """
     if uri is None:
         if not re.match(r"(models|runs):/", generator.uri):
-            raise InputError(f"critic_uri: the generator {generator.uri} is a file; name its critic's file, too")
+            raise InputError(
+                f"critic_uri: the generator {generator.uri} is a file; name its critic's file, too, or give "
+                "samplers=calibrated, which needs none"
+            )
         uri = f"runs:/{run_of(generator.uri)}/critic"
     if uri.endswith(".pth"):
         return _mimicry_critic(Path(uri), generator, device)
@@ -109,9 +175,11 @@ def _trained_on(config: Mapping[str, Any]) -> dict[str, Any]:
     return dict(known) if isinstance(known, dict) else {}
 
 
-def sampler_with(critic: nn.Module | None) -> Sampler:
-    """What lets a registered generator be served as a sampler, with I-SIR by `critic`."""
-    return Sampler(critic, Path(isir.__file__))
+def sampler_with(critic: nn.Module | None, ratio: nn.Module | None = None, iterations: int = 5) -> Sampler:
+    """What lets a registered generator be served as a sampler, with I-SIR by `critic`, and by `ratio` in `iterations`
+    where a request does not say how many.
+    """
+    return Sampler(critic, Path(isir.__file__), ratio, iterations)
 
 
 def _mimicry_state(path: Path) -> dict[str, Tensor]:
@@ -137,7 +205,14 @@ def _mimicry_generator(path: Path, device: torch.device) -> StoredNetwork:
         ngf = rows // bottom**2 << shifts[0]
         if rows and rows % bottom**2 == 0 and len(last_norm) == ngf >> shifts[-1]:
             network = _filled(Generator(size, nz, ngf), state, str(path), device)
-            return StoredNetwork(network=network, uri=str(path), image_size=size, nz=nz, trained_on={})
+            return StoredNetwork(
+                network=network,
+                uri=str(path),
+                image_size=size,
+                nz=nz,
+                trained_on={},
+                fingerprint=fingerprint_of(state),
+            )
     raise InputError(f"{path} is not a WGAN-GP generator of torch-mimicry at 32, 48, 64 or 128 pixels")
 
 

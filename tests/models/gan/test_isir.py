@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.isir import pseudo_code
-from models.gan.isir import I_SIR, run_chains
+from models.gan.isir import I_SIR, Chains, run_chains
 from models.gan.networks import Critic, Generator
 
 SLOPE = 1.0
@@ -219,3 +219,28 @@ def test_a_generator_in_train_mode_is_refused() -> None:
 def test_a_broken_critic_is_reported() -> None:
     with pytest.raises(ValueError, match="NaN or infinite"):
         I_SIR(N_i=1, N_s=4, N_p=1, n_z=2, D=lambda x: torch.full((len(x),), math.nan), G=identity)
+
+
+@pytest.mark.parametrize(("kernel", "images"), [("mala", 1 + 5 * 3), ("ex2mcmc", 1 + 5 * (4 + 3))])
+def test_mala_computes_no_place_twice(kernel: Any, images: int) -> None:
+    """Neither between iterations nor at the start; Ex2MCMC looks anew at the chains that I-SIR has moved, and only
+    there.
+    """
+    chains = toy_chains(kernel=kernel)
+    moved = round(18 * sum(chains.curves.get("moved", [])))
+    assert chains.images == 18 * images + moved
+    assert chains.value.tolist() == pytest.approx((SLOPE * chains.z[:, 0]).tolist())
+
+
+def test_mala_in_iterations_is_mala_in_one() -> None:
+    """Three iterations of two steps from the same draws are one of six: nothing is lost or computed anew in between."""
+    once, thrice = (toy_chains(kernel="mala", n_iterations=n, mala_steps=6 // n) for n in (1, 3))
+    assert torch.equal(once.z, thrice.z)
+    assert torch.equal(once.value, thrice.value)
+    assert once.images == thrice.images == 18 * (1 + 6)
+
+
+def toy_chains(**settings: Any) -> Chains:
+    defaults: dict[str, Any] = {"n_iterations": 5, "n_particles": 4, "n_z": 2, "mala_steps": 3, "step_size": 0.3}
+    generator = torch.Generator().manual_seed(1)
+    return run_chains(linear_critic, identity, n_chains=18, generator=generator, **{**defaults, **settings})

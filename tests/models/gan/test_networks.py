@@ -63,3 +63,14 @@ def test_export_keeps_the_batch_size_free(size: int) -> None:
 def test_bad_sizes_are_refused(build: object, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         build()  # type: ignore[operator]
+
+
+def test_a_grey_generator_is_the_mean_of_the_channels_with_the_same_weights() -> None:
+    torch.manual_seed(0)
+    G, grey = Generator(32, 6, 16).eval(), Generator(32, 6, 16, grey=True).eval()
+    grey.load_state_dict(G.state_dict())
+    z = torch.randn(3, 6)
+    x, before = grey(z), G(z).double().atanh()
+    assert x.shape == (3, 3, 32, 32)
+    assert torch.equal(x[:, :1].expand_as(x), x)
+    assert torch.allclose(x.double(), before.mean(1, keepdim=True).expand_as(x).tanh(), atol=1e-5)

@@ -19,12 +19,14 @@ import torch
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import scoring_server
 from PIL import Image
+from torch import nn
 
 import models.gan.isir
 from data.eeg.recording import fir_kernel
 from evaluation.images import to_uint8
 from models.eeg.simclr import ChannelEncoder
 from models.eeg.transformer import EegTransformer, EpochClassifier
+from models.gan.density_ratio import CoarsePixels, LogRatio, RatioSettings
 from models.gan.digit_classifier import DigitClassifier
 from models.gan.isir import I_SIR
 from models.gan.networks import Critic, Generator
@@ -47,6 +49,9 @@ class Registry:
         self.G, self.D = Generator(32, NZ, 16).eval(), Critic(32, 16).eval()
         with torch.no_grad():
             self.D.linear.weight.mul_(30)  # an untrained critic is nearly constant; this one decides something
+        settings = RatioSettings(folds=2, width=16)
+        self.ratio = nn.Sequential(CoarsePixels(8), LogRatio(64, settings)).eval()
+        self.ratio[1].slope.fill_(30.0)  # type: ignore[operator, union-attr]
         transformer = EegTransformer(N_CHANS, patch_len=40, patch_stride=20, d_model=8, n_heads=2, d_ff=16, n_filters=4)
         self.networks: dict[str, torch.nn.Module] = {
             "wgan-critic": self.D,
@@ -91,6 +96,15 @@ class Registry:
                 config={},
                 sampler=sampler_with(None),
             )
+            log_model(
+                run,
+                self.G,
+                "sampler",
+                self.codes.numpy(),
+                registered_name="wgan-sampler",
+                config={},
+                sampler=sampler_with(self.D, self.ratio, iterations=2),
+            )
             for name, network in self.networks.items():
                 example = self.inputs[name][:2].numpy()
                 volts = {"epochs": {"unit": "V"}} if name == "eeg-transformer" else None
@@ -121,7 +135,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 def loaded(registry: Registry) -> dict[str, Any]:
     """{name: pyfunc model} of every kind, loaded as a scoring server loads them."""
     os.environ[scoring_server._SERVER_MODEL_PATH] = ""
-    names = ["wgan-generator", "generator-alone", *registry.networks]
+    names = ["wgan-generator", "generator-alone", "wgan-sampler", *registry.networks]
     models = {name: mlflow.pyfunc.load_model(f"models:/{name}@latest-good") for name in names}
     del os.environ[scoring_server._SERVER_MODEL_PATH]
     return models
@@ -207,6 +221,21 @@ def test_served_isir_is_the_module(registry: Registry, loaded: dict[str, Any]) -
     assert critic.predict(corrected).mean() > critic.predict(plain).mean() + 0.5 * critic.predict(plain).std()
 
 
+def test_the_calibrated_sampler_is_isir_by_the_density_ratio(registry: Registry, loaded: dict[str, Any]) -> None:
+    """In as many iterations as it was registered with, or as a request says; weights play no part."""
+    for iterations, asked in ((2, {}), (3, {"isir_iterations": 3, "weights": "density"})):
+        params = {"sampler": "calibrated", "n_particles": 4, "seed": 5, "output": "float", **asked}
+        served = loaded["wgan-sampler"].predict({"n": 20}, params=params)
+        random = torch.Generator().manual_seed(5)
+        z = I_SIR(N_i=iterations, N_s=20, N_p=4, n_z=NZ, D=registry.ratio, G=registry.G, generator=random)
+        with torch.no_grad():
+            np.testing.assert_allclose(served, registry.G(z).numpy(), atol=1e-5)
+    plain = loaded["wgan-sampler"].predict({"n": 20}, params={"seed": 5, "output": "float"})
+    assert not np.allclose(plain, served, atol=1e-3)
+    with pytest.raises(MlflowException, match="8192 to make"):
+        loaded["wgan-sampler"].predict({"n": 256}, params={"sampler": "calibrated", "n_particles": 50})
+
+
 def test_outputs_of_a_sampler(registry: Registry, loaded: dict[str, Any]) -> None:
     model = loaded["wgan-generator"]
     with torch.no_grad():
@@ -253,6 +282,7 @@ def test_signature_and_example_say_how_to_ask(loaded: dict[str, Any]) -> None:
     assert {param.name: param.default for param in metadata.get_params_schema()} == {
         "seed": None,
         "output": "uint8",
+        "sampler": "critic",
         "isir_iterations": 0,
         "n_particles": 10,
         "beta": 1.0,
@@ -309,7 +339,9 @@ SAMPLER_FAULTS: list[tuple[object, str]] = [
     ({"inputs": {"codes": [[math.nan] * NZ]}}, "NaN, null or infinite"),
     ({"inputs": {"codes": [[None, *ZEROS[1:]]]}}, "NaN, null or infinite"),
     ({"inputs": {"codes": [[1e300] * NZ]}}, "NaN, null or infinite"),
-    ({"inputs": {"codes": [ZEROS]}, "params": {"isir_iterations": 2}}, "isir_iterations goes with n"),
+    ({"inputs": {"codes": [ZEROS]}, "params": {"isir_iterations": 2}}, "I-SIR goes with n"),
+    ({"inputs": {"n": 2}, "params": {"sampler": "x"}}, "sampler='x': allowed are critic, calibrated"),
+    ({"inputs": {"n": 2}, "params": {"sampler": "calibrated"}}, "registered without a density ratio; serve"),
     ({"dataframe_records": [{"n": 1}, {"n": 2}]}, "2 rows: a request has one"),
     ({"inputs": {"n": 2}, "params": {"output": "jpg"}}, "output='jpg': allowed are uint8, float, png"),
     ({"inputs": {"n": 2}, "params": {"isir_iterations": -1}}, "isir_iterations=-1 must be at least 0"),

@@ -1,21 +1,17 @@
-"""The fid and isir_fid entry points, run as their users run them, on a small generator that a real wgan run
-registered.
-"""
+"""The fid entry point, run as its users run it, on a small generator that a real wgan run registered."""
 
-import json
 import shutil
 from pathlib import Path
 
 import mlflow
 import pytest
 import torch
-from mlflow.artifacts import download_artifacts
 
 from benchmarks.fid import random_inception_state
 from common.errors import InputError
 from models.gan import mimicry
 from tests.data.images.image_trees import write_celeba
-from tests.running import client, environment, run_trainer, runs
+from tests.running import artifacts, client, environment, read_json, run_trainer, runs
 from tracking.registry.evaluations import evaluations_in
 from tracking.registry.models import load_program, run_of
 from trainers.fid.config import PRESETS, FidConfig
@@ -25,27 +21,6 @@ from training.generators.digit_features import train_classifier
 from training.generators.stored import load_critic, load_generator
 
 CPU = torch.device("cpu")
-GENERATOR = {"image_size": 32, "ngf": 16, "ndf": 16, "nz": 8, "batch_size": 8, "steps": 3, "n_samples": 4}
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
-    """A folder whose registry holds a generator trained on digits for a moment."""
-    folder = tmp_path_factory.mktemp("trained")
-    shutil.copy(empty_store, folder / "mlflow.db")
-    run_trainer(folder, "wgan", **GENERATOR)
-    return folder
-
-
-def read_json(folder: Path, run_id: str, path: str) -> dict[str, object]:
-    uri = f"sqlite:///{folder}/mlflow.db"
-    loaded = json.loads(Path(download_artifacts(run_id=run_id, artifact_path=path, tracking_uri=uri)).read_text())
-    assert isinstance(loaded, dict)
-    return loaded
-
-
-def artifacts(folder: Path, run_id: str) -> set[str]:
-    return {file.path for path in ("", "figures") for file in client(folder).list_artifacts(run_id, path)}
 
 
 def test_fid_with_no_parameters(trained: Path) -> None:
@@ -170,56 +145,6 @@ def test_a_refusal_is_one_line_and_status_2(trained: Path) -> None:
     assert text.strip().splitlines()[-1].startswith("error: n_images: 40 images for features of dimension 64")
     assert "Traceback" not in text
     assert runs(trained)[-1].info.status == "FAILED"
-
-
-@pytest.mark.slow
-def test_isir_fid_refuses_too_few_chains_of_the_sweeps_before_it_samples(trained: Path) -> None:
-    text = run_trainer(trained, "isir_fid", status=2, n_images=70, n_sweep=30)
-    assert "error: n_sweep: 30 images for features of dimension 64" in text
-    assert "chain iteration" not in text
-
-
-def test_isir_fid_with_no_parameters_but_sizes(trained: Path) -> None:
-    text = run_trainer(
-        trained,
-        "isir_fid",
-        n_images=70,
-        n_iterations=2,
-        n_particles=3,
-        n_sweep=70,
-        bootstrap=20,
-        sweep_particles="1,3",
-        sweep_beta="0.1",
-        mala_steps=2,
-    )
-    run = runs(trained)[-1]
-    assert run.info.status == "FINISHED"
-    metrics = run.data.metrics
-    for sampler in ("plain", "importance", "density", "ex2mcmc", "mala"):
-        for score in ("fd_digits", "kd_digits", "precision", "recall"):
-            assert f"{sampler}_{score}" in metrics
-    for sampler in ("importance", "density", "ex2mcmc", "mala"):
-        assert metrics[f"{sampler}_difference"] == pytest.approx(
-            metrics[f"{sampler}_fd_digits"] - metrics["plain_fd_digits"]
-        )
-        low, high = metrics[f"{sampler}_difference_low"], metrics[f"{sampler}_difference_high"]
-        assert low < metrics[f"{sampler}_difference"] < high
-    assert metrics["importance_images_per_sample"] == 1 + 2 * 3
-    steps = [point.step for point in client(trained).get_metric_history(run.info.run_id, "importance_ess")]
-    assert sorted(steps) == [1, 2]
-    assert run.data.params["resolved_critic_uri"].endswith("/critic")
-
-    found = artifacts(trained, run.info.run_id)
-    assert {"summary.md", "scores.json", "figures/chains.png", "figures/sweeps.png"} <= found
-    for name in ("plain", "importance", "density", "ex2mcmc", "mala", "critic_worst", "critic_best"):
-        assert f"figures/samples_{name}.png" in found
-    sweeps = read_json(trained, run.info.run_id, "scores.json")["sweeps"]
-    assert {name: [row[name] for row in rows] for name, rows in sweeps.items()} == {  # type: ignore[attr-defined]
-        "n_iterations": [0, 1, 2],
-        "n_particles": [1, 3],
-        "beta": [0.1, 1.0],
-    }
-    assert "## What was obtained" in text
 
 
 def test_stored_networks_come_from_registry_run_folder_and_mimicry(trained: Path, tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def filled(store: MlflowClient) -> dict[str, str]:
         "isir_fid": {
             "figures/samples_plain.png": png(),
             "figures/samples_importance.png": png(),
-            "figures/samples_critic_best.png": png(),
+            "figures/samples_rated_highest.png": png(),
             "comment.md": b"# Gain\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\nIt **did not help**.\n",
             "scores.json": json.dumps({"sweeps": sweeps}).encode(),
         },

@@ -184,6 +184,7 @@ def test_errors_of_kl_are_relative_where_it_is_large() -> None:
         (["--start", "0"], "start up to 10 but not 0"),
         (["--gp_scale", "0"], "gp_scale"),
         (["--offsets", "-11,0"], "offsets up to 10 either way"),
+        (["--toys", "grid,torus"], "toys: torus; allowed are grid, ring, moons"),
     ],
 )
 def test_bad_parameters_are_refused(argv: list[str], words: str) -> None:
@@ -223,6 +224,10 @@ def test_a_whole_run(folder: Path) -> None:
         theta_steps=20,
         n_chains=100,
         n_iterations=3,
+        toys="moons",
+        toy_steps=10,
+        toy_points=30,
+        toy_iterations=1,
     )
     run = runs(folder)[-1]
     assert run.info.status == "FINISHED"
@@ -232,7 +237,11 @@ def test_a_whole_run(folder: Path) -> None:
     assert [history[0].value, len(history)] == [3.0, 21]  # theta itself, not its offset
     found = {file.path for path in ("", "figures") for file in client(folder).list_artifacts(run.info.run_id, path)}
     assert {"summary.md", "theory.json"} <= found
-    assert {f"figures/{name}.png" for name in ("distances", "gradients", "descents", "corrections")} <= found
+    assert {f"figures/{name}.png" for name in ("distances", "gradients", "descents", "corrections", "toys")} <= found
     table = json.loads(Path(client(folder).download_artifacts(run.info.run_id, "theory.json", str(folder))).read_text())
     assert {row["theta"] for row in table["distances"]} == {2.0, 2.5}
     assert "Largest errors over all offsets and sigmas" in text
+    (toy,) = table["toys"]
+    assert toy["toy"] == "two moons"
+    assert run.data.metrics["toy_two_moons_ratio_near"] == toy["samplers"]["ratio"]["near"]
+    assert f"| two moons | data | {100 * toy['samplers']['data']['near']:.1f} % |" in text

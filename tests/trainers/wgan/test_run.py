@@ -467,11 +467,11 @@ def test_learning_rates_fall_to_zero_at_the_last_step() -> None:
 
 def test_a_resumed_training_has_the_betas_it_was_given() -> None:
     """Adam's state brings those of before: allow_changes would record new ones and train with the old."""
-    before = Training(*networks(), nz=6, betas=(0.0, 0.9))
-    after = Training(*networks(), nz=6, betas=(0.5, 0.99))
+    before = Training(*networks(), nz=6)
+    after = Training(*networks(), nz=6, betas_generator=(0.1, 0.99), betas_critic=(0.5, 0.98))
     after.load_state_dict(before.state_dict())
-    for optimizer in (after.optimizer_G, after.optimizer_D):
-        assert [group["betas"] for group in optimizer.param_groups] == [(0.5, 0.99)]
+    assert [group["betas"] for group in after.optimizer_G.param_groups] == [(0.1, 0.99)]
+    assert [group["betas"] for group in after.optimizer_D.param_groups] == [(0.5, 0.98)]
 
 
 def test_samples_leave_the_generator_as_it_was() -> None:

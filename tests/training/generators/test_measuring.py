@@ -1,6 +1,7 @@
 """What fid and isir_fid share: which images they compare with, how many they need, and what the scores look at."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,13 @@ def image_set(n: int) -> ImageSet:
         labels=None,
         upscaled=0,
     )
+
+
+def test_images_are_grey_where_no_pixel_has_colour() -> None:
+    grey = image_set(20).pixels[:, :1].repeat(3, axis=1)
+    assert replace(image_set(20), pixels=grey).is_grey
+    grey[-1, 2, 7, 7] ^= 1
+    assert not replace(image_set(20), pixels=grey).is_grey
 
 
 def test_precision_looks_at_all_classes_of_a_reference_in_their_order() -> None:
@@ -103,8 +111,10 @@ def test_the_seconds_of_plain_sampling_are_of_the_generator_alone() -> None:
         config=IsirFidConfig(batch_size=10),
         generator=generator,
         critic=nothing,
+        ratio=nothing,
         extractor=measuring,
         reference=nothing,
+        held_out=nothing,
         device=CPU,
     )
     assert evaluation.generating_seconds(torch.zeros(25, 4)) > 0
