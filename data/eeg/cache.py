@@ -70,9 +70,11 @@ def read_job(*job: Any) -> tuple[np.ndarray, np.ndarray, RecordingReport] | str:
     """The trials, labels and report of a `ReadJob`, or the reason why the recording cannot be used."""
     file, subject, run, preprocessing, labelled, is_genuine, reading = job
     if reading is None:
-        return try_read_trials(file, subject, run, preprocessing, labelled, is_genuine)
+        return try_read_trials(
+            file, subject, run, preprocessing=preprocessing, labelled=labelled, is_genuine=is_genuine
+        )
     try:
-        return read_any_trials(file, subject, run, preprocessing, reading)
+        return read_any_trials(file, subject, run, preprocessing=preprocessing, reading=reading)
     except (BadRecording, InputError) as error:
         return str(error)
 

@@ -31,9 +31,11 @@ def plan_eegmmi(
         raise InputError(f"every subject asked for is left out ({why}); ask for others, or take them with exclude=none")
     pairs = [(subject, run) for subject in kept for run in numbers]
     n_workers = max(1, min(workers, len(pairs) // RECORDINGS_PER_WORKER))
-    files = _files(source, folder, cache_dir, data_dir, pairs, asked, workers=n_workers, quiet=quiet)
+    files = _files(
+        source, folder, cache_dir, data_dir=data_dir, pairs=pairs, asked=asked, workers=n_workers, quiet=quiet
+    )
     digests, unreadable = hash_files({pair: [file] for pair, file in files.items()})
-    digests, refused = _usable(source, files, digests, unreadable, asked.on_bad)
+    digests, refused = _usable(source, files, digests, unreadable=unreadable, on_bad=asked.on_bad)
     return Plan(
         dataset=source.name,
         jobs=_read_jobs(source, files, digests, asked),

@@ -178,10 +178,15 @@ class EegData:
         return chosen(text, parameter, there)
 
 
+BY_NAME = OwnFiles()
+"""One's own recordings with nothing said about them: people and runs come from the files' names."""
+
+
 def load_eeg(
     dataset: str,
     cache_dir: Path,
     data_dir: Path | None = None,
+    *,
     subjects: str = "1-99",
     runs: str = "4,8,12",
     preprocessing: Preprocessing | None = None,
@@ -193,7 +198,7 @@ def load_eeg(
     seed: int = 0,
     n_workers: int | None = None,
     quiet: bool = False,
-    own: OwnFiles | None = None,
+    own: OwnFiles = BY_NAME,
 ) -> EegData:
     """The trials of the recordings asked for; built once, then memory-mapped from `cache_dir`.
 
@@ -212,14 +217,8 @@ def load_eeg(
 
     Raises InputError, one line, for anything that the user can correct.
     """
-    if dataset not in EEG_SOURCES and not is_own(dataset):
-        names = ", ".join(EEG_SOURCES)
-        raise InputError(f"dataset={dataset!r} is not allowed; choose {names}, recordings or moabb:NAME")
-    if on_bad not in ("stop", "skip"):
-        raise InputError(f"on_bad={on_bad!r} is not allowed; choose stop or skip")
-    # os.path: Path.expanduser raises for a user that is not there.
-    cache_dir = Path(os.path.expanduser(cache_dir))
-    data_dir = None if data_dir is None else Path(os.path.expanduser(data_dir))
+    _check_names(dataset, on_bad)
+    cache_dir, data_dir = _expanded(cache_dir), None if data_dir is None else _expanded(data_dir)
     n_workers = n_workers or available_cores()
     asked = Asked(
         subjects=subjects,
@@ -233,7 +232,7 @@ def load_eeg(
         seed=seed,
     )
     if is_own(dataset):
-        plan = _plan_own(dataset, cache_dir, data_dir, own or OwnFiles(), asked, workers=n_workers, quiet=quiet)
+        plan = _plan_own(dataset, cache_dir, data_dir, own=own, asked=asked, workers=n_workers, quiet=quiet)
     else:
         plan = plan_eegmmi(EEG_SOURCES[dataset], cache_dir, data_dir, asked, workers=n_workers, quiet=quiet)
     fingerprint = _fingerprint(plan)
@@ -242,15 +241,32 @@ def load_eeg(
         cache_dir / f"eeg-{fingerprint[:32]}", plan.jobs, on_bad=on_bad, workers=workers, quiet=quiet
     )
     data = _assemble(plan, trials, index, fingerprint=fingerprint, cache_dir=cache_dir)
-    if on_bad == "stop" and data.excluded:  # an earlier run built this with on_bad=skip
+    _check_complete(data, plan, asked)
+    return replace(data, excluded=(*plan.excluded, *data.excluded))
+
+
+def _expanded(path: Path) -> Path:
+    return Path(os.path.expanduser(path))  # Path.expanduser raises for a user that is not there
+
+
+def _check_names(dataset: str, on_bad: str) -> None:
+    if dataset not in EEG_SOURCES and not is_own(dataset):
+        names = ", ".join(EEG_SOURCES)
+        raise InputError(f"dataset={dataset!r} is not allowed; choose {names}, recordings or moabb:NAME")
+    if on_bad not in ("stop", "skip"):
+        raise InputError(f"on_bad={on_bad!r} is not allowed; choose stop or skip")
+
+
+def _check_complete(data: EegData, plan: Plan, asked: Asked) -> None:
+    """InputError where a recording is missing that may not be, or a class."""
+    if asked.on_bad == "stop" and data.excluded:  # an earlier run built this with on_bad=skip
         bad = data.excluded[0]
         file = next(job.file for job in plan.jobs if (job.subject, job.run) == (bad.subject, bad.run))
         raise bad_recording(file, bad.reason)
-    if labelled and len(np.unique(data.label)) < 2:
+    if asked.labelled and len(np.unique(data.label)) < 2:
         found_class = MOVEMENTS[data.label[0]] if not data.is_own else plan.classes[data.label[0]]
-        of = f"all {len(data.label)} trials of subjects={subjects} runs={runs} are {found_class}"
+        of = f"all {len(data.label)} trials of subjects={asked.subjects} runs={asked.runs} are {found_class}"
         raise InputError(f"{of}: two classes are needed; add runs or subjects")
-    return replace(data, excluded=(*plan.excluded, *data.excluded))
 
 
 def _plan_own(

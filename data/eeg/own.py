@@ -185,11 +185,11 @@ def plan_own(
     reading = Reading(
         electrodes,
         own.montage,
-        own.drop,
-        events if labelled else (),
-        own.reference,
-        own.notch,
-        bids_root_of(found.folder),
+        dropped=own.drop,
+        events=events if labelled else (),
+        reference=own.reference,
+        notch=own.notch,
+        bids_root=bids_root_of(found.folder),
     )
     jobs = [
         ReadJob(

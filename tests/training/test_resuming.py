@@ -234,7 +234,9 @@ def test_folds_of_other_data_or_networks_leave_the_run_finished(here: Path, trai
     config_class, train, tiny, change = EEG[trainer]
 
     def config(**changes: Any) -> Any:
-        return preset_config(config_class, {"quick": {"dataset": "simulated", "n_folds": 3}}, "quick", **{**tiny, **changes})
+        return preset_config(
+            config_class, {"quick": {"dataset": "simulated", "n_folds": 3}}, "quick", **{**tiny, **changes}
+        )
 
     session = Session(train.__name__.removeprefix("run_"), config())
     load_for(session, config())

@@ -266,7 +266,7 @@ def load_pyfunc(uri: str) -> tuple[Any, int | None, str] | None:
     except Exception:
         return None
     schema = model.metadata.get_input_schema()
-    shape = schema.inputs[0].shape if schema is not None and schema.is_tensor_spec() else ()
+    shape: tuple[int, ...] = schema.inputs[0].shape if schema is not None and schema.is_tensor_spec() else ()
     return model.predict, int(shape[1]) if len(shape) == 2 and shape[1] > 0 else None, address
 
 

@@ -101,7 +101,7 @@ class Work:
     def encoder(self, weights: Mapping[str, torch.Tensor] | None) -> FrozenEncoder:
         """The encoder with these weights; None: untrained."""
         shape = shape_of(self.config, self.data)
-        return FrozenEncoder(self.config, shape, weights, self.windows, self.session.device)
+        return FrozenEncoder(self.config, shape, weights, windows=self.windows, device=self.session.device)
 
     def fit(self, name: str, key: str, encoder: FrozenEncoder, fold: Fold, label: np.ndarray) -> dict[str, Any]:
         """The finished fit `key` of the network `name` on `encoder`, with the labels of the fold's training windows."""

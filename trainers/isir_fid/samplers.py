@@ -96,7 +96,7 @@ class SamplerEvaluation:
         features = self.features_of(chains.z)
         held_out = {} if self.held_out is None else self.distances(features, self.held_out)
         found = scores(self.config, self.extractor, features, self.reference)
-        return SamplerResult(chains, features, found, seconds, held_out)
+        return SamplerResult(chains, features, found, seconds=seconds, held_out=held_out)
 
     def sample(
         self,

@@ -136,7 +136,7 @@ def trial_covariances(data: EegData, slices: Sequence[Slice], chunk: int = 64) -
         parts[rows], whole[rows] = slice_covariances(
             x, slices, tmin=float(data.times[0]), sfreq=p.sfreq / step, passed=(p.l_freq, p.h_freq)
         )
-    return TrialCovariances(tuple(slices), data.ch_names, torch.from_numpy(data.positions), parts, whole)
+    return TrialCovariances(tuple(slices), data.ch_names, torch.from_numpy(data.positions), parts=parts, whole=whole)
 
 
 def aligned_vectors(found: TrialCovariances, group: np.ndarray) -> Tensor:

@@ -47,7 +47,11 @@ def load_any_generator(uri: str | None, nz: int | None, device: torch.device) ->
             raise fault from None
         predict, known_nz, pinned_uri = found
         return _checked(
-            lambda z: _as_tensor(predict(z.cpu().numpy()), z), pinned_uri, known_nz or nz, device, pinned_uri
+            lambda z: _as_tensor(predict(z.cpu().numpy()), z),
+            pinned_uri,
+            known_nz or nz,
+            device=device,
+            fingerprint=pinned_uri,
         )
 
 
@@ -61,7 +65,7 @@ def _torchscript(path: Path, nz: int | None, device: torch.device) -> StoredNetw
         raise InputError(f"model_uri: {path} is no TorchScript file ({fault})") from None
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    return _checked(network, str(path), nz, device, hashlib.sha256(path.read_bytes()).hexdigest())
+    return _checked(network, str(path), nz, device=device, fingerprint=hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def _as_tensor(images: object, z: Tensor) -> Tensor:
