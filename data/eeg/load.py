@@ -237,9 +237,8 @@ def load_eeg(
         plan = plan_eegmmi(EEG_SOURCES[dataset], cache_dir, data_dir, asked, workers=n_workers, quiet=quiet)
     fingerprint = _fingerprint(plan)
     workers = max(1, min(n_workers, len(plan.jobs) // RECORDINGS_PER_WORKER))
-    trials, index = cached_trials(
-        cache_dir / f"eeg-{fingerprint[:32]}", plan.jobs, on_bad=on_bad, workers=workers, quiet=quiet
-    )
+    folder = cache_dir / f"eeg-{fingerprint[:32]}"
+    trials, index = cached_trials(folder, plan.jobs, on_bad=on_bad, workers=workers, quiet=quiet)
     data = _assemble(plan, trials, index, fingerprint=fingerprint, cache_dir=cache_dir)
     _check_complete(data, plan, asked)
     return replace(data, excluded=(*plan.excluded, *data.excluded))
