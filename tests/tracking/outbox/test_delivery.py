@@ -222,7 +222,7 @@ def assert_all_once(client: MlflowClient, run_id: str, fresh_run_id: str) -> Non
     assert files == ["notes/a.txt", "tree/b.txt", "tree/c.txt", "checkpoints/checkpoint.pt"]
     assert len([f for f in client.list_artifacts(run_id, "images") if f.path.endswith(".png")]) == 1
     [version] = client.search_model_versions("name = 'net'")
-    assert version.tags["evaluation.x"] == "{}"
+    assert json.loads(version.tags["evaluation.x"]) == {"measured_by": run_id}
     [logged] = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
     assert logged.tags["mlflow.modelVersions"] == '[{"name": "net", "version": 1}]'
     assert [output.model_id for output in run.outputs.model_outputs] == [logged.model_id]
