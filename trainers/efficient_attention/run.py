@@ -298,7 +298,8 @@ def label_and_stream(
     progress = Progress(len(plans) * config.label_epochs, unit="labelling epoch")
     measured = config.memory and device.type == "cpu"
     memory = inference_megabytes(plans) if measured else [math.nan] * len(plans)
-    labelled, streamed = [], []
+    labelled: list[Labelled] = []
+    streamed: list[Streamed] = []
     for plan, megabytes in zip(plans, memory, strict=True):
         network, row = label_recordings(
             plan, train, test=test, seed=config.seed, device=device, note=lambda note: progress.advance(note=note)
