@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 PATIENCE = 1500.0
 """Seconds until a process counts as hanging. No test measures time: a busy machine may take many times as long."""
+
+# Under nohup or in the background of a shell these are ignored, and so they would be in every process of a test.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
