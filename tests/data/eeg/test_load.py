@@ -166,7 +166,7 @@ def test_processes_that_ask_at_once_get_the_same_trials(folder: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from data.eeg.load import load_eeg\n"
         "folder = Path(sys.argv[1])\n"
-        "data = load_eeg('physionet', folder.parent / 'cache', folder, '2', checksums=False)\n"
+        "data = load_eeg('physionet', folder.parent / 'cache', folder, subjects='2', checksums=False)\n"
         "print(data.fingerprint, float(abs(data.trials).sum(dtype='f8')))"
     )
     command = [sys.executable, "-c", code, str(folder)]
@@ -181,7 +181,7 @@ def test_processes_that_ask_at_once_get_the_same_trials(folder: Path) -> None:
 def test_a_cache_that_cannot_be_written_is_one_clear_line(folder: Path) -> None:
     (folder.parent / "file").write_text("")
     with pytest.raises(InputError, match=r"^cache_dir=.*file': cannot keep the trials"):
-        load_eeg("physionet", folder.parent / "file", folder, "2", checksums=False, quiet=True)
+        load_eeg("physionet", folder.parent / "file", folder, subjects="2", checksums=False, quiet=True)
 
 
 def test_simulated_recordings_that_cannot_be_written_are_one_clear_line(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_simulated_recordings_that_cannot_be_written_are_one_clear_line(tmp_path
 def test_a_data_dir_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "MNE-eegbci-data").write_text("")
     with pytest.raises(InputError, match=r"^data_dir='.*': cannot keep the recordings \(Not a directory\);"):
-        load_eeg("physionet", tmp_path / "cache", tmp_path, "1", quiet=True)
+        load_eeg("physionet", tmp_path / "cache", tmp_path, subjects="1", quiet=True)
 
 
 def test_what_is_built_is_as_open_as_the_umask_says(folder: Path) -> None:
@@ -210,11 +210,11 @@ def test_what_is_built_is_as_open_as_the_umask_says(folder: Path) -> None:
 
 def test_a_leading_tilde_is_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder.parent))
-    data = load_eeg("physionet", Path("~/cache"), Path("~/data"), "2", checksums=False, quiet=True)
+    data = load_eeg("physionet", Path("~/cache"), Path("~/data"), subjects="2", checksums=False, quiet=True)
     assert data.cache_dir == folder.parent / "cache"
     assert list(data.cache_dir.glob("eeg-*"))
     with pytest.raises(InputError, match=r"data_dir='~no\.such\.user/data' is not a folder"):
-        load_eeg("physionet", Path("~/cache"), Path("~no.such.user/data"), "2", quiet=True)
+        load_eeg("physionet", Path("~/cache"), Path("~no.such.user/data"), subjects="2", quiet=True)
 
 
 # Bad recordings
