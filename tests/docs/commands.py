@@ -285,7 +285,7 @@ def check_module(module: str, argv: Sequence[str]) -> None:
     elif module == "torch.distributed.run":
         check_torchrun(argv)
     elif module.split(".")[0] in ("benchmarks", "tracking", "data", "tests", "training"):
-        check_argparse(f"{module}.__main__" if module in ("tracking", "data.eeg") else module, argv)
+        check_argparse(f"{module}.__main__" if module in ("tracking", "data.eeg", "benchmarks.gpu") else module, argv)
     elif module not in ("venv", "pip", "http.server"):
         raise Wrong(f"python -m {module} is of no form that tests/docs/commands.py knows; teach it")
 
