@@ -124,7 +124,7 @@ def _open(folder: Path, key: str, n_files: int) -> CachedImages | None:
     """
     try:
         meta = read_checked_json(folder / "meta.json")
-        pixels = np.load(folder / "pixels.npy", mmap_mode="r")
+        pixels = _mapped(folder / "pixels.npy")
         skipped = meta["skipped"]
         kept = np.setdiff1d(np.arange(n_files), meta["skipped_indices"])
         size = meta["preprocessing"]["image_size"]
@@ -138,9 +138,19 @@ def _open(folder: Path, key: str, n_files: int) -> CachedImages | None:
         images = CachedImages(
             pixels=pixels, kept=kept, pixels_sha256=meta["pixels_sha256"], skipped=skipped, upscaled=meta["upscaled"]
         )
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, SyntaxError):
-        return None  # NumPy raises SyntaxError for some damaged headers
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
     return images if whole else None
+
+
+def _mapped(path: Path) -> np.memmap:
+    """The array in a .npy file, memory-mapped. Raises OSError, or ValueError for a damaged header."""
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except OSError:
+        raise
+    except Exception as error:  # NumPy reads a header as Python text, and lets through whatever that raises
+        raise ValueError(f"{path}: {error}") from error
 
 
 # --- writing ------------------------------------------------------------------------------------------------
