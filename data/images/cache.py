@@ -133,7 +133,7 @@ def _open(folder: Path, key: str, n_files: int) -> CachedImages | None:
             and pixels.dtype == np.uint8
             and pixels.shape == (len(kept), 3, size, size)
             and (folder / "pixels.npy").stat().st_size == pixels.offset + pixels.nbytes
-            and hashlib.sha256(pixels).hexdigest() == meta["pixels_sha256"]
+            and hashlib.sha256(pixels.data).hexdigest() == meta["pixels_sha256"]
         )
         images = CachedImages(
             pixels=pixels, kept=kept, pixels_sha256=meta["pixels_sha256"], skipped=skipped, upscaled=meta["upscaled"]

@@ -12,6 +12,7 @@ from common.errors import InputError
 from tests.conftest import ROOT
 from tests.faults.fuzzing import amounts, odd_text, run_cases
 from tests.running import client, config_class_of
+from tracking import store
 from tracking.registry.models import load_weights, pinned, run_of
 from trainers.tune.space import parse_space, split_settings, values_within
 from training.config import as_params, parse_config
@@ -79,6 +80,7 @@ def test_odd_addresses_of_models(n: int, folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     client(folder).create_registered_model("wgan-generator")
+    store.connect(f"sqlite:///{folder}/mlflow.db")  # leaves its lock beside the database
     before = sorted(folder.rglob("*"))
 
     def case(chance: random.Random) -> str:
