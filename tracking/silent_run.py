@@ -26,6 +26,10 @@ class SilentRun:
         """A path that is never written; rank 0 tells the others where its checkpoint is."""
         return self.folder / CHECKPOINT_NAME
 
+    def store(self) -> str:
+        """Nothing is recorded anywhere."""
+        return ""
+
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Records nothing."""
 
