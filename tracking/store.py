@@ -177,13 +177,23 @@ def _explain_half_made(error: Exception, path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as database:
         try:
             n_runs = int(database.execute("select count(*) from runs").fetchone()[0])
+            version = database.execute("select version_num from alembic_version").fetchone()
         except sqlite3.Error:
-            n_runs = 0
-    if n_runs == 0:
+            n_runs, version = 0, None
+    if n_runs == 0 and (version is None or _is_known_schema(version[0])):
         raise InputError(
-            f"tracking store {path} is half made, by a process that was killed meanwhile, and holds no run: remove the "
-            f"file (rm {path}) and try again"
+            f"tracking store {path} is half made, by a process that was killed meanwhile, or of an older MLflow, and "
+            f"holds no run: remove the file (rm {path}) or upgrade it (mlflow db upgrade sqlite:///{path}), and try "
+            "again"
         ) from None
+
+
+def _is_known_schema(version: str) -> bool:
+    """Whether this MLflow has made such a schema at some time; a newer MLflow's database is not to be removed."""
+    import mlflow.store.db_migrations
+
+    folder = Path(mlflow.store.db_migrations.__path__[0]) / "versions"
+    return any(file.name.startswith(version) for file in folder.glob("*.py"))
 
 
 @contextlib.contextmanager

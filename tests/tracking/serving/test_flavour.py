@@ -214,9 +214,9 @@ def test_served_isir_is_the_module(registry: Registry, loaded: dict[str, Any]) -
         with torch.no_grad():
             np.testing.assert_allclose(served, registry.G(z).numpy(), atol=1e-5)
     critic = loaded["wgan-critic"]
-    plain = loaded["wgan-generator"].predict({"n": 200}, params={"seed": 5, "output": "float"})
+    plain = loaded["wgan-generator"].predict({"n": 150}, params={"seed": 5, "output": "float"})
     corrected = loaded["wgan-generator"].predict(
-        {"n": 200}, params={"seed": 5, "output": "float", "isir_iterations": 5, "n_particles": 10, "beta": 10.0}
+        {"n": 150}, params={"seed": 5, "output": "float", "isir_iterations": 5, "n_particles": 10, "beta": 10.0}
     )
     assert critic.predict(corrected).mean() > critic.predict(plain).mean() + 0.5 * critic.predict(plain).std()
 
