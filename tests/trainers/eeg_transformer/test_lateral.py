@@ -144,7 +144,7 @@ def test_baselines_know_no_test_label_and_mirror_to_the_other_side(data: EegData
         for x in (inputs.wide, inputs.banks):
             x[torch.from_numpy(test)] = x[torch.from_numpy(test)][..., mirror, :][..., mirror]
         after = classical_log_probabilities(name, inputs, train, test)
-        assert np.allclose(after, before[:, ::-1], atol=1e-3), name
+        np.testing.assert_allclose(np.exp(after), np.exp(before[:, ::-1]), atol=1e-3, err_msg=name)
 
 
 def test_the_rule_is_the_power_of_c3_against_c4(data: EegData) -> None:
