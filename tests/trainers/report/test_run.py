@@ -238,7 +238,7 @@ def test_page_fetches_nothing_and_runs_nothing_of_what_runs_say(store: MlflowCli
     assert all(path in ours | figures or ours & set(path.parents) for path in written), written - ours
     assert len(figures) >= 5  # a/b and a_b have one each
     named = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", text)
-    assert {folder / name for name in named} == figures
+    assert {folder / name.replace("\\", "") for name in named} == figures  # Markdown's own escapes, as of _
     assert not re.search(r"(?<!\\)\]\(javascript", text)
     read = Reading(page)
     assert not {"script", "iframe", "object", "embed", "link", "base", "form"} & set(read.tags)
