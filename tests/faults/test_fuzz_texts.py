@@ -78,6 +78,7 @@ def test_odd_addresses_of_models(n: int, folder: Path, monkeypatch: pytest.Monke
 
     monkeypatch.chdir(folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    monkeypatch.setattr("mlflow.tracking._tracking_service.utils._tracking_uri", None)  # and is again afterwards
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     client(folder).create_registered_model("wgan-generator")
     store.connect(f"sqlite:///{folder}/mlflow.db")  # leaves its lock beside the database
