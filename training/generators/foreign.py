@@ -47,7 +47,7 @@ def load_any_generator(uri: str | None, nz: int | None, device: torch.device) ->
             raise fault from None
         predict, known_nz, pinned_uri = found
         return _checked(
-            lambda z: _as_tensor(predict(z.cpu().numpy()), z),
+            lambda z: _as_tensor(predict(z.detach().cpu().numpy()), z),
             pinned_uri,
             known_nz or nz,
             device=device,

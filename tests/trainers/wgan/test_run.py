@@ -141,7 +141,7 @@ def test_registered_models_are_the_trained_networks(
         mlflow.set_tracking_uri(None)
     saved = checkpoint_of(folder, run_id)["training"]
     assert all(torch.equal(state[name], value) for name, value in saved["ema"].items())
-    G = Generator(config["image_size"], config["nz"], config["ngf"])
+    G = Generator(config["image_size"], config["nz"], config["ngf"], config["grey"])
     G.load_state_dict(state)
     D = Critic(32, 16)
     D.load_state_dict(saved["D"])
