@@ -13,7 +13,7 @@ from common.errors import InputError
 from common.tensors import load_tensors, save_tensors
 from evaluation.features import Features, load_features, save_features
 from models.gan.networks import Generator
-from tests.faults.fuzzing import CASES, amounts, changed_json, damaged, run_cases
+from tests.faults.fuzzing import amounts, changed_json, damaged, run_cases
 from tracking.checkpoint import load_checkpoint, save_checkpoint
 from tracking.outbox.spool import Spool, read_facts
 from training.generators.stored import load_generator
@@ -133,8 +133,7 @@ def test_changed_configs_of_models(n: int, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.fault
-@pytest.mark.parametrize("n", [CASES])
+@amounts
 def test_damaged_spools(n: int, tmp_path: Path) -> None:
     """Every line that is whole is read as it was written, one that is not is set aside; nothing stops the others."""
     spool = Spool(tmp_path / "whole")
