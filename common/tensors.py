@@ -20,7 +20,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU. Files of others, without a checksum, are read as they are.
+    """The tensors of a safetensors file, on the CPU. Files of others, without a checksum, are read as they are; these
+    say nothing of themselves but `format`, so that a checksum whose name is damaged is not taken for none.
 
     Raises FileNotFoundError, another OSError, or ValueError with what is wrong with the file.
     """
@@ -32,6 +33,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # SafetensorError, and what torch says to a damaged type or shape
         raise ValueError(f"not a whole safetensors file ({' '.join(str(error).split())[:150]})") from None
+    if CHECKSUM not in metadata and set(metadata) - {"format"}:
+        raise ValueError(f"it has no {CHECKSUM}, but {', '.join(sorted(metadata))[:60]}: a part of it has changed")
     if metadata.get(CHECKSUM, (found := _digest(tensors))) != found:
         raise ValueError("its checksum is not right: a part of it has changed")
     return tensors
