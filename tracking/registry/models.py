@@ -289,7 +289,7 @@ def run_of(uri: str) -> str:
     client = store.connect(store.tracking_uri())
     try:
         if match := re.fullmatch(r"runs:/([^/]+)/.+", uri):
-            run_id = match[1]
+            run_id = client.get_run(match[1]).info.run_id
         elif match := re.fullmatch(r"models:/([^/@]+)/(\d+)", pinned(uri)):
             run_id = client.get_model_version(match[1], match[2]).run_id
         else:

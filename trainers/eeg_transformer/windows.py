@@ -6,7 +6,7 @@ registry -> summary. training/eeg/ has what the EEG trainers share; docs/eeg_tra
 """
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,12 @@ from torch import nn
 
 from common.progress import Progress
 from data.eeg.load import EegData
-from data.eeg.splits import Fold, shuffled_labels
-from data.eeg.windows import Windows
+from data.eeg.splits import shuffled_labels
 from trainers.eeg_transformer.config import EegTransformerConfig, build_network, load_channel_encoder
 from trainers.eeg_transformer.explain import record_explanations
 from trainers.eeg_transformer.registry import register_transformer
 from training.eeg.baselines import build_eegnet, classical_results
-from training.eeg.fit import ADVICE, final_fold, fit_once, seeded
+from training.eeg.fit import ADVICE, Fitting, final_fold, seeded
 from training.eeg.load import load_for
 from training.eeg.records import (
     curves_by_fold,
@@ -47,30 +46,6 @@ def fresh_network(config: EegTransformerConfig, data: EegData, name: str = OWN) 
         return build_network(config, data.trials.shape[1], len(data.classes))
 
 
-@dataclass
-class Work:
-    """What every fit of a run is trained with."""
-
-    session: Session
-    progress: Progress
-    config: EegTransformerConfig
-    data: EegData
-    windows: Windows
-
-    def fit(self, key: str, fold: Fold, label: np.ndarray, name: str = OWN) -> dict[str, Any]:
-        """The finished fit `key` of a fresh network called `name`, with these labels of all windows."""
-        return fit_once(
-            self.session,
-            self.progress,
-            key=key,
-            network=fresh_network(self.config, self.data, name),
-            windows=self.windows,
-            fold=fold,
-            label=label,
-            config=self.config,
-        )
-
-
 def run_windows(config: EegTransformerConfig, trial: StudyTrial | None = None) -> int:
     """Train, compare, record, register; the exit status. trial: the run's place in a study."""
     if config.encoder_uri:
@@ -86,15 +61,19 @@ def run_windows(config: EegTransformerConfig, trial: StudyTrial | None = None) -
         n_fits = 1 if session.trial.searching else len(names) * len(folds) + config.leakage_check + 1
         fits: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         with Progress(n_fits * config.epochs, unit="epoch", quiet=not session.is_first) as progress:
-            work = Work(session, progress, config, data=data, windows=windows)
+            fitting = Fitting(session, progress, config, windows)
             if session.trial.searching:  # judged on validation windows; no test window is looked at
-                work.fit(f"{OWN}_fold1", replace(folds[0], test=np.array([], dtype=int)), windows.label)
+                untested = replace(folds[0], test=np.array([], dtype=int))
+                fitting.fit(f"{OWN}_fold1", fresh_network(config, data), untested, windows.label)
                 return 0
             for name in names:
                 for number, fold in enumerate(folds, 1):
-                    fits[name].append(work.fit(f"{name}_fold{number}", fold, windows.label, name))
-            shuffled = work.fit("leakage", folds[0], dealt) if config.leakage_check else None
-            final = work.fit("final", everything, windows.label)
+                    network = fresh_network(config, data, name)
+                    fits[name].append(fitting.fit(f"{name}_fold{number}", network, fold, windows.label))
+            shuffled = None
+            if config.leakage_check:
+                shuffled = fitting.fit("leakage", fresh_network(config, data), folds[0], dealt)
+            final = fitting.fit("final", fresh_network(config, data), everything, windows.label)
         session.end_training()
         if not session.is_first:
             return 0

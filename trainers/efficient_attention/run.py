@@ -13,7 +13,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ from trainers.efficient_attention.tasks import (
 from training.config import launch_processes, parse_config
 from training.eeg.baselines import build_eegnet, classical_results
 from training.eeg.config import presets_for
-from training.eeg.fit import ADVICE, final_fold, fit_once, seeded
+from training.eeg.fit import ADVICE, Fitting, final_fold, seeded
 from training.eeg.load import load_for
 from training.eeg.records import (
     curves_by_fold,
@@ -344,30 +344,6 @@ def fresh_network(config: EfficientAttentionConfig, data: EegData, name: str) ->
         return build_with_attention(config, data.trials.shape[1], name, len(data.classes))
 
 
-@dataclass(frozen=True)
-class Work:
-    """What every fit of a run is trained with."""
-
-    session: Session
-    progress: Progress
-    config: EfficientAttentionConfig
-    data: EegData
-    windows: Windows
-
-    def fit(self, name: str, key: str, fold: Fold, label: np.ndarray) -> dict[str, Any]:
-        """The finished fit `key` of a fresh network called `name`, with these labels of all windows."""
-        return fit_once(
-            self.session,
-            self.progress,
-            key=key,
-            network=fresh_network(self.config, self.data, name),
-            windows=self.windows,
-            fold=fold,
-            label=label,
-            config=self.config,
-        )
-
-
 def run_efficient_attention(config: EfficientAttentionConfig, trial: StudyTrial | None = None) -> int:
     """Train with every mechanism, measure, record, register the exact one; the exit status.
 
@@ -387,15 +363,19 @@ def run_efficient_attention(config: EfficientAttentionConfig, trial: StudyTrial 
         n_fits = 1 if session.trial.searching else len(names) * len(folds) + config.leakage_check + 1
         fits: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         with Progress(n_fits * config.epochs, unit="epoch", quiet=not session.is_first) as progress:
-            work = Work(session, progress, config, data=data, windows=windows)
+            fitting = Fitting(session, progress, config, windows)
             if session.trial.searching:  # judged on validation windows; no test window is looked at
-                work.fit(own, f"{own}_fold1", replace(folds[0], test=np.array([], dtype=int)), windows.label)
+                untested = replace(folds[0], test=np.array([], dtype=int))
+                fitting.fit(f"{own}_fold1", fresh_network(config, data, own), untested, windows.label)
                 return 0
             for name in names:
                 for number, fold in enumerate(folds, 1):
-                    fits[name].append(work.fit(name, f"{name}_fold{number}", fold, windows.label))
-            shuffled = work.fit(own, "leakage", folds[0], dealt) if config.leakage_check else None
-            final = work.fit(own, "final", everything, windows.label)
+                    network = fresh_network(config, data, name)
+                    fits[name].append(fitting.fit(f"{name}_fold{number}", network, fold, windows.label))
+            shuffled = None
+            if config.leakage_check:
+                shuffled = fitting.fit("leakage", fresh_network(config, data, own), folds[0], dealt)
+            final = fitting.fit("final", fresh_network(config, data, own), everything, windows.label)
         session.end_training()
         if not session.is_first:
             return 0

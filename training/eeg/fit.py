@@ -5,6 +5,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -233,6 +234,29 @@ def fit_once(
             session.trial.report(session.run, {**fit.best_point(), **measured}, fit.epoch)
     progress.advance(config.epochs - fit.epoch)
     return session.finish(key, fit.result())
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What every fit of a run is trained with."""
+
+    session: Session
+    progress: Progress
+    config: EegConfig
+    windows: Windows
+
+    def fit(self, key: str, network: nn.Module, fold: Fold, label: np.ndarray) -> dict[str, Any]:
+        """The finished fit `key` of a fresh network, with these labels of all windows."""
+        return fit_once(
+            self.session,
+            self.progress,
+            key=key,
+            network=network,
+            windows=self.windows,
+            fold=fold,
+            label=label,
+            config=self.config,
+        )
 
 
 def augmented(x: Tensor, config: EegConfig, generator: torch.Generator) -> Tensor:
