@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from data.eeg.load import EegData
-from evaluation.classification import accuracy_by_subject, mean_interval, paired_interval
+from evaluation.classification import accuracy_by_subject, mean_interval, paired_interval, sign_flip_p
 from evaluation.figures import plot_step_curves
 from tracking.run import AnyRun
 from trainers.eeg_simclr.neighbour import ALL_LABELS, OWN, Curve
@@ -45,12 +45,14 @@ LINES = {
 @dataclass(frozen=True)
 class Found:
     """Of one set of electrodes. against: {rival: {number of labelled trials: simclr less it (mean, low, high)}}, paired
-    by person; a rival without labels has one accuracy, which stands against every number.
+    by person; a rival without labels has one accuracy, which stands against every number. p: of the same differences,
+    by flipping signs.
     """
 
     accuracies: Accuracies
     means: dict[str, dict[str, Interval]]
     against: dict[str, dict[str, Interval]]
+    p: dict[str, dict[str, float]]
 
     @property
     def budgets(self) -> list[str]:
@@ -70,15 +72,19 @@ def found_of(curves: Sequence[Curve], data: EegData, tests: Sequence[np.ndarray]
         name: {n: mean_interval(list(people.values())) for n, people in by_n.items()}
         for name, by_n in accuracies.items()
     }
-    against = {
-        rival: {
-            n: paired_interval(own, accuracies[rival].get(n, accuracies[rival][ALL_LABELS]))
-            for n, own in accuracies[OWN].items()
-        }
+    pairs = {
+        rival: {n: (own, accuracies[rival].get(n, accuracies[rival][ALL_LABELS])) for n, own in accuracies[OWN].items()}
         for rival in PAIRED
         if rival in accuracies
     }
-    return Found(accuracies, means, against)
+    against = {
+        rival: {n: paired_interval(own, other) for n, (own, other) in by_n.items()} for rival, by_n in pairs.items()
+    }
+    p = {
+        rival: {n: sign_flip_p([own[person] - other[person] for person in own]) for n, (own, other) in by_n.items()}
+        for rival, by_n in pairs.items()
+    }
+    return Found(accuracies, means, against, p)
 
 
 def _by_person(logits: Sequence[np.ndarray], data: EegData, tests: Sequence[np.ndarray]) -> ByPerson:

@@ -132,6 +132,7 @@ def test_curves_are_paired_by_person_over_folds_and_draws() -> None:
     assert found.accuracies["scratch"]["4"] == {1: 0.5, 2: 1.0, 3: 0.5}
     assert found.against["scratch"]["4"][0] == pytest.approx(0.25)
     assert found.against["scratch"]["all"][0] == 0
+    assert found.p["scratch"] == {"4": pytest.approx(0.5), "all": 1.0}  # 0.25, 0, 0.5: 4 of 8 sign patterns as large
     assert found.budgets == ["4", "all"]
 
 
@@ -162,7 +163,12 @@ def test_a_run_records_all_it_should(finished: tuple[Path, str, str]) -> None:
     figures = ("learning_curves", "electrodes", "pretraining", "subjects", "calibration")
     assert {"summary.md", "learning_curves.json", *(f"figures/{name}.png" for name in figures)} <= found
     assert "2 simulated subjects, 60 test trials" in text
-    for words in ("| classifier | 4 | 12 | all |", "| motor_21 | simclr less scratch |", "no eye channels"):
+    for words in (
+        "| classifier | 4 | 12 | all |",
+        "| motor_21 | simclr less scratch |",
+        "| p, scratch |",
+        "no eye channels",
+    ):
         assert words in text
 
 
