@@ -319,5 +319,11 @@ def _unpool(c: Tensor) -> Tensor:
 
 
 def _add_gradient(parameter: Tensor | None, gradient: Tensor) -> None:
+    """In the parameter's own memory layout, as autograd does it: a fused Adam reads parameter and gradient side by side
+    and takes no notice of their strides.
+    """
     assert parameter is not None
-    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+    if parameter.grad is None:
+        parameter.grad = torch.empty_like(parameter).copy_(gradient)
+    else:
+        parameter.grad += gradient

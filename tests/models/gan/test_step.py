@@ -67,6 +67,19 @@ def test_critic_step_where_the_gradient_norm_is_one_or_zero() -> None:
     assert all(p.grad.isfinite().all() for p in D.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("width", [8, 32])
+def test_gradients_have_the_memory_layout_of_their_parameters(width: int, memory_format: torch.memory_format) -> None:
+    """As autograd's have: fused optimisers rely on it without a look."""
+    torch.manual_seed(0)
+    D = Critic(32, width).to(memory_format=memory_format)
+    x_real, x_fake, alpha = (x.float() for x in draw(4, 32, 0))
+    critic_step_gradients(D, x_real, x_fake, alpha, gp_scale=10.0)
+    for name, parameter in D.named_parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.stride() == parameter.stride(), name
+
+
 def test_critic_step_replaces_old_gradients_and_leaves_its_inputs_alone() -> None:
     torch.manual_seed(0)
     D = Critic(32, 4).double()
