@@ -76,7 +76,9 @@ def test_odd_addresses_of_models(n: int, folder: Path, monkeypatch: pytest.Monke
     """There is no model at any of them: each is refused, and no file is made or removed."""
     import mlflow
 
-    monkeypatch.chdir(folder)
+    inside = folder / "two" / "deep"  # so that `..` is no folder of another test, which may hold a model
+    inside.mkdir(parents=True)
+    monkeypatch.chdir(inside)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
     monkeypatch.setattr("mlflow.tracking._tracking_service.utils._tracking_uri", None)  # and is again afterwards
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
