@@ -63,9 +63,9 @@ def load_images(
 ) -> ImageSet:
     """The images of a dataset as squares of `image_size` pixels, decoded once and kept in `cache_dir`.
 
-    dataset: "celeba" (`data_dir`: where CelebA lies or is downloaded to; None: into `cache_dir`),
-        "folder" (`data_dir`: a folder or a zip of images), or "digits" (part of scikit-learn; no `data_dir`).
-    split: "train", "valid", "test" or "all". CelebA has its official partitions, digits train and test, a
+    dataset: "celeba", "eurosat" or "cifar10" (`data_dir`: where it lies; None: downloaded into `cache_dir`), "folder"
+        (`data_dir`: a folder or a zip of images), or "digits" (part of scikit-learn; no `data_dir`).
+    split: "train", "valid", "test" or "all". CelebA has its official partitions, digits and CIFAR-10 train and test, a
         folder those of its folders train, valid (val) and test; without such folders all its images are
         "train".
     on_bad: "stop" (an image that cannot be read is an InputError) or "skip" (it is left out and listed).

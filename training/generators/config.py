@@ -13,9 +13,10 @@ from training.config import CONFIG, DeviceConfig, OptionalInteger, OptionalPath,
 class MeasureConfig(DeviceConfig, RecordConfig):
     """Generator, reference images and features."""
 
-    preset: Literal["quick", "celeba"] = option(
+    preset: Literal["quick", "eurosat", "cifar10", "celeba"] = option(
         "celeba",
-        "quick: features of a small digit classifier, minutes on two CPU cores; celeba: Inception, 50,000 images",
+        "quick: features of a small digit classifier, minutes on two CPU cores; eurosat, cifar10: EfficientNet, half "
+        "an hour; celeba: Inception, 50,000 images",
     )
     model_uri: OptionalStr = option(
         None,
@@ -25,7 +26,7 @@ class MeasureConfig(DeviceConfig, RecordConfig):
     )
     nz: OptionalInteger = option(None, "size of the latent code, of a generator that does not say it")
     # Reference
-    dataset: Literal["model", "digits", "celeba", "folder"] = option(
+    dataset: Literal["model", "digits", "eurosat", "cifar10", "celeba", "folder"] = option(
         "celeba", "reference images; model: those the generator was trained on"
     )
     data_dir: OptionalPath = option(None, "folder or zip of the reference images; not given: where the model's were")
@@ -52,3 +53,8 @@ class MeasureConfig(DeviceConfig, RecordConfig):
 
 QUICK = {"dataset": "model", "split": "train", "features": "digits", "n_images": 5000}
 """What the preset quick of every entry point that measures a generator changes."""
+
+
+def photographs(dataset: str) -> dict[str, object]:
+    """What the preset of a data set of photographs changes: small enough for two cores, with nothing to download."""
+    return {"dataset": dataset, "split": "train", "features": "efficientnet", "n_images": 5000, "n_reference": 5000}

@@ -63,7 +63,7 @@ def reference_images(config: MeasureConfig, generator: StoredNetwork) -> ImageSe
     dataset = config.dataset if config.dataset != "model" else known.get("dataset")
     if dataset is None:
         raise InputError(
-            f"dataset: {generator.uri} does not say what it was trained on; give dataset=digits, celeba or folder"
+            f"dataset: {generator.uri} does not say what it was trained on; give dataset={', '.join(DATASETS)}"
         )
     data_dir = data_dir_of(config, generator)
     if dataset in DATASETS and DATASETS[dataset].needs_dir and data_dir is None:

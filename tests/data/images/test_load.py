@@ -213,7 +213,7 @@ def test_a_failing_disk_is_never_a_skip(tmp_path: Path) -> None:
         ({"image_size": -32}, "image_size: -32 is not a positive"),
         ({"image_size": 32.0}, "image_size: 32.0 is not a positive"),
         ({"workers": 0}, "workers: 0 is not a positive"),
-        ({"dataset": "lsun"}, "dataset: 'lsun' is not one of celeba, folder, digits"),
+        ({"dataset": "lsun"}, "dataset: 'lsun' is not one of celeba, eurosat, cifar10, folder, digits"),
         ({"split": "dev"}, "split: 'dev' is not one of train, valid, test, all"),
         ({"on_bad": "ignore"}, "on_bad: 'ignore' is not one of stop, skip"),
     ],

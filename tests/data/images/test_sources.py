@@ -17,16 +17,14 @@ from sklearn.datasets import load_digits
 from torchvision.transforms import CenterCrop, Compose, Resize
 
 from common.errors import InputError
-from data.images import sources
-from data.images.sources import (
-    DATASETS,
-    celeba_source,
-    crop_and_resize,
-    decode,
-    digits_source,
-    folder_source,
-    list_files,
-)
+from data.images import decode as decoding
+from data.images import files as listing
+from data.images.celeba import celeba_source
+from data.images.decode import crop_and_resize, decode
+from data.images.digits import digits_source
+from data.images.files import list_files
+from data.images.folder import folder_source
+from data.images.sources import DATASETS
 from tests.data.images.image_trees import jpeg, picture, write_celeba, write_folder, write_zip
 
 
@@ -356,7 +354,7 @@ def test_sizes_are_looked_at_before_anything_is_read(tmp_path: Path, monkeypatch
     wide += struct.pack(">I", zlib.crc32(wide[12:29])) + header[33:]
     with pytest.raises(ValueError, match="it has 1,200 million pixels"):
         decode(wide)
-    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 100_000)
+    monkeypatch.setattr(listing, "MAX_FILE_BYTES", 100_000)
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("1.png", bytes(200_000))
     write_folder(tmp_path / "folder", ["1.jpg"])
@@ -373,7 +371,7 @@ def test_tall_images_are_decoded_band_by_band_with_the_same_pixels(mode: str, mo
     image = Image.fromarray(greys) if mode == "I;16" else picture(3, (20, 600)).convert(mode)
     data = encoded(image, "TIFF" if mode == "CMYK" else "PNG", **({"transparency": 3} if mode in "PL" else {}))
     banded = np.asarray(decode(data))
-    monkeypatch.setattr(sources, "BAND_ROWS", 10_000)
+    monkeypatch.setattr(decoding, "BAND_ROWS", 10_000)
     np.testing.assert_array_equal(banded, np.asarray(decode(data)))
 
 
@@ -551,6 +549,8 @@ def test_digits_refuse_what_they_cannot_do() -> None:
     ("name", "held_out", "validation", "features"),
     [
         ("celeba", "valid", "valid", "inception"),
+        ("eurosat", "valid", "valid", "efficientnet"),
+        ("cifar10", "test", None, "efficientnet"),
         ("digits", "test", None, "digits"),
         ("folder", None, None, "inception"),
     ],
