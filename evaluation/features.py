@@ -213,7 +213,7 @@ def _where_to_get_inception() -> str:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     return (
         f"get {INCEPTION_FILE} ({INCEPTION_SIZE}, SHA-256 {INCEPTION_HASH}...) from {INCEPTION_URL} on a machine with "
-        f"internet, and put it into {folder} or name it by weights=PATH"
+        f"internet, and put it into {folder} or name it by weights=PATH; features=efficientnet needs no download"
     )
 
 

@@ -25,7 +25,7 @@ class ImageDataset:
         takes_dir: whether `data_dir` may be given.
         validation_split: the split made for choosing by; None where it must be taken from the training images.
         test_split: the split of images that are never trained on; None where only a look into `data_dir` tells.
-        features: the network whose features its images are compared by, as the parameter `features` has it.
+        features: the network whose features its images are compared by with features=auto; it needs no download.
     """
 
     name: str
@@ -58,7 +58,7 @@ DATASETS = {
             takes_dir=True,
             validation_split="valid",
             test_split="test",
-            features="inception",
+            features="efficientnet",
         ),
         ImageDataset(
             name="eurosat",
@@ -85,7 +85,7 @@ DATASETS = {
             takes_dir=True,
             validation_split=None,
             test_split=None,
-            features="inception",
+            features="efficientnet",
         ),
         ImageDataset(
             name="digits",

@@ -5,7 +5,7 @@ from training.section import FIGURES, Panel, Pictures, Section
 SECTION = Section(
     title="Image quality: distances to real images",
     place=30,
-    params=("resolved_model_uri", "features", "n_images", "reference", "reference_images", "seed"),
+    params=("resolved_model_uri", "feature_family", "n_images", "reference", "reference_images", "seed"),
     metrics=(
         r"fid|fd_.*(?<!_by_n)",
         r"fid_infinity",

@@ -15,7 +15,7 @@ class MeasureConfig(DeviceConfig, RecordConfig):
 
     preset: Literal["quick", "eurosat", "cifar10", "celeba"] = option(
         "celeba",
-        "quick: features of a small digit classifier, minutes on two CPU cores; eurosat, cifar10: EfficientNet, half "
+        "quick: features that need no download, minutes on two CPU cores; eurosat, cifar10: EfficientNet, half "
         "an hour; celeba: Inception, 50,000 images",
     )
     model_uri: OptionalStr = option(
@@ -37,7 +37,8 @@ class MeasureConfig(DeviceConfig, RecordConfig):
     # Features
     features: str = option(
         "inception",
-        "inception, efficientnet, digits, a models:/ address, or a TorchScript or .pt2 file of images in [-1, 1]",
+        "auto: digits for the embedded digits, efficientnet for photographs; inception, efficientnet, digits, "
+        "a models:/ address, or a TorchScript or .pt2 file of images in [-1, 1]",
     )
     weights: OptionalPath = option(
         None, "file of the network's weights; not given: Inception's from torch-hub's cache, else downloaded"
@@ -51,7 +52,7 @@ class MeasureConfig(DeviceConfig, RecordConfig):
     seed: Seed = option(0, "seed of latent codes, reference draw, blocks and bootstrap")
 
 
-QUICK = {"dataset": "model", "split": "train", "features": "digits", "n_images": 5000}
+QUICK = {"dataset": "model", "split": "train", "features": "auto", "n_images": 5000}
 """What the preset quick of every entry point that measures a generator changes."""
 
 

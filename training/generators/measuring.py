@@ -129,26 +129,31 @@ def log_reference(run: AnyRun, config: MeasureConfig, images: ImageSet) -> None:
     )
 
 
-def build_extractor(config: MeasureConfig, run: AnyRun, device: torch.device) -> Extractor:
-    """The feature network that `features` names."""
-    if config.features == "inception":
+def features_for(config: MeasureConfig, dataset: str) -> str:
+    """What `features` names; auto: the network of the reference's data set."""
+    return DATASETS[dataset].features if config.features == "auto" else config.features
+
+
+def build_extractor(features: str, config: MeasureConfig, run: AnyRun, device: torch.device) -> Extractor:
+    """The feature network of that name (`features_for`)."""
+    if features == "inception":
         return inception_extractor(config.weights, device, config.force)
-    if config.features == "efficientnet":
+    if features == "efficientnet":
         return efficientnet_extractor(device, config.weights)
     if config.weights is not None:
-        raise InputError(f"weights: only inception and efficientnet take them, not features={config.features}")
-    if config.features == "digits":
+        raise InputError(f"weights: only inception and efficientnet take them, not features={features}")
+    if features == "digits":
         return digits_extractor(run, config.cache_dir, device)
-    if config.features.startswith(("models:/", "runs:/")):
-        network, digest = load_program(config.features)
+    if features.startswith(("models:/", "runs:/")):
+        network, digest = load_program(features)
         return network_extractor(
-            name=config.features.split(":/", 1)[1],
+            name=features.split(":/", 1)[1],
             network=network,
             fingerprint=digest,
-            family=f"registered {config.features}",
+            family=f"registered {features}",
             device=torch.device("cpu"),
         )
-    return file_extractor(Path(config.features), device, open_program)
+    return file_extractor(Path(features), device, open_program)
 
 
 def check_count(n: int, what: str, extractor: Extractor, config: MeasureConfig) -> None:

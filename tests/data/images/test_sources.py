@@ -548,11 +548,11 @@ def test_digits_refuse_what_they_cannot_do() -> None:
 @pytest.mark.parametrize(
     ("name", "held_out", "validation", "features"),
     [
-        ("celeba", "valid", "valid", "inception"),
+        ("celeba", "valid", "valid", "efficientnet"),
         ("eurosat", "valid", "valid", "efficientnet"),
         ("cifar10", "test", None, "efficientnet"),
         ("digits", "test", None, "digits"),
-        ("folder", None, None, "inception"),
+        ("folder", None, None, "efficientnet"),
     ],
 )
 def test_what_a_data_set_says_of_itself(
