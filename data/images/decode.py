@@ -9,8 +9,7 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps
 
-# Pillow tries these readers and no other: some of its readers start programs (EPS) or read files that are no images.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+from data.images.formats import FORMATS
 
 MAX_PIXELS = 89_478_485
 """Of one image: where Pillow begins to warn. As RGB they take 360 MB."""

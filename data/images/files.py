@@ -3,29 +3,17 @@
 import os
 import struct
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from common.errors import InputError
+from data.images.formats import EXTENSIONS
 
-EXTENSIONS = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".bmp",
-    ".gif",
-    ".webp",
-    ".tif",
-    ".tiff",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".pnm",
-)
 MAX_FILE_BYTES = 256 * 2**20
 """Of one image's file. A zip can promise any size for an entry of a few bytes."""
 
@@ -48,7 +36,7 @@ class ImageSource:
     `crop` is the side of the centre crop (None: the largest square), `size` the width and height that every
     image must have (None: any), `labels` class numbers (int64 [N]) where there are classes, `missing` the
     names that the dataset lists but does not hold. `place` is the folder of the files, or empty
-    for a zip, whose checksums identify its files without it.
+    for a zip, whose checksums identify its files without it. `notes` are lines that say what was made of the files.
     """
 
     description: str
@@ -58,15 +46,20 @@ class ImageSource:
     crop: int | None = None
     size: tuple[int, int] | None = None
     missing: Sequence[str] = field(default=())
+    notes: Sequence[str] = field(default=())
 
 
-def list_files(path: Path) -> list[ImageFile]:
-    """The image files of a folder or a zip at any depth, sorted by path; hidden ones are left out."""
+def list_files(path: Path, left_out: Counter[str] | None = None) -> list[ImageFile]:
+    """The image files of a folder or a zip at any depth, sorted by path; hidden ones are left out.
+
+    left_out: counts the other files by their endings, in lower case.
+    """
+    left_out = Counter() if left_out is None else left_out
     try:
         if path.is_dir():
-            files = list(_walk(path, "", frozenset()))
+            files = list(_walk(path, "", frozenset(), left_out))
         elif path.is_file():
-            files = _list_zip(path)
+            files = _list_zip(path, left_out)
         else:
             raise InputError(f"{path}: no such folder or zip; give data_dir the path of a folder or a zip of images")
     except OSError as error:
@@ -75,7 +68,7 @@ def list_files(path: Path) -> list[ImageFile]:
     return sorted(files, key=lambda file: file.name.split("/"))
 
 
-def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[ImageFile]:
+def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]], left_out: Counter[str]) -> Iterator[ImageFile]:
     """Files below `folder`; links to folders are followed, but not in circles (`above`: the folders above)."""
     status = folder.stat()
     identity = (status.st_dev, status.st_ino)
@@ -86,9 +79,9 @@ def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Itera
     for entry in entries:
         name, path = prefix + entry.name, folder / entry.name
         if entry.is_dir():
-            yield from _walk(path, name + "/", above | {identity})
+            yield from _walk(path, name + "/", above | {identity}, left_out)
         elif not entry.name.lower().endswith(EXTENSIONS):
-            continue
+            left_out[_kind(name)] += 1
         elif entry.is_file():
             status = entry.stat()
             yield ImageFile(name, (status.st_size, status.st_mtime_ns), partial(read_file, path))
@@ -117,7 +110,7 @@ def _check_file_size(n_bytes: int) -> None:
         )
 
 
-def _list_zip(path: Path) -> list[ImageFile]:
+def _list_zip(path: Path, left_out: Counter[str]) -> list[ImageFile]:
     try:
         archive = zipfile.ZipFile(path)
         entries = archive.infolist()
@@ -128,6 +121,8 @@ def _list_zip(path: Path) -> list[ImageFile]:
         for info in entries:
             if not _is_image_entry(info):
                 _check_name(archive, info)
+                if not info.is_dir() and not any(map(_is_hidden, entry_name(info).split("/"))):
+                    left_out[_kind(entry_name(info))] += 1
     except PermissionError:
         raise
     except Exception as error:  # a damaged directory of entries fails in many ways
@@ -176,6 +171,11 @@ def _check_name(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
 
 def place_of(path: Path) -> str:
     return str(path.resolve()) if path.is_dir() else ""
+
+
+def _kind(name: str) -> str:
+    """The ending of a file's name, with its dot and in lower case."""
+    return PurePosixPath(name).suffix.lower()
 
 
 def _is_hidden(name: str) -> bool:

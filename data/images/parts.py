@@ -18,7 +18,7 @@ def find_parts(data_dir: Path) -> dict[str, Path]:
     Of a zip and a folder of one name the zip is taken, since it has checksums.
     """
     folder = data_dir.parent if _is_part(data_dir, "train") else data_dir
-    found = {}
+    found: dict[str, Path] = {}
     for part in PARTS:
         for path in (folder / f"{part}.zip", folder / part):
             if path.exists():

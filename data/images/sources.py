@@ -9,7 +9,7 @@ from data.images.cifar10 import cifar10_source
 from data.images.digits import digits_source
 from data.images.eurosat import eurosat_source
 from data.images.files import ImageSource
-from data.images.folder import folder_source
+from data.images.folder import folder_source, has_split
 
 SPLITS = ("train", "valid", "test", "all")
 
@@ -42,10 +42,8 @@ class ImageDataset:
         return self.validation_split or self.test_split
 
     def has_test_split(self, data_dir: Path | None) -> bool:
-        """Whether there are test images, for a folder by its `test` folder."""
-        if self.test_split is not None:
-            return True
-        return data_dir is not None and (Path(data_dir) / "test").is_dir()
+        """Whether there are test images, for a folder or a zip by its `test` folder."""
+        return self.test_split is not None or has_split(data_dir, "test")
 
 
 DATASETS = {

@@ -100,7 +100,6 @@ class WganConfig(MachineConfig, RecordConfig, ResumableConfig):
 
 PHOTOGRAPHS: dict[str, Any] = {
     "batch_size": 32,
-    "lr_generator": 0.0002,
     "lr_critic": 0.0004,
     "beta1_critic": 0.5,
     "lr_decay": "linear",
@@ -133,7 +132,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "checkpoint_every": 250,
     },
     # Sized by the time of a step (docs/wgan.md): one to two hours on two cores. Rates half of quick's, for more steps.
-    "eurosat": {"dataset": "eurosat", "image_size": 64, "ngf": 256, "ndf": 256, "steps": 8_000, **PHOTOGRAPHS},
+    "eurosat": {"dataset": "eurosat", "ngf": 256, "ndf": 256, "steps": 8_000, **PHOTOGRAPHS},
     "cifar10": {"dataset": "cifar10", "image_size": 32, "ngf": 64, "ndf": 64, "steps": 10_000, **PHOTOGRAPHS},
     "celeba": {},
 }

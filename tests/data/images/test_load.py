@@ -467,3 +467,10 @@ def test_batches_on_the_gpu_are_those_of_the_cpu(images: ImageSet, monkeypatch: 
     for on_gpu, on_cpu in zip(islice(stream, 14), batches(images), strict=False):
         assert on_gpu.device.type == "cuda"
         torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=0, atol=2e-7)
+
+
+def test_what_was_made_of_the_files_is_told_once_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(tmp_path / "x", ["1.jpg", "notes.txt"])
+    for _ in range(2):
+        load_images("folder", 16, "train", tmp_path / "x", tmp_path / "cache")
+    assert capsys.readouterr().err.count(f"{tmp_path / 'x'}: left out as no images: 1 .txt\n") == 1
