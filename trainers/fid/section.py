@@ -11,6 +11,7 @@ SECTION = Section(
         r"fid_infinity",
         r"kid|kd_.*",
         r"kid_se",
+        r"cmmd.*",
         r"inception_score.*",
         r"precision",
         r"recall",

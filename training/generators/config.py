@@ -37,11 +37,13 @@ class MeasureConfig(DeviceConfig, RecordConfig):
     # Features
     features: str = option(
         "inception",
-        "auto: digits for the embedded digits, efficientnet for photographs; inception, efficientnet, digits, "
-        "a models:/ address, or a TorchScript or .pt2 file of images in [-1, 1]",
+        "auto: digits for the embedded digits, efficientnet for photographs; inception, efficientnet, "
+        "dinov2, clip, digits, a models:/ address, or a TorchScript or .pt2 file of images in [-1, 1]",
     )
     weights: OptionalPath = option(
-        None, "file of the network's weights; not given: Inception's from torch-hub's cache, else downloaded"
+        None,
+        "file of the network's weights; not given: those of inception, dinov2 and clip from torch-hub's cache, else "
+        "downloaded",
     )
     force: bool = option(
         False, "measure despite too few or other images, other preprocessing or other Inception weights"

@@ -24,9 +24,11 @@ from evaluation.features import (
     network_extractor,
     save_features,
 )
+from evaluation.foundation import NETWORKS, foundation_extractor
 from evaluation.frechet import (
     MIN_IMAGES,
     Gaussian,
+    cmmd,
     density_coverage,
     frechet_distance,
     inception_score,
@@ -138,10 +140,14 @@ def build_extractor(features: str, config: MeasureConfig, run: AnyRun, device: t
     """The feature network of that name (`features_for`)."""
     if features == "inception":
         return inception_extractor(config.weights, device, config.force)
+    if features in NETWORKS:
+        return foundation_extractor(features, device, config.weights, config.force)
     if features == "efficientnet":
         return efficientnet_extractor(device, config.weights)
     if config.weights is not None:
-        raise InputError(f"weights: only inception and efficientnet take them, not features={features}")
+        raise InputError(
+            f"weights: only inception, efficientnet, {' and '.join(NETWORKS)} take them, not features={features}"
+        )
     if features == "digits":
         return digits_extractor(run, config.cache_dir, device)
     if features.startswith(("models:/", "runs:/")):
@@ -244,6 +250,8 @@ def scores(config: MeasureConfig, extractor: Extractor, fake: Features, referenc
         "density": density,
         "coverage": coverage,
     }
+    if extractor.cmmd_score is not None:
+        result[extractor.cmmd_score] = cmmd(fake.x, real.x)
     if fake.logits is not None:
         result["inception_score"], result["inception_score_sd"] = inception_score(fake.logits)
     return result
