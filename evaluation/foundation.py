@@ -119,7 +119,7 @@ def foundation_extractor(
         score=f"fd_{name}",
         kernel_score=f"kd_{name}",
         network=run,
-        dim=network.head.out_features if clip else dim,
+        dim=network.out_dim,
         fingerprint=hash_of([features, digest]),
         family=f"{published.title}, SHA-256 {digest[:12]}",
         resize=f"{published.pixels} pixels, bicubic with antialiasing, no crop",

@@ -57,7 +57,8 @@ class Block(nn.Module):
         super().__init__()
         self.norm1, self.attn = nn.LayerNorm(dim, eps), Attention(dim, heads)
         self.norm2, self.mlp = nn.LayerNorm(dim, eps), MLP(dim, QuickGELU() if clip else nn.GELU())
-        self.ls1, self.ls2 = (nn.Identity(), nn.Identity()) if clip else (Scale(dim), Scale(dim))
+        self.ls1: nn.Module = nn.Identity() if clip else Scale(dim)
+        self.ls2: nn.Module = nn.Identity() if clip else Scale(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.ls1(self.attn(self.norm1(x)))
@@ -84,6 +85,7 @@ class VisionTransformer(nn.Module):
         clip = clip_dim is not None
         eps = 1e-5 if clip else 1e-6
         self.grid = grid
+        self.out_dim = dim if clip_dim is None else clip_dim
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid**2, dim))
         self.patch_embed = Patches(dim, patch, bias=not clip)

@@ -59,14 +59,6 @@ def folder_source(data_dir: Path | None, split: str) -> ImageSource:
     )
 
 
-def has_split(data_dir: Path | None, split: str) -> bool:
-    """Whether a folder or a zip has images of a split."""
-    try:
-        return bool(folder_source(data_dir, split).files)
-    except InputError:
-        return False
-
-
 def _beside(
     path: Path, split: str, *, files: list[ImageFile], parts: list[list[str]], split_of: list[str | None]
 ) -> str:

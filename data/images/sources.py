@@ -4,12 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.errors import InputError
 from data.images.celeba import celeba_source
 from data.images.cifar10 import cifar10_source
 from data.images.digits import digits_source
 from data.images.eurosat import eurosat_source
 from data.images.files import ImageSource
-from data.images.folder import folder_source, has_split
+from data.images.folder import folder_source
 
 SPLITS = ("train", "valid", "test", "all")
 
@@ -42,8 +43,17 @@ class ImageDataset:
         return self.validation_split or self.test_split
 
     def has_test_split(self, data_dir: Path | None) -> bool:
-        """Whether there are test images, for a folder or a zip by its `test` folder."""
-        return self.test_split is not None or has_split(data_dir, "test")
+        """Whether there are test images, where `data_dir` is given by a look into it."""
+        return self.has_split(data_dir, "test")
+
+    def has_split(self, data_dir: Path | None, split: str) -> bool:
+        """Whether there are images of a split; a download has those that the data set has."""
+        if data_dir is None:
+            return split in (self.validation_split, self.test_split)
+        try:
+            return bool(self.list_images(data_dir, split, Path("cache")).files)
+        except InputError:
+            return False
 
 
 DATASETS = {

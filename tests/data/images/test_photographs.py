@@ -15,6 +15,7 @@ from data.images.cifar10 import cifar10_source
 from data.images.decode import decode
 from data.images.eurosat import eurosat_source
 from data.images.load import load_images
+from data.images.sources import DATASETS
 from tests.data.images.image_trees import write_folder, write_zip
 
 NUMBERS = [f"{name}/{name}_{number}.jpg" for name in ("Forest", "River") for number in range(1, 21)]
@@ -170,9 +171,11 @@ def test_cifar10_in_torchvisions_layout(tmp_path: Path, monkeypatch: pytest.Monk
 def test_cifar10_in_class_folders(tmp_path: Path) -> None:
     train = write_zip(tmp_path / "train.zip", ["airplane/1.jpg", "truck/2.jpg"], (32, 32))
     assert names_of(cifar10_source(train, "train", tmp_path)) == ["1.jpg", "2.jpg"]
+    assert not DATASETS["cifar10"].has_test_split(train)
     with pytest.raises(InputError, match=r"holds no test images of CIFAR-10; put test.zip beside train.zip"):
         cifar10_source(train, "test", tmp_path)
     test = write_zip(tmp_path / "test.zip", ["truck/0.jpg"], (32, 32))
+    assert DATASETS["cifar10"].has_test_split(train)
     assert (
         names_of(cifar10_source(train, "test", tmp_path))
         == names_of(cifar10_source(test, "all", tmp_path))

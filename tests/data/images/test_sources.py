@@ -631,8 +631,9 @@ def test_what_a_data_set_says_of_itself(
     dataset = DATASETS[name]
     assert (dataset.held_out_split, dataset.validation_split, dataset.features) == (held_out, validation, features)
     assert (dataset.needs_dir, dataset.takes_dir) == (name == "folder", name != "digits")
-    assert dataset.has_test_split(tmp_path) == (name != "folder")
-    assert dataset.has_test_split(write_folder(tmp_path, ["train/1.jpg", "test/2.jpg"]))
+    assert dataset.has_test_split(None) == (name != "folder")
+    assert not dataset.has_test_split(tmp_path)
+    assert dataset.has_test_split(write_folder(tmp_path, ["train/1.jpg", "test/2.jpg"])) == (name == "folder")
 
 
 @pytest.mark.parametrize("name", ["digits", "folder"])
