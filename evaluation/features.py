@@ -35,7 +35,8 @@ class Extractor:
     """A feature network with what must be said beside its scores.
 
     network: uint8 images [n, 3, H, W] -> (features [n, dim], class logits [n, classes] or None).
-    score, kernel_score: what the Fréchet and the kernel distance in these features are called.
+    score, kernel_score: what the Fréchet and the kernel distance in these features are called. cmmd_score: what CMMD is
+        called, where the features are CLIP's, which it is made of.
     fingerprint: hash of weights and preprocessing. family, resize: shown as params of a run.
     """
 
@@ -47,6 +48,7 @@ class Extractor:
     fingerprint: str
     family: str
     resize: str
+    cmmd_score: str | None = None
 
 
 @dataclass
@@ -213,7 +215,7 @@ def _where_to_get_inception() -> str:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     return (
         f"get {INCEPTION_FILE} ({INCEPTION_SIZE}, SHA-256 {INCEPTION_HASH}...) from {INCEPTION_URL} on a machine with "
-        f"internet, and put it into {folder} or name it by weights=PATH"
+        f"internet, and put it into {folder} or name it by weights=PATH; features=efficientnet needs no download"
     )
 
 
@@ -256,7 +258,10 @@ def file_extractor(path: Path, device: torch.device, open_program: Callable[[Pat
     open_program: reads an exported program.
     """
     if not path.is_file():
-        raise InputError(f"features: {str(path)!r} is neither inception, digits, a models:/ address nor a file")
+        raise InputError(
+            f"features: {str(path)!r} is neither inception, efficientnet, digits, dinov2, clip, a models:/ address "
+            "nor a file"
+        )
     try:
         if path.suffix == ".pt2":
             network: Any = open_program(path)

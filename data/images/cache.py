@@ -19,7 +19,9 @@ from PIL import Image
 from common.errors import InputError
 from common.files import atomic_folder, hash_of, only_process, read_checked_json, write_checked_json
 from common.progress import Progress
-from data.images.sources import ImageFile, ImageSource, crop_and_resize, decode, require_free_space
+from data.images.decode import crop_and_resize, decode
+from data.images.download import require_free_space
+from data.images.files import ImageFile, ImageSource
 from data.parallel import available_cores
 
 # Raise it whenever the code gives other pixels for the same files: every cache is then made anew.

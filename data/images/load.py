@@ -1,9 +1,11 @@
 """Images for training: `load_images` gives a decoded data set, `ImageBatches` endless batches of it."""
 
 import hashlib
+import sys
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +65,9 @@ def load_images(
 ) -> ImageSet:
     """The images of a dataset as squares of `image_size` pixels, decoded once and kept in `cache_dir`.
 
-    dataset: "celeba" (`data_dir`: where CelebA lies or is downloaded to; None: into `cache_dir`),
-        "folder" (`data_dir`: a folder or a zip of images), or "digits" (part of scikit-learn; no `data_dir`).
-    split: "train", "valid", "test" or "all". CelebA has its official partitions, digits train and test, a
+    dataset: "celeba", "eurosat" or "cifar10" (`data_dir`: where it lies; None: downloaded into `cache_dir`), "folder"
+        (`data_dir`: a folder or a zip of images), or "digits" (part of scikit-learn; no `data_dir`).
+    split: "train", "valid", "test" or "all". CelebA has its official partitions, digits and CIFAR-10 train and test, a
         folder those of its folders train, valid (val) and test; without such folders all its images are
         "train".
     on_bad: "stop" (an image that cannot be read is an InputError) or "skip" (it is left out and listed).
@@ -81,6 +83,8 @@ def load_images(
     if workers is not None:
         _check_positive("workers", workers)
     source = DATASETS[dataset].list_images(data_dir, split, cache_dir)
+    for note in source.notes if progress else ():
+        _tell(note)
     folder_name = f"{dataset}-{split}-{image_size}"
     cached = cached_images(
         source, image_size, folder_name, cache_dir, on_bad=on_bad, workers=workers, progress=progress
@@ -99,6 +103,12 @@ def load_images(
         labels=None if source.labels is None else source.labels[cached.kept],
         upscaled=cached.upscaled,
     )
+
+
+@cache
+def _tell(note: str) -> None:
+    """Print the note, once in a process."""
+    print(note, file=sys.stderr, flush=True)
 
 
 def divide(images: ImageSet, validation_share: float) -> tuple[ImageSet, ImageSet | None]:

@@ -23,7 +23,8 @@ from tests.running import environment
 NEEDS = (
     (r"\b(docker|podman)\b", "docker"),
     (
-        r"preset[= ](celeba|physionet)|dataset[= ](celeba|physionet|folder)|/data/|eegmmi|cifar10|photos\.zip|\.pth",
+        r"preset[= ](celeba|eurosat|cifar10|physionet)|dataset[= ](celeba|eurosat|cifar10|physionet|folder)|/data/"
+        r"|eegmmi|cifar10|photos\.zip|\.pth",
         "data",
     ),
     (r"features=inception|weights=|benchmarks\.fid\b", "Inception's weights"),

@@ -157,7 +157,7 @@ def test_files_and_networks_that_do_not_fit(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("no network")
     with pytest.raises(InputError, match="neither a TorchScript file nor"):
         file_extractor(tmp_path / "text.pt", CPU, open_program)
-    with pytest.raises(InputError, match="neither inception, digits"):
+    with pytest.raises(InputError, match="neither inception, efficientnet, digits"):
         file_extractor(tmp_path / "absent.pt", CPU, open_program)
     with pytest.raises(InputError, match="does not take images"):
         extractor_of("linear", nn.Linear(5, 2))

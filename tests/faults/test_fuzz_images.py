@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from data.images import cache as image_cache
-from data.images.sources import ImageFile, ImageSource, celeba_source, folder_source
+from data.images.celeba import celeba_source
+from data.images.files import ImageFile, ImageSource
+from data.images.folder import folder_source
 from tests.data.images.image_trees import jpeg, picture, write_celeba, write_folder, write_zip
 from tests.faults.fuzzing import amounts, damaged, flip_bit, run_cases
 

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic.dataclasses import dataclass
 
 from training.config import CONFIG, MachineConfig, option
-from training.generators.config import QUICK, MeasureConfig
+from training.generators.config import QUICK, MeasureConfig, photographs
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -17,4 +17,9 @@ class FidConfig(MeasureConfig, MachineConfig):
     n_sizes: int = option(8, "sample sizes at which the Fréchet distance is computed, to extrapolate it", ge=2)
 
 
-PRESETS: dict[str, dict[str, Any]] = {"quick": QUICK, "celeba": {}}
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": QUICK,
+    "eurosat": photographs("eurosat"),
+    "cifar10": photographs("cifar10"),
+    "celeba": {},
+}

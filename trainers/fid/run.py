@@ -29,6 +29,7 @@ from training.generators.measuring import (
     check_count,
     describe_measurement,
     evaluations,
+    features_for,
     gathered,
     generate,
     images_of,
@@ -60,7 +61,7 @@ def run_fid(config: FidConfig) -> int:
         run_name=config.run_name,
     ) as run:
         log_reference(run, config, images)
-        extractor = build_extractor(config, run, processes.device)
+        extractor = build_extractor(features_for(config, images.name), config, run, processes.device)
         check_count(config.n_images, "n_images", extractor, config)
         reference = measure_reference(config, images, extractor, processes)
         run.log_params(describe_measurement(extractor, generator, reference))

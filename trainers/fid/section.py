@@ -5,12 +5,13 @@ from training.section import FIGURES, Panel, Pictures, Section
 SECTION = Section(
     title="Image quality: distances to real images",
     place=30,
-    params=("resolved_model_uri", "features", "n_images", "reference", "reference_images", "seed"),
+    params=("resolved_model_uri", "feature_family", "n_images", "reference", "reference_images", "seed"),
     metrics=(
         r"fid|fd_.*(?<!_by_n)",
         r"fid_infinity",
         r"kid|kd_.*",
         r"kid_se",
+        r"cmmd.*",
         r"inception_score.*",
         r"precision",
         r"recall",

@@ -7,7 +7,7 @@ from pydantic.dataclasses import dataclass
 
 from evaluation.frechet import MIN_IMAGES
 from training.config import CONFIG, Floats, Integers, OptionalStr, Strings, option
-from training.generators.config import QUICK, MeasureConfig
+from training.generators.config import QUICK, MeasureConfig, photographs
 
 WEIGHTS = ("calibrated", "importance", "density")
 """What I-SIR weighs by: the density ratio; the critic; the critic and, once more, the prior."""
@@ -81,6 +81,18 @@ PRESETS: dict[str, dict[str, Any]] = {
         "sweep_particles": (1, 3),
         "sweep_beta": (0.3, 3.0),
         "bootstrap": 200,
+    },
+    **{
+        name: {
+            **photographs(name),
+            "n_images": 2000,
+            "n_iterations": 5,
+            "n_ratio": 10_000,
+            "n_sweep": 1500,
+            "sweep_particles": (),
+            "sweep_beta": (),
+        }
+        for name in ("eurosat", "cifar10")
     },
     "celeba": {},
 }

@@ -37,6 +37,7 @@ from training.generators.measuring import (
     build_extractor,
     check_count,
     describe_measurement,
+    features_for,
     generate,
     log_reference,
     measure_reference,
@@ -84,7 +85,7 @@ def run_isir_fid(config: IsirFidConfig) -> int:
         run_name=config.run_name,
     ) as run:
         log_reference(run, config, inputs.reference)
-        extractor = build_extractor(config, run, processes.device)
+        extractor = build_extractor(features_for(config, inputs.reference.name), config, run, processes.device)
         check_count(config.n_images, "n_images", extractor, config)
         check_count(config.n_sweep, "n_sweep", extractor, config)
         reference = measure_reference(config, inputs.reference, extractor, processes)

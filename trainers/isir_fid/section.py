@@ -8,7 +8,7 @@ COMPARED = ("plain", *SAMPLERS)
 SECTION = Section(
     title="I-SIR: correction of the latent distribution",
     place=40,
-    params=("resolved_model_uri", "features", "n_images", "n_iterations", "n_particles", "beta", "seed"),
+    params=("resolved_model_uri", "feature_family", "n_images", "n_iterations", "n_particles", "beta", "seed"),
     metrics=tuple(rf"{name}_(fid|fd_\w+?(?<!_infinity))" for name in COMPARED),
     scores=Scores(
         "sampler",

@@ -43,7 +43,7 @@ class TuneConfig(DeviceConfig, RecordConfig):
         "kernel_distance or frechet_distance (wgan), log_loss, accuracy, latency_ms (EEG); for a Pareto front, two",
     )
     features: OptionalStr = option(
-        None, "feature network of wgan's distances: digits, inception, models:/..., or a file"
+        None, "feature network of wgan's distances: digits, efficientnet, inception, models:/..., or a file"
     )
     data_dir: OptionalPath = option(None, "data of the trainer")
     # How much

@@ -46,8 +46,9 @@ def load_training_images(config: WganConfig, quiet: bool) -> ImageSet:
 
 def load_held_out(config: WganConfig) -> ImageSet | None:
     """The partition the critic's estimate is checked on, where the dataset has one that was not trained on."""
-    split = DATASETS[config.dataset].held_out_split
-    if config.split != "train" or split is None:
+    dataset = DATASETS[config.dataset]
+    split = dataset.held_out_split
+    if config.split != "train" or split is None or not dataset.has_split(config.data_dir, split):
         return None
     return load_images(
         config.dataset,

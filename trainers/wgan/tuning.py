@@ -64,10 +64,10 @@ def validation_pixels(config: WganConfig) -> np.ndarray:
 
 
 def feature_network(config: WganConfig, run: AnyRun, features: str | None) -> Extractor:
-    """The feature network that `features` names, else the data set's."""
-    name = features or DATASETS[config.dataset].features
+    """The feature network that `features` names; else Inception in the exercise's setting, elsewhere the data set's."""
+    name = features or ("inception" if config.preset == "celeba" else DATASETS[config.dataset].features)
     device = join_processes(config.device).device
-    return build_extractor(MeasureConfig(features=name, cache_dir=config.cache_dir), run, device)
+    return build_extractor(name, MeasureConfig(cache_dir=config.cache_dir), run, device)
 
 
 def register_features(config: WganConfig, run: AnyRun, features: str | None) -> None:

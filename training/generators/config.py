@@ -13,9 +13,10 @@ from training.config import CONFIG, DeviceConfig, OptionalInteger, OptionalPath,
 class MeasureConfig(DeviceConfig, RecordConfig):
     """Generator, reference images and features."""
 
-    preset: Literal["quick", "celeba"] = option(
+    preset: Literal["quick", "eurosat", "cifar10", "celeba"] = option(
         "celeba",
-        "quick: features of a small digit classifier, minutes on two CPU cores; celeba: Inception, 50,000 images",
+        "quick: features that need no download, minutes on two CPU cores; eurosat, cifar10: EfficientNet, half "
+        "an hour; celeba: Inception, 50,000 images",
     )
     model_uri: OptionalStr = option(
         None,
@@ -25,7 +26,7 @@ class MeasureConfig(DeviceConfig, RecordConfig):
     )
     nz: OptionalInteger = option(None, "size of the latent code, of a generator that does not say it")
     # Reference
-    dataset: Literal["model", "digits", "celeba", "folder"] = option(
+    dataset: Literal["model", "digits", "eurosat", "cifar10", "celeba", "folder"] = option(
         "celeba", "reference images; model: those the generator was trained on"
     )
     data_dir: OptionalPath = option(None, "folder or zip of the reference images; not given: where the model's were")
@@ -36,10 +37,13 @@ class MeasureConfig(DeviceConfig, RecordConfig):
     # Features
     features: str = option(
         "inception",
-        "inception, efficientnet, digits, a models:/ address, or a TorchScript or .pt2 file of images in [-1, 1]",
+        "auto: digits for the embedded digits, efficientnet for photographs; inception, efficientnet, "
+        "dinov2, clip, digits, a models:/ address, or a TorchScript or .pt2 file of images in [-1, 1]",
     )
     weights: OptionalPath = option(
-        None, "file of the network's weights; not given: Inception's from torch-hub's cache, else downloaded"
+        None,
+        "file of the network's weights; not given: those of inception, dinov2 and clip from torch-hub's cache, else "
+        "downloaded",
     )
     force: bool = option(
         False, "measure despite too few or other images, other preprocessing or other Inception weights"
@@ -50,5 +54,10 @@ class MeasureConfig(DeviceConfig, RecordConfig):
     seed: Seed = option(0, "seed of latent codes, reference draw, blocks and bootstrap")
 
 
-QUICK = {"dataset": "model", "split": "train", "features": "digits", "n_images": 5000}
+QUICK = {"dataset": "model", "split": "train", "features": "auto", "n_images": 5000}
 """What the preset quick of every entry point that measures a generator changes."""
+
+
+def photographs(dataset: str) -> dict[str, object]:
+    """What the preset of a data set of photographs changes: small enough for two cores, with nothing to download."""
+    return {"dataset": dataset, "split": "train", "features": "efficientnet", "n_images": 5000, "n_reference": 5000}

@@ -24,9 +24,11 @@ from evaluation.features import (
     network_extractor,
     save_features,
 )
+from evaluation.foundation import NETWORKS, foundation_extractor
 from evaluation.frechet import (
     MIN_IMAGES,
     Gaussian,
+    cmmd,
     density_coverage,
     frechet_distance,
     inception_score,
@@ -63,7 +65,7 @@ def reference_images(config: MeasureConfig, generator: StoredNetwork) -> ImageSe
     dataset = config.dataset if config.dataset != "model" else known.get("dataset")
     if dataset is None:
         raise InputError(
-            f"dataset: {generator.uri} does not say what it was trained on; give dataset=digits, celeba or folder"
+            f"dataset: {generator.uri} does not say what it was trained on; give dataset={', '.join(DATASETS)}"
         )
     data_dir = data_dir_of(config, generator)
     if dataset in DATASETS and DATASETS[dataset].needs_dir and data_dir is None:
@@ -129,26 +131,35 @@ def log_reference(run: AnyRun, config: MeasureConfig, images: ImageSet) -> None:
     )
 
 
-def build_extractor(config: MeasureConfig, run: AnyRun, device: torch.device) -> Extractor:
-    """The feature network that `features` names."""
-    if config.features == "inception":
+def features_for(config: MeasureConfig, dataset: str) -> str:
+    """What `features` names; auto: the network of the reference's data set."""
+    return DATASETS[dataset].features if config.features == "auto" else config.features
+
+
+def build_extractor(features: str, config: MeasureConfig, run: AnyRun, device: torch.device) -> Extractor:
+    """The feature network of that name (`features_for`)."""
+    if features == "inception":
         return inception_extractor(config.weights, device, config.force)
-    if config.features == "efficientnet":
+    if features in NETWORKS:
+        return foundation_extractor(features, device, config.weights, config.force)
+    if features == "efficientnet":
         return efficientnet_extractor(device, config.weights)
     if config.weights is not None:
-        raise InputError(f"weights: only inception and efficientnet take them, not features={config.features}")
-    if config.features == "digits":
+        raise InputError(
+            f"weights: only inception, efficientnet, {' and '.join(NETWORKS)} take them, not features={features}"
+        )
+    if features == "digits":
         return digits_extractor(run, config.cache_dir, device)
-    if config.features.startswith(("models:/", "runs:/")):
-        network, digest = load_program(config.features)
+    if features.startswith(("models:/", "runs:/")):
+        network, digest = load_program(features)
         return network_extractor(
-            name=config.features.split(":/", 1)[1],
+            name=features.split(":/", 1)[1],
             network=network,
             fingerprint=digest,
-            family=f"registered {config.features}",
+            family=f"registered {features}",
             device=torch.device("cpu"),
         )
-    return file_extractor(Path(config.features), device, open_program)
+    return file_extractor(Path(features), device, open_program)
 
 
 def check_count(n: int, what: str, extractor: Extractor, config: MeasureConfig) -> None:
@@ -239,6 +250,8 @@ def scores(config: MeasureConfig, extractor: Extractor, fake: Features, referenc
         "density": density,
         "coverage": coverage,
     }
+    if extractor.cmmd_score is not None:
+        result[extractor.cmmd_score] = cmmd(fake.x, real.x)
     if fake.logits is not None:
         result["inception_score"], result["inception_score_sd"] = inception_score(fake.logits)
     return result

@@ -213,7 +213,7 @@ def test_a_failing_disk_is_never_a_skip(tmp_path: Path) -> None:
         ({"image_size": -32}, "image_size: -32 is not a positive"),
         ({"image_size": 32.0}, "image_size: 32.0 is not a positive"),
         ({"workers": 0}, "workers: 0 is not a positive"),
-        ({"dataset": "lsun"}, "dataset: 'lsun' is not one of celeba, folder, digits"),
+        ({"dataset": "lsun"}, "dataset: 'lsun' is not one of celeba, eurosat, cifar10, folder, digits"),
         ({"split": "dev"}, "split: 'dev' is not one of train, valid, test, all"),
         ({"on_bad": "ignore"}, "on_bad: 'ignore' is not one of stop, skip"),
     ],
@@ -467,3 +467,10 @@ def test_batches_on_the_gpu_are_those_of_the_cpu(images: ImageSet, monkeypatch: 
     for on_gpu, on_cpu in zip(islice(stream, 14), batches(images), strict=False):
         assert on_gpu.device.type == "cuda"
         torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=0, atol=2e-7)
+
+
+def test_what_was_made_of_the_files_is_told_once_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(tmp_path / "x", ["1.jpg", "notes.txt"])
+    for _ in range(2):
+        load_images("folder", 16, "train", tmp_path / "x", tmp_path / "cache")
+    assert capsys.readouterr().err.count(f"{tmp_path / 'x'}: left out as no images: 1 .txt\n") == 1

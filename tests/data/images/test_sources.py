@@ -6,6 +6,7 @@ import struct
 import warnings
 import zipfile
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +18,15 @@ from sklearn.datasets import load_digits
 from torchvision.transforms import CenterCrop, Compose, Resize
 
 from common.errors import InputError
-from data.images import sources
-from data.images.sources import (
-    DATASETS,
-    celeba_source,
-    crop_and_resize,
-    decode,
-    digits_source,
-    folder_source,
-    list_files,
-)
+from data.images import decode as decoding
+from data.images import files as listing
+from data.images.celeba import celeba_source
+from data.images.decode import crop_and_resize, decode
+from data.images.digits import digits_source
+from data.images.files import list_files
+from data.images.folder import folder_source
+from data.images.formats import FORMATS, describe_left_out, readers
+from data.images.sources import DATASETS
 from tests.data.images.image_trees import jpeg, picture, write_celeba, write_folder, write_zip
 
 
@@ -239,6 +239,76 @@ def test_splits_that_are_not_there(tmp_path: Path, names: list[str], split: str,
         folder_source(write_folder(tmp_path, names), split)
 
 
+def test_a_folder_called_train_beside_other_images_is_told(tmp_path: Path) -> None:
+    source = folder_source(write_folder(tmp_path, ["train/1.jpg", "train/2.jpg", "cover.jpg"]), "train")
+    assert len(source.files) == 3
+    assert source.notes == [
+        f"{tmp_path}: cover.jpg lies beside train, so there are no splits: all 3 images are for training; give the "
+        "folder train itself for those in it alone"
+    ]
+    with pytest.raises(InputError, match=r"has no split 'test', since cover.jpg lies beside train; put the images"):
+        folder_source(tmp_path, "test")
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("twice", [(), ("training_set",), ("training_set", "test_set")])
+def test_kaggles_training_set_and_test_set_are_splits_and_told(
+    tmp_path: Path, zipped: bool, twice: tuple[str, ...]
+) -> None:
+    inner = {name: f"{name}/{name}" if name in twice else name for name in ("training_set", "test_set")}
+    names = [f"{inner['training_set']}/{name}" for name in ("cats/1.jpg", "dogs/2.jpg")]
+    names += [f"{inner['test_set']}/dogs/3.jpg"]
+    path = write_zip(tmp_path / "x.zip", names) if zipped else write_folder(tmp_path / "x", names)
+    source = folder_source(path, "train")
+    assert [file.name for file in source.files] == names[:2]
+    assert source.notes == [f"{path}: read test_set/ as split test (1 images), training_set/ as split train (2 images)"]
+    labels = folder_source(path, "test").labels
+    assert labels is not None
+    assert labels.tolist() == [1]  # dogs, in both splits
+    assert DATASETS["folder"].has_test_split(path)
+
+
+def test_files_that_are_left_out_are_counted_by_kind(tmp_path: Path) -> None:
+    names = ["1.jpg", "readme.txt", "a/b/other.TXT", "a/data.csv", "a/Makefile", ".hidden.txt", "__MACOSX/x.txt"]
+    note = "left out as no images: 2 .txt, 1 .csv, 1 without an ending"
+    assert folder_source(write_folder(tmp_path / "x", names), "train").notes == [f"{tmp_path / 'x'}: {note}"]
+    assert folder_source(write_zip(tmp_path / "x.zip", names), "train").notes == [f"{tmp_path / 'x.zip'}: {note}"]
+    (tmp_path / "x" / "1.jpg").unlink()
+    with pytest.raises(InputError, match=f"holds no images; .*; {note}"):
+        folder_source(tmp_path / "x", "train")
+    assert folder_source(write_folder(tmp_path / "y", ["1.jpg"]), "train").notes == []
+
+
+def test_images_whose_reader_is_missing_are_told_with_what_to_install() -> None:
+    without = [ending for endings in readers(avif=False, heif=False).values() for ending in endings]
+    counts = Counter({".heic": 1500, ".heif": 1, ".avif": 1, ".txt": 2})
+    assert describe_left_out(counts, tuple(without)) == (
+        "1,501 .heic files are not read: install pillow-heif; 1 .avif file is not read: install a newer Pillow; "
+        "left out as no images: 2 .txt"
+    )
+    with_all = [ending for endings in readers(avif=True, heif=True).values() for ending in endings]
+    assert describe_left_out(Counter({".heic": 0}), tuple(with_all)) == ""
+    kinds = Counter({f".{letter}": 2 for letter in "abcdefgh"})
+    assert describe_left_out(kinds).endswith("2 .f, 4 of other kinds")
+
+
+@pytest.mark.parametrize(
+    ("ending", "file_format"),
+    [("jfif", "JPEG"), ("jpe", "JPEG"), ("JPE", "JPEG"), ("avif", "AVIF"), ("heic", "HEIF"), ("HEIF", "HEIF")],
+)
+def test_phones_and_browsers_files_are_read(tmp_path: Path, ending: str, file_format: str) -> None:
+    if file_format not in FORMATS:
+        pytest.skip(f"Pillow has no reader of {file_format} here")
+    (tmp_path / f"1.{ending}").write_bytes(encoded(picture(1, (64, 48)), file_format, quality=95))
+    (file,) = folder_source(tmp_path, "train").files
+    image = decode(file.read())
+    assert image.size == (64, 48)
+    difference = np.asarray(image).astype(int) - np.asarray(picture(1, (64, 48)))
+    assert np.abs(difference).mean() < 8  # coded with half the colours' resolution
+    with pytest.raises(Exception, match=r"\w"):  # never half a picture
+        decode(file.read()[:200])
+
+
 def test_hidden_and_other_files_are_left_out(tmp_path: Path) -> None:
     names = ["1.JPG", "__MACOSX/._1.jpg", "._2.jpg", ".git/3.jpg", "sub/.4.jpg"]
     write_folder(tmp_path / "x", names)
@@ -356,7 +426,7 @@ def test_sizes_are_looked_at_before_anything_is_read(tmp_path: Path, monkeypatch
     wide += struct.pack(">I", zlib.crc32(wide[12:29])) + header[33:]
     with pytest.raises(ValueError, match="it has 1,200 million pixels"):
         decode(wide)
-    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 100_000)
+    monkeypatch.setattr(listing, "MAX_FILE_BYTES", 100_000)
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("1.png", bytes(200_000))
     write_folder(tmp_path / "folder", ["1.jpg"])
@@ -373,7 +443,7 @@ def test_tall_images_are_decoded_band_by_band_with_the_same_pixels(mode: str, mo
     image = Image.fromarray(greys) if mode == "I;16" else picture(3, (20, 600)).convert(mode)
     data = encoded(image, "TIFF" if mode == "CMYK" else "PNG", **({"transparency": 3} if mode in "PL" else {}))
     banded = np.asarray(decode(data))
-    monkeypatch.setattr(sources, "BAND_ROWS", 10_000)
+    monkeypatch.setattr(decoding, "BAND_ROWS", 10_000)
     np.testing.assert_array_equal(banded, np.asarray(decode(data)))
 
 
@@ -550,9 +620,11 @@ def test_digits_refuse_what_they_cannot_do() -> None:
 @pytest.mark.parametrize(
     ("name", "held_out", "validation", "features"),
     [
-        ("celeba", "valid", "valid", "inception"),
+        ("celeba", "valid", "valid", "efficientnet"),
+        ("eurosat", "valid", "valid", "efficientnet"),
+        ("cifar10", "test", None, "efficientnet"),
         ("digits", "test", None, "digits"),
-        ("folder", None, None, "inception"),
+        ("folder", None, None, "efficientnet"),
     ],
 )
 def test_what_a_data_set_says_of_itself(
@@ -561,9 +633,9 @@ def test_what_a_data_set_says_of_itself(
     dataset = DATASETS[name]
     assert (dataset.held_out_split, dataset.validation_split, dataset.features) == (held_out, validation, features)
     assert (dataset.needs_dir, dataset.takes_dir) == (name == "folder", name != "digits")
-    assert dataset.has_test_split(tmp_path) == (name != "folder")
-    (tmp_path / "test").mkdir()
-    assert dataset.has_test_split(tmp_path)
+    assert dataset.has_test_split(None) == (name != "folder")
+    assert not dataset.has_test_split(tmp_path)
+    assert dataset.has_test_split(write_folder(tmp_path, ["train/1.jpg", "test/2.jpg"])) == (name == "folder")
 
 
 @pytest.mark.parametrize("name", ["digits", "folder"])

@@ -21,7 +21,14 @@ from trainers.isir_fid.config import IsirFidConfig
 from trainers.isir_fid.samplers import SamplerEvaluation
 from training.config import parse_config, preset_config
 from training.generators.config import MeasureConfig
-from training.generators.measuring import Reference, check_count, measure_reference, reference_images, scores
+from training.generators.measuring import (
+    Reference,
+    check_count,
+    features_for,
+    measure_reference,
+    reference_images,
+    scores,
+)
 from training.generators.stored import StoredNetwork
 from training.processes import Processes
 
@@ -156,3 +163,21 @@ def test_the_reference_is_the_images_of_the_training_or_refused(tmp_path: Path) 
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(own / "one_more.png")
     with pytest.raises(InputError, match="files were added, removed or changed"):
         reference()
+
+
+@pytest.mark.parametrize(
+    ("preset", "dataset", "features"),
+    [
+        ("quick", "digits", "digits"),
+        ("quick", "folder", "efficientnet"),
+        ("quick", "celeba", "efficientnet"),
+        ("eurosat", "eurosat", "efficientnet"),
+        ("celeba", "celeba", "inception"),
+    ],
+)
+@pytest.mark.parametrize(("config", "presets"), [(FidConfig, PRESETS), (IsirFidConfig, ISIR_PRESETS)])
+def test_photographs_are_measured_in_features_of_photographs(
+    config: Any, presets: Any, preset: str, dataset: str, features: str
+) -> None:
+    assert features_for(preset_config(config, presets, preset), dataset) == features
+    assert features_for(preset_config(config, presets, preset, features="digits"), dataset) == "digits"
