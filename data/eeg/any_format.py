@@ -22,15 +22,17 @@ from data.eeg.recording import (
     Preprocessing,
     RecordingReport,
     bandpass_trials,
-    check_joined,
     check_signal,
     dead_stretches,
+    fir_kernel,
     marked_bad,
     median_deviation,
     stretches,
 )
 
-NO_EVENT = re.compile(r"(?:bad|edge).*|(?:new segment|comment)(?:/.*)?", re.IGNORECASE)
+JOINT = re.compile(r"edge.*|boundary|new segment(?:/.*)?", re.IGNORECASE)
+"""Annotations where the signal jumps: MNE's, EEGLAB's and BrainVision's names of a pause or a cut."""
+NO_EVENT = re.compile(rf"(?:{JOINT.pattern})|bad.*|comment(?:/.*)?", re.IGNORECASE)
 """Annotations that say nothing of what a person did."""
 
 
@@ -162,7 +164,6 @@ def read_any_trials(
     `reading.events`, or -1. Raises BadRecording for a damaged file or values that cannot be EEG.
     """
     raw = open_raw(path, reading.bids_root)
-    check_joined(raw)
     recorded_hz, remarks = float(raw.info["sfreq"]), []
     if recorded_hz <= 2 * preprocessing.h_freq:
         raise BadRecording(
@@ -181,7 +182,10 @@ def read_any_trials(
         starts, labels, preprocessing = stretches(signal.shape[1], preprocessing)
     inside = (starts >= 0) & (starts + preprocessing.n_times <= signal.shape[1])
     began = raw.first_time if raw.annotations.orig_time is not None else 0.0
-    kept = inside & ~marked_bad(raw.annotations, starts, preprocessing, began)
+    whole = ~beside_joint(raw.annotations, starts, preprocessing, began)
+    kept = inside & whole & ~marked_bad(raw.annotations, starts, preprocessing, began)
+    if n_joined := int((inside & ~whole).sum()):
+        remarks.append(f"{n_joined} trials dropped: the recording was paused or cut in or beside them")
     report = RecordingReport(
         subject=subject,
         run=run,
@@ -194,10 +198,24 @@ def read_any_trials(
         flat=flat,
         clipped=clipped,
         dead=dead_stretches(unfiltered, recorded_hz),
-        n_bad=int((inside & ~kept).sum()),
+        n_bad=int((inside & whole & ~kept).sum()),
         remarks=tuple(remarks),
     )
     return bandpass_trials(signal, starts[kept], preprocessing), labels[kept].astype(np.int64), report
+
+
+def beside_joint(
+    annotations: mne.Annotations, starts: np.ndarray, preprocessing: Preprocessing, began: float
+) -> np.ndarray:
+    """Whether a trial [n_trials], with the signal that the filter needs around it, reaches over a JOINT behind the
+    recording's start. began: seconds of the first sample on the annotations' clock.
+    """
+    half = len(fir_kernel(preprocessing.sfreq, preprocessing.l_freq, preprocessing.h_freq)) // 2
+    joints = [(n["onset"] - began) * preprocessing.sfreq for n in annotations if JOINT.fullmatch(n["description"])]
+    found = np.zeros(len(starts), dtype=bool)
+    for joint in (joint for joint in joints if joint > 1):
+        found |= (starts - half < joint) & (joint < starts + preprocessing.n_times + half)
+    return found
 
 
 def _signal(raw: mne.io.BaseRaw, reading: Reading, sfreq: float) -> tuple[np.ndarray, np.ndarray]:
@@ -210,6 +228,7 @@ def _signal(raw: mne.io.BaseRaw, reading: Reading, sfreq: float) -> tuple[np.nda
     outside = [name for name in _named(reading.reference, names, raw.ch_names) if name not in channels]
     with mne.utils.use_log_level("ERROR"):
         raw = raw.copy().pick([*channels, *outside]).load_data().reorder_channels([*channels, *outside])
+        raw = mne.io.RawArray(raw.get_data(), raw.info)  # MNE resamples each file of a split recording by itself
         raw.info["bads"] = []  # MNE would leave them out of the average
         unfiltered = raw.get_data(picks=channels)
         if reading.reference == ("average",):
