@@ -217,6 +217,7 @@ def change(folder: Path, what: str) -> dict[str, object]:
         "montage name": {"montage": "biosemi33"},
         "reference": {"reference": ("M1",)},
         "nobody": {"exclude": "01,02"},
+        "notch": {"notch": (50.0, 200.0)},
     }
     return changes.get(what, {})
 
@@ -245,6 +246,7 @@ def change(folder: Path, what: str) -> dict[str, object]:
         ("montage name", "montage='biosemi33' is not one of MNE's"),
         ("reference", "reference=M1: it has no channel M1"),
         ("nobody", "no recording is left of 2"),
+        ("notch", "notch=200: recorded at 250 Hz, it has nothing there; leave it out"),
     ],
 )
 def test_bad_input_is_one_clear_line(what: str, words: str, folders: dict[str, Path], tmp_path: Path) -> None:
@@ -252,6 +254,31 @@ def test_bad_input_is_one_clear_line(what: str, words: str, folders: dict[str, P
     changes = change(folder, what)
     with pytest.raises(InputError, match=words) as refused:
         load(folder, tmp_path / "cache", **changes)  # type: ignore[arg-type]
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "part", "length", "words"),
+    [
+        (".fif", ".fif", 100_000, "sub-01_run-1.fif: MNE cannot read it"),
+        (".bdf", ".bdf", 500_000, "sub-01_run-1.bdf: the header promises 40 data records, .* the file holds 19"),
+        (".vhdr", ".eeg", 132 * 7, "sub-01_run-1.vhdr: cut short: some of its events lie behind its end"),
+        (".vhdr", ".eeg", None, "sub-01_run-1.vhdr: MNE cannot read it"),
+        (".set", ".fdt", 300_000, "sub-01_run-1.set: MNE cannot read it"),
+        (".gdf", ".gdf", 300_000, "sub-01_run-1.gdf: MNE cannot read it"),
+    ],
+)
+def test_a_file_cut_short_is_named(
+    suffix: str, part: str, length: int | None, words: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(folders[suffix], tmp_path / "data")
+    file = folder / f"sub-01_run-1{part}"
+    if length is None:
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:length])
+    with pytest.raises(InputError, match=words) as refused:
+        load(folder, tmp_path / "cache", classes=("left:769", "right:770") if suffix == ".gdf" else HANDS)
     assert "\n" not in str(refused.value)
 
 
