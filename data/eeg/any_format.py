@@ -6,8 +6,10 @@ EEGMMI's files, at whatever rate, with whatever electrodes, from whatever events
 
 import importlib.util
 import re
+import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,22 +17,26 @@ import mne
 import numpy as np
 
 from common.errors import InputError
-from data.eeg.edf import BadRecording, check_edf_bytes
+from data.eeg.edf import BadRecording, check_bdf_bytes, check_edf_bytes
 from data.eeg.electrodes import channels_of
 from data.eeg.naming import is_bids
 from data.eeg.recording import (
     Preprocessing,
     RecordingReport,
     bandpass_trials,
-    check_joined,
     check_signal,
     dead_stretches,
+    fir_kernel,
     marked_bad,
     median_deviation,
     stretches,
 )
 
-NO_EVENT = re.compile(r"(?:bad|edge).*|(?:new segment|comment)(?:/.*)?", re.IGNORECASE)
+READING_VERSION = 2  # raise it when the same files and settings give other trials
+
+JOINT = re.compile(r"edge.*|boundary|new segment(?:/.*)?", re.IGNORECASE)
+"""Annotations where the signal jumps: MNE's, EEGLAB's and BrainVision's names of a pause or a cut."""
+NO_EVENT = re.compile(rf"(?:{JOINT.pattern})|bad.*|comment(?:/.*)?", re.IGNORECASE)
 """Annotations that say nothing of what a person did."""
 
 
@@ -71,16 +77,30 @@ class Scan:
 
 def open_raw(path: Path, bids_root: Path | None) -> mne.io.BaseRaw:
     """The recording, its samples not yet read; BadRecording if MNE cannot read it."""
-    if path.suffix.lower() == ".edf":
-        check_edf_bytes(path.read_bytes())
+    checks = {".edf": check_edf_bytes, ".bdf": check_bdf_bytes}
+    if path.suffix.lower() in checks:
+        checks[path.suffix.lower()](path.read_bytes())
+    with _as_bad_recording():
+        if bids_root is not None:
+            return _open_bids(path, bids_root)
+        return mne.io.read_raw(path, preload=False)
+
+
+@contextmanager
+def _as_bad_recording() -> Iterator[None]:
+    """Whatever MNE raises within is a BadRecording, and so is its warning that events lie behind the recording's end.
+
+    A damaged file leads it to any error, also a bare Exception, ZeroDivisionError or OverflowError.
+    """
     try:
-        with mne.utils.use_log_level("ERROR"), np.errstate(all="ignore"):
-            if bids_root is not None:
-                return _open_bids(path, bids_root)
-            return mne.io.read_raw(path, preload=False)
-    # MNE raises whatever a damaged header leads it to, also a bare Exception, ZeroDivisionError or OverflowError.
+        with warnings.catch_warnings(), mne.utils.use_log_level("WARNING"), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("error", r"Omitted .* outside data range")
+            yield
     except Exception as error:
         words = " ".join(str(error).split())[:200]
+        if words.startswith("Omitted"):
+            raise BadRecording(f"cut short: some of its events lie behind its end ({words})") from error
         raise BadRecording(f"MNE cannot read it ({type(error).__name__}: {words})") from error
 
 
@@ -162,12 +182,13 @@ def read_any_trials(
     `reading.events`, or -1. Raises BadRecording for a damaged file or values that cannot be EEG.
     """
     raw = open_raw(path, reading.bids_root)
-    check_joined(raw)
     recorded_hz, remarks = float(raw.info["sfreq"]), []
     if recorded_hz <= 2 * preprocessing.h_freq:
         raise BadRecording(
             f"sampled at {recorded_hz:g} Hz, it has nothing up to h_freq={preprocessing.h_freq:g} Hz: give less"
         )
+    if too_high := [f for f in reading.notch if f + 1 >= recorded_hz / 2]:
+        raise BadRecording(f"notch={too_high[0]:g}: recorded at {recorded_hz:g} Hz, it has nothing there; leave it out")
     events = event_times(raw) if reading.events else []
     signal, unfiltered = _signal(raw, reading, preprocessing.sfreq)
     flat, clipped = check_signal(unfiltered, reading.electrodes, recorded_hz)
@@ -181,7 +202,10 @@ def read_any_trials(
         starts, labels, preprocessing = stretches(signal.shape[1], preprocessing)
     inside = (starts >= 0) & (starts + preprocessing.n_times <= signal.shape[1])
     began = raw.first_time if raw.annotations.orig_time is not None else 0.0
-    kept = inside & ~marked_bad(raw.annotations, starts, preprocessing, began)
+    whole = ~beside_joint(raw.annotations, starts, preprocessing, began)
+    kept = inside & whole & ~marked_bad(raw.annotations, starts, preprocessing, began)
+    if n_joined := int((inside & ~whole).sum()):
+        remarks.append(f"{n_joined} trials dropped: the recording was paused or cut in or beside them")
     report = RecordingReport(
         subject=subject,
         run=run,
@@ -194,10 +218,24 @@ def read_any_trials(
         flat=flat,
         clipped=clipped,
         dead=dead_stretches(unfiltered, recorded_hz),
-        n_bad=int((inside & ~kept).sum()),
+        n_bad=int((inside & whole & ~kept).sum()),
         remarks=tuple(remarks),
     )
     return bandpass_trials(signal, starts[kept], preprocessing), labels[kept].astype(np.int64), report
+
+
+def beside_joint(
+    annotations: mne.Annotations, starts: np.ndarray, preprocessing: Preprocessing, began: float
+) -> np.ndarray:
+    """Whether a trial [n_trials], with the signal that the filter needs around it, reaches over a JOINT behind the
+    recording's start. began: seconds of the first sample on the annotations' clock.
+    """
+    half = len(fir_kernel(preprocessing.sfreq, preprocessing.l_freq, preprocessing.h_freq)) // 2
+    joints = [(n["onset"] - began) * preprocessing.sfreq for n in annotations if JOINT.fullmatch(n["description"])]
+    found = np.zeros(len(starts), dtype=bool)
+    for joint in (joint for joint in joints if joint > 1):
+        found |= (starts - half < joint) & (joint < starts + preprocessing.n_times + half)
+    return found
 
 
 def _signal(raw: mne.io.BaseRaw, reading: Reading, sfreq: float) -> tuple[np.ndarray, np.ndarray]:
@@ -208,8 +246,10 @@ def _signal(raw: mne.io.BaseRaw, reading: Reading, sfreq: float) -> tuple[np.nda
         raise BadRecording(f"it has no {' '.join(missing)}")
     channels = [names[electrode] for electrode in reading.electrodes]
     outside = [name for name in _named(reading.reference, names, raw.ch_names) if name not in channels]
-    with mne.utils.use_log_level("ERROR"):
+    with _as_bad_recording():
         raw = raw.copy().pick([*channels, *outside]).load_data().reorder_channels([*channels, *outside])
+    with mne.utils.use_log_level("ERROR"):
+        raw = mne.io.RawArray(raw.get_data(), raw.info)  # MNE resamples each file of a split recording by itself
         raw.info["bads"] = []  # MNE would leave them out of the average
         unfiltered = raw.get_data(picks=channels)
         if reading.reference == ("average",):

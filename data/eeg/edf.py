@@ -67,11 +67,24 @@ def check_edf_bytes(payload: bytes) -> None:
     _check_limits(header)
 
 
-def edf_header(payload: bytes) -> EdfHeader:
+def check_bdf_bytes(payload: bytes) -> None:
+    """BadRecording if a BDF file (EDF with 24 bits a sample) has another size than its header promises."""
+    header = edf_header(payload, version=b"\xffBIOSEMI")
+    record_bytes = 3 * sum(header.n_samples)
+    expected = header.n_header_bytes + header.n_records * record_bytes
+    if len(payload) != expected:
+        whole = (len(payload) - header.n_header_bytes) // record_bytes
+        raise BadRecording(
+            f"the header promises {header.n_records} data records, {expected} bytes; the file holds {whole}, "
+            f"{len(payload)} bytes: copy it again"
+        )
+
+
+def edf_header(payload: bytes, version: bytes = b"0") -> EdfHeader:
     """The header of an EDF file: 256 bytes, then 256 bytes a signal, ordered by field. BadRecording if it is none."""
     try:
         n_signals = int(payload[252:256])
-        if payload[:8].strip() != b"0" or n_signals < 1 or len(payload) < 256 * (n_signals + 1):
+        if payload[:8].strip() != version or n_signals < 1 or len(payload) < 256 * (n_signals + 1):
             raise ValueError
 
         def column(at: int, width: int) -> list[bytes]:
@@ -90,7 +103,8 @@ def edf_header(payload: bytes) -> EdfHeader:
         if header.n_header_bytes != 256 * (n_signals + 1) or min(header.n_samples) < 1:
             raise ValueError
     except ValueError:
-        raise BadRecording("not an EDF file: its header cannot be read") from None
+        kind = "an EDF" if version == b"0" else "a BDF"
+        raise BadRecording(f"not {kind} file: its header cannot be read") from None
     if header.n_records < 1:
         raise BadRecording(f"its header promises {header.n_records} data records: the recording was never closed")
     if not 0 < header.record_seconds < math.inf:

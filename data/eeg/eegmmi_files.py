@@ -23,7 +23,7 @@ Pair = tuple[int, int]
 def locate(folder: Path, pairs: Sequence[Pair], cache_dir: Path) -> dict[Pair, Path]:
     """{(subject, run): file} of those recordings of `pairs` that are somewhere under `folder`.
 
-    In one of LAYOUTS, in any other folder under the name S001R04.edf, or in a zip beside them.
+    In one of LAYOUTS, in any other folder under the name S001R04.edf, or in a zip.
     """
     found: dict[Pair, Path] = {}
     for layout in LAYOUTS:
@@ -35,7 +35,7 @@ def locate(folder: Path, pairs: Sequence[Pair], cache_dir: Path) -> dict[Pair, P
         elsewhere = {_pair_of(file.name): file for file in sorted(folder.rglob("S*R*.edf"), reverse=True)}
         found |= {pair: elsewhere[pair] for pair in missing if pair in elsewhere}
     if missing := [pair for pair in pairs if pair not in found]:
-        found |= _from_zips(sorted(folder.glob("*.zip")), missing, cache_dir)
+        found |= _from_zips(sorted(folder.rglob("*.zip")), missing, cache_dir)
     return {pair: found[pair] for pair in pairs if pair in found}
 
 

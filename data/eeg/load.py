@@ -19,6 +19,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.files import hash_of
+from data.eeg.any_format import READING_VERSION
 from data.eeg.cache import Excluded, bad_recording, cached_trials, reports_of
 from data.eeg.eegmmi import RECORDINGS_PER_WORKER, plan_eegmmi
 from data.eeg.electrodes import electrode_info, standard_positions
@@ -307,6 +308,7 @@ def _fingerprint(plan: Plan) -> str:
         ],
     }
     if first.reading is not None:
+        facts["reading_version"] = READING_VERSION
         facts["reading"] = {**asdict(first.reading), "bids_root": first.reading.bids_root is not None}
         facts["classes"] = plan.classes
     return hash_of(facts)

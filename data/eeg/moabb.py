@@ -5,7 +5,9 @@ the data set's events as annotations, and read by `data.eeg.own` like anybody's.
 """
 
 import difflib
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import mne
 from common.errors import InputError
 from common.files import atomic_folder
 from common.progress import Progress
+from data.eeg.cache import cannot_keep
 from data.eeg.naming import chosen
 from data.eeg.own import OwnFiles
 
@@ -67,20 +70,36 @@ def _dataset(name: str) -> Any:
 
 def _fetched(dataset: Any, subject: int, data_dir: Path | None) -> Mapping[str, Mapping[str, mne.io.BaseRaw]]:
     """{session: {run: its signal}} of a person, downloaded by MOABB if need be."""
-    if data_dir is not None:
-        mne.set_config("MNE_DATA", str(data_dir), set_env=True)
+    where = data_dir or Path(mne.get_config("MNE_DATA") or Path.home() / "mne_data").expanduser()
     try:
-        with mne.utils.use_log_level("ERROR"):
+        where.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_keep(f"data_dir={str(where)!r}", "recordings", error) from error
+    try:
+        with mne.utils.use_log_level("ERROR"), _downloads_to(where):
             return dataset.get_data(subjects=[subject])[subject]
     # What a downloader, an archive or a reader of files raises is of many kinds.
     except Exception as error:
         words, name = " ".join(str(error).split())[:200], type(dataset).__name__
-        where = data_dir or mne.get_config("MNE_DATA") or Path.home() / "mne_data"
         raise InputError(
-            f"dataset=moabb:{name}: person {subject} could not be had ({type(error).__name__}: {words}); connect to "
-            f"the network, or fetch it where there is one (moabb.datasets.{name}().download([{subject}])) and copy it "
-            f"to {where}"
+            f"dataset=moabb:{name}: person {subject} could not be fetched ({type(error).__name__}: {words}); connect "
+            f"to the network, or fetch it where there is one (moabb.datasets.{name}().download([{subject}])) and copy "
+            f"it to {where}"
         ) from error
+
+
+@contextmanager
+def _downloads_to(folder: Path) -> Iterator[None]:
+    """MOABB keeps data in this folder; MNE's configuration file, which is the user's, stays as it is."""
+    before = os.environ.get("MNE_DATA")
+    os.environ["MNE_DATA"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MNE_DATA"]
+        else:
+            os.environ["MNE_DATA"] = before
 
 
 def _write(raw: mne.io.BaseRaw, path: Path, dataset: Any) -> None:

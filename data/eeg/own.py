@@ -17,7 +17,7 @@ from common.errors import InputError
 from common.files import atomic_file, hash_of
 from common.progress import Progress
 from data.eeg import physionet
-from data.eeg.any_format import Reading, Scan, bids_root_of, matching_event, scan
+from data.eeg.any_format import READING_VERSION, Reading, Scan, bids_root_of, matching_event, scan
 from data.eeg.cache import Excluded, ReadJob, bad_recording, cannot_keep, hash_files
 from data.eeg.naming import Named, NamedFiles, chosen, find_recordings, numbers_of, run_numbers
 from data.eeg.plan import Names, Plan
@@ -340,7 +340,7 @@ def _scans(
 ) -> dict[Named, Scan | str]:
     """What every recording holds, from the cache where the same bytes were looked at before."""
     root = bids_root_of(folder)
-    key = hash_of([mne.__version__, own.montage, own.drop, root is not None, sorted(digests.values())])
+    key = hash_of([READING_VERSION, mne.__version__, own.montage, own.drop, root is not None, sorted(digests.values())])
     kept = cache_dir / f"eeg-scan-{key[:32]}.json"
     by_digest = _kept_scans(kept)
     if by_digest is None or set(digests.values()) - set(by_digest):

@@ -1,10 +1,13 @@
-"""A small data set of one's own, written in the formats that people have: FIF, BDF, BrainVision, EDF."""
+"""A small data set of one's own, written in the formats that people have: FIF, BDF, BrainVision, EDF,
+GDF and EEGLAB.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import mne
 import numpy as np
+import scipy.io
 
 NAMES_32 = (
     *("Fp1", "Fp2", "F7", "F3", "Fz", "F4", "F8", "FC5", "FC1", "FC2", "FC6", "T3", "C3", "Cz", "C4", "T4"),
@@ -50,6 +53,16 @@ def own_raw(
     return raw
 
 
+def marks_of(raw: mne.io.BaseRaw) -> list[tuple[int, int, str]]:
+    """(first sample, samples, name) of every annotation."""
+    began = raw.first_time if raw.annotations.orig_time else 0.0
+    rate = raw.info["sfreq"]
+    return [
+        (round((n["onset"] - began) * rate), max(1, round(n["duration"] * rate)), str(n["description"]))
+        for n in raw.annotations
+    ]
+
+
 def write_brainvision(raw: mne.io.BaseRaw, path: Path) -> None:
     """The three files of a BrainVision recording: header, markers, and float32 samples in microvolts."""
     data, base = raw.get_data() * 1e6, path.stem
@@ -63,11 +76,9 @@ def write_brainvision(raw: mne.io.BaseRaw, path: Path) -> None:
         encoding="utf-8",
     )
     marks = []
-    for i, note in enumerate(raw.annotations, 1):
-        onset = note["onset"] - (raw.first_time if raw.annotations.orig_time else 0.0)
-        first, length = round(onset * raw.info["sfreq"]) + 1, max(1, round(note["duration"] * raw.info["sfreq"]))
-        kind = "Bad Interval" if note["description"].startswith("BAD") else "Stimulus"
-        marks.append(f"Mk{i}={kind},{note['description']},{first},{length},0")
+    for i, (first, length, name) in enumerate(marks_of(raw), 1):
+        kind = "Bad Interval" if name.startswith("BAD") else "New Segment" if name == "New Segment/" else "Stimulus"
+        marks.append(f"Mk{i}={kind},{'' if kind == 'New Segment' else name},{first + 1},{length},0")
     path.with_suffix(".vmrk").write_text(
         "Brain Vision Data Exchange Marker File, Version 1.0\n[Common Infos]\nCodepage=UTF-8\n"
         f"DataFile={base}.eeg\n[Marker Infos]\n" + "\n".join(marks) + "\n",
@@ -75,14 +86,57 @@ def write_brainvision(raw: mne.io.BaseRaw, path: Path) -> None:
     )
 
 
+GDF_CODES = {"left_hand": 769, "right_hand": 770}
+"""Codes of GDF's table of events; 771 is feet, 1023 a rejected trial."""
+
+
+def write_gdf(raw: mne.io.BaseRaw, path: Path) -> None:
+    """GDF 1.25 (Schloegl 2006, arXiv:cs/0608052): records of a second, 16 bits over 1 mV, a table of events by code.
+
+    Only the events of GDF_CODES are kept.
+    """
+    rate, n_chans = round(raw.info["sfreq"]), len(raw.ch_names)
+    n_records = raw.n_times // rate
+    digital = np.round(raw.get_data()[:, : n_records * rate] * 1e6 * 65.535).clip(-32768, 32767).astype("<i2")
+    each = [
+        np.full(n_chans, value, kind).tobytes() for value, kind in ((-32768 / 65.535, "<f8"), (32767 / 65.535, "<f8"))
+    ]
+    each += [np.full(n_chans, value, "<i8").tobytes() for value in (-32768, 32767)]
+    header = b"GDF 1.25" + b"X X".ljust(80) + b"".ljust(80) + b"2024010112000000"
+    header += np.int64(256 * (n_chans + 1)).tobytes() + bytes(44) + np.int64(n_records).tobytes()
+    header += np.array([1, 1, n_chans], "<u4").tobytes()
+    header += b"".join(f"EEG-{name}".encode().ljust(16) for name in raw.ch_names) + b"".ljust(80 * n_chans)
+    header += b"uV".ljust(8) * n_chans + b"".join(each) + b"".ljust(80 * n_chans)
+    header += np.full(n_chans, rate, "<i4").tobytes() + np.full(n_chans, 3, "<i4").tobytes() + bytes(32 * n_chans)
+    events = [(first, GDF_CODES[name]) for first, _, name in marks_of(raw) if name in GDF_CODES]
+    table = b"\x01" + rate.to_bytes(3, "little") + np.uint32(len(events)).tobytes()
+    table += np.array([first + 1 for first, _ in events], "<u4").tobytes()
+    table += np.array([code for _, code in events], "<u2").tobytes()
+    body = digital.reshape(n_chans, n_records, rate).transpose(1, 0, 2).tobytes()
+    path.write_bytes(header + body + table)
+
+
+def write_eeglab(raw: mne.io.BaseRaw, path: Path) -> None:
+    """EEGLAB's .set with the samples beside it in .fdt, in microvolts."""
+    data = (raw.get_data() * 1e6).astype("<f4")
+    path.with_suffix(".fdt").write_bytes(data.T.tobytes())  # all channels of a sample together
+    names = [{"labels": name, "type": "EEG"} for name in raw.ch_names]
+    events = [{"type": name, "latency": float(first + 1), "duration": float(n)} for first, n, name in marks_of(raw)]
+    eeg = {"setname": path.stem, "nbchan": len(data), "trials": 1, "pnts": data.shape[1], "srate": raw.info["sfreq"]}
+    eeg |= {"xmin": 0.0, "xmax": raw.times[-1], "ref": "common", "icawinv": [], "icaweights": [], "icasphere": []}
+    eeg |= {"data": path.with_suffix(".fdt").name, "chanlocs": names, "event": events, "epoch": []}
+    scipy.io.savemat(path, {"EEG": eeg}, appendmat=False)
+
+
 def write_recording(raw: mne.io.BaseRaw, path: Path) -> Path:
-    """In the format of the suffix: .fif, .edf, .bdf or .vhdr."""
+    """In the format of the suffix: .fif, .edf, .bdf, .vhdr, .gdf or .set."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    writers = {".vhdr": write_brainvision, ".gdf": write_gdf, ".set": write_eeglab}
     with mne.utils.use_log_level("ERROR"):
         if path.suffix == ".fif":
             raw.save(path, overwrite=True)
-        elif path.suffix == ".vhdr":
-            write_brainvision(raw, path)
+        elif path.suffix in writers:
+            writers[path.suffix](raw, path)
         else:
             mne.export.export_raw(path, raw, fmt=path.suffix[1:], physical_range=(-500.0, 500.0), overwrite=True)
     return path

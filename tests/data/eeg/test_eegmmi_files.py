@@ -40,15 +40,19 @@ def test_recordings_are_read_from_the_zip(
     simulated: EegData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tree = place(simulated, tmp_path / "tree", "files")
-    (tmp_path / "data").mkdir()
-    with zipfile.ZipFile(tmp_path / "data" / "eeg-motor-movementimagery-dataset-1.0.0.zip", "w") as archive:
+    (tmp_path / "data" / "downloads").mkdir(parents=True)
+    with zipfile.ZipFile(
+        tmp_path / "data" / "downloads" / "eeg-motor-movementimagery-dataset-1.0.0.zip", "w"
+    ) as archive:
         for file in sorted(tree.rglob("*.edf")):
             archive.write(file, f"files/eegmmidb/1.0.0/{file.parent.name}/{file.name}")
     for _ in range(2):  # unpacked once
         data = load_eeg("physionet", tmp_path / "cache", tmp_path / "data", subjects="1", runs="4,8", checksums=False)
         np.testing.assert_array_equal(data.trials, simulated.trials[:30])
     assert "EEGMMI: 2 of 2 recordings, of people 1, under" in capsys.readouterr().out
-    assert [path.name for path in (tmp_path / "data").iterdir()] == ["eeg-motor-movementimagery-dataset-1.0.0.zip"]
+    assert [path.name for path in (tmp_path / "data" / "downloads").iterdir()] == [
+        "eeg-motor-movementimagery-dataset-1.0.0.zip"
+    ]
 
 
 def test_a_zip_cut_short_is_named(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Recordings of one's own: one data set in four formats gives the same trials, and bad input one clear line."""
 
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import mne
@@ -12,10 +14,11 @@ from common.errors import InputError
 from data.eeg.load import EegData, load_eeg
 from data.eeg.own import OwnFiles, survey
 from data.eeg.recording import Preprocessing
-from tests.data.eeg.own_files import NAMES_32, own_raw, write_own, write_recording
+from tests.data.eeg.own_files import NAMES_32, SFREQ, own_raw, write_own, write_recording
 
+GOOD = [0, 2, 3, 4, 5, 6, 8, 9, 10, 11]
 HANDS = ("left_hand", "right_hand")
-FORMATS = (".fif", ".bdf", ".vhdr", ".edf")
+FORMATS = (".fif", ".bdf", ".vhdr", ".edf", ".set", ".gdf")
 
 
 def load(folder: Path, cache: Path, *, classes: tuple[str, ...] = HANDS, **changes: object) -> EegData:
@@ -38,14 +41,20 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_every_format_gives_the_same_trials(suffix: str, folders: dict[str, Path], cache: Path) -> None:
-    data, reference = load(folders[suffix], cache), load(folders[".fif"], cache)
+    if suffix == ".gdf":  # events are codes, and nothing is marked bad
+        data = load(folders[suffix], cache, classes=("left_hand:769", "right_hand:770"))
+        data = replace(data, trials=data.trials[GOOD], label=data.label[GOOD])
+    else:
+        data = load(folders[suffix], cache)
+    reference = load(folders[".fif"], cache)
     assert data.trials.shape == (10, 32, 801)  # six cues a person, of which the second is marked bad
     assert (data.classes, data.sfreq, data.ch_names[11], data.ch_names[22]) == (HANDS, 160.0, "T7", "P7")
     np.testing.assert_array_equal(data.label, reference.label)
     np.testing.assert_allclose(data.trials, reference.trials, atol=2e-8)  # half a step of 16 bits over 1 mV
     table = data.table()
-    assert "resampled from 250 to 160 Hz; 1 trials dropped: marked bad in the recording" in table
-    assert "channels that are no known electrode: EOG1 (2)" in table
+    dropped = "" if suffix == ".gdf" else "; 1 trials dropped: marked bad in the recording"
+    assert f"resampled from 250 to 160 Hz{dropped}\n" in table
+    assert re.search(r"channels that are no known electrode: (EEG-)?EOG1 \(2\)", table)
     assert data.summary()["n_left_hand"] == int((data.label == 0).sum()) > 0
 
 
@@ -59,6 +68,38 @@ def test_trials_are_the_events_of_the_filtered_and_resampled_recording(folders: 
     own = data.subject == 1
     np.testing.assert_array_equal(data.label[own], epochs.events[:, 2] - 1)
     np.testing.assert_allclose(data.trials[own], epochs.get_data(), atol=1e-9)
+
+
+def test_trials_across_a_pause_or_a_cut_are_dropped(tmp_path: Path) -> None:
+    """As EEGLAB writes it (boundary), BrainVision (New Segment), and MNE, which joins two recordings."""
+    first, second = own_raw(1, 1, n_trials=6), own_raw(1, 2, n_trials=6)
+    raw = mne.concatenate_raws([first.copy(), second], verbose="ERROR")
+    write_recording(raw, tmp_path / "fif" / "anna_1.fif")
+    notes = raw.annotations[[name[:4] not in ("EDGE", "BAD ") for name in raw.annotations.description]]
+    joint = first.n_times / SFREQ
+    for name, suffix in (("boundary", ".set"), ("New Segment/", ".vhdr")):
+        named = mne.Annotations([raw.first_time, raw.first_time + joint], 0, name, orig_time=notes.orig_time)
+        write_recording(raw.copy().set_annotations(notes + named), tmp_path / suffix[1:] / f"anna_1{suffix}")
+    # The last trial of the first piece ends half a second before the joint; the filter reaches further.
+    long = Preprocessing(tmin=-1, tmax=6.5)
+    expected = [load(tmp_path / kind, tmp_path / "c", preprocessing=long) for kind in ("fif", "set", "vhdr")]
+    for data in expected:
+        assert len(data.trials) == 9  # of 12, two are marked bad and one is beside the joint
+        assert "1 trials dropped: the recording was paused or cut in or beside them; 2 trials" in data.table()
+        np.testing.assert_array_equal(data.label, expected[0].label)
+
+
+def test_a_recording_in_several_fif_files_is_one(tmp_path: Path) -> None:
+    raw = own_raw(1, 1, n_trials=20)
+    write_recording(raw, tmp_path / "one" / "anna_1.fif")
+    (tmp_path / "parts").mkdir()
+    raw.save(tmp_path / "parts" / "anna_1.fif", split_size="2MB", verbose="ERROR")
+    assert len(list((tmp_path / "parts").iterdir())) > 1
+    whole, parts = (load(tmp_path / name, tmp_path / "c") for name in ("one", "parts"))
+    np.testing.assert_array_equal(parts.trials, whole.trials)
+    (tmp_path / "parts" / "anna_1-1.fif").unlink()
+    with pytest.raises(InputError, match=r"anna_1.fif: .*anna_1-1.fif"):
+        load(tmp_path / "parts", tmp_path / "c")
 
 
 def test_the_first_of_left_and_right_is_left_and_classes_have_names_of_ones_own(
@@ -176,6 +217,7 @@ def change(folder: Path, what: str) -> dict[str, object]:
         "montage name": {"montage": "biosemi33"},
         "reference": {"reference": ("M1",)},
         "nobody": {"exclude": "01,02"},
+        "notch": {"notch": (50.0, 200.0)},
     }
     return changes.get(what, {})
 
@@ -204,6 +246,7 @@ def change(folder: Path, what: str) -> dict[str, object]:
         ("montage name", "montage='biosemi33' is not one of MNE's"),
         ("reference", "reference=M1: it has no channel M1"),
         ("nobody", "no recording is left of 2"),
+        ("notch", "notch=200: recorded at 250 Hz, it has nothing there; leave it out"),
     ],
 )
 def test_bad_input_is_one_clear_line(what: str, words: str, folders: dict[str, Path], tmp_path: Path) -> None:
@@ -211,6 +254,31 @@ def test_bad_input_is_one_clear_line(what: str, words: str, folders: dict[str, P
     changes = change(folder, what)
     with pytest.raises(InputError, match=words) as refused:
         load(folder, tmp_path / "cache", **changes)  # type: ignore[arg-type]
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "part", "length", "words"),
+    [
+        (".fif", ".fif", 100_000, "sub-01_run-1.fif: MNE cannot read it"),
+        (".bdf", ".bdf", 500_000, "sub-01_run-1.bdf: the header promises 40 data records, .* the file holds 19"),
+        (".vhdr", ".eeg", 132 * 7, "sub-01_run-1.vhdr: cut short: some of its events lie behind its end"),
+        (".vhdr", ".eeg", None, "sub-01_run-1.vhdr: MNE cannot read it"),
+        (".set", ".fdt", 300_000, "sub-01_run-1.set: MNE cannot read it"),
+        (".gdf", ".gdf", 300_000, "sub-01_run-1.gdf: MNE cannot read it"),
+    ],
+)
+def test_a_file_cut_short_is_named(
+    suffix: str, part: str, length: int | None, words: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(folders[suffix], tmp_path / "data")
+    file = folder / f"sub-01_run-1{part}"
+    if length is None:
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:length])
+    with pytest.raises(InputError, match=words) as refused:
+        load(folder, tmp_path / "cache", classes=("left:769", "right:770") if suffix == ".gdf" else HANDS)
     assert "\n" not in str(refused.value)
 
 
