@@ -150,7 +150,7 @@ def test_other_batches_and_other_images_go_on_where_that_is_allowed(
     start, run_id = finished
     steps = 3
     write_photos(here / "fewer", 5, first=50)
-    for changes in ({"batch_size": 6, "lr_critic": 1e-3}, {"data_dir": here / "fewer", "batch_size": 2}):
+    for changes in ({"batch_size": 6, "lr_critic": 2e-3}, {"data_dir": here / "fewer", "batch_size": 2}):
         steps += 2
         assert start(resume=run_id, allow_changes=True, steps=steps, **changes) == 0
         [run] = runs(here)

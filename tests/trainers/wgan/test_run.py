@@ -90,7 +90,7 @@ def test_a_run_records_all_it_should(finished: tuple[Path, str, str]) -> None:
     folder, run_id, text = finished
     run = client(folder).get_run(run_id)
     assert run.info.status == "FINISHED"
-    for name, value in {**TINY, "gp_scale": 10.0, "dataset": "digits", "preset": "quick", "lr_critic": 0.0008}.items():
+    for name, value in {**TINY, "gp_scale": 10.0, "dataset": "digits", "preset": "quick", "lr_critic": 0.001}.items():
         assert run.data.params[name] == str(value), name
     for tag in ("git.commit", "git.dirty", "data.digits", "torch", "python", "device"):
         assert tag in run.data.tags
