@@ -344,6 +344,16 @@ def fresh_network(config: EfficientAttentionConfig, data: EegData, name: str) ->
         return build_with_attention(config, data.trials.shape[1], name, len(data.classes))
 
 
+def fit_folds(
+    fitting: Fitting, config: EfficientAttentionConfig, data: EegData, folds: Sequence[Fold], *, name: str
+) -> list[dict[str, Any]]:
+    """The finished fit of the network called `name` on each fold."""
+    return [
+        fitting.fit(f"{name}_fold{number}", fresh_network(config, data, name), fold, fitting.windows.label)
+        for number, fold in enumerate(folds, 1)
+    ]
+
+
 def run_efficient_attention(config: EfficientAttentionConfig, trial: StudyTrial | None = None) -> int:
     """Train with every mechanism, measure, record, register the exact one; the exit status.
 
@@ -361,17 +371,13 @@ def run_efficient_attention(config: EfficientAttentionConfig, trial: StudyTrial 
         run, began = session.run, time.monotonic()
         log_recordings(session, config, data=data, windows=windows, folds=folds)
         n_fits = 1 if session.trial.searching else len(names) * len(folds) + config.leakage_check + 1
-        fits: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         with Progress(n_fits * config.epochs, unit="epoch", quiet=not session.is_first) as progress:
             fitting = Fitting(session, progress, config, windows)
             if session.trial.searching:  # judged on validation windows; no test window is looked at
                 untested = replace(folds[0], test=np.array([], dtype=int))
                 fitting.fit(f"{own}_fold1", fresh_network(config, data, own), untested, windows.label)
                 return 0
-            for name in names:
-                for number, fold in enumerate(folds, 1):
-                    network = fresh_network(config, data, name)
-                    fits[name].append(fitting.fit(f"{name}_fold{number}", network, fold, windows.label))
+            fits = {name: fit_folds(fitting, config, data, folds, name=name) for name in names}
             shuffled = None
             if config.leakage_check:
                 shuffled = fitting.fit("leakage", fresh_network(config, data, own), folds[0], dealt)
