@@ -71,6 +71,15 @@ def gradients_of(module: nn.Module) -> list[Tensor]:
     return [p.grad.clone() for p in module.parameters() if p.grad is not None]
 
 
+def moved_by_adam(module: nn.Module, fused: bool) -> list[Tensor]:
+    """How far a step of Adam moves each parameter, in copies. eps is 1, so that no sign is decided by rounding."""
+    copies = [p.detach().clone() for p in module.parameters()]
+    for copy, parameter in zip(copies, module.parameters(), strict=True):
+        copy.grad = parameter.grad
+    torch.optim.Adam(copies, lr=1.0, betas=(0.0, 0.9), eps=1.0, fused=fused, foreach=False).step()
+    return [copy - p.detach() for copy, p in zip(copies, module.parameters(), strict=True)]
+
+
 def wgan_step(box: Box, dtype: torch.dtype, bound: float) -> None:
     """The critic's and the generator's gradients by hand against automatic differentiation."""
     set_precision("fp32")
@@ -81,11 +90,12 @@ def wgan_step(box: Box, dtype: torch.dtype, bound: float) -> None:
     x_real, x_fake = (torch.rand(2, n, 3, 32, 32, device=box.device, dtype=dtype) * 2 - 1).unbind(0)
     alpha, z = torch.rand(n, device=box.device, dtype=dtype), torch.randn(n, 16, device=box.device, dtype=dtype)
     critic_step_gradients(D, x_real, x_fake, alpha, gp_scale=GP_SCALE)
-    by_hand = gradients_of(D)
+    by_hand, moved = gradients_of(D), moved_by_adam(D, fused=True)
     D.zero_grad()
     loss = loss_D(D(x_fake), D(x_real)) + GP_SCALE * loss_GP(x_fake, x_real, D, alpha=alpha)
     loss.backward()
     check(box, "critic's step", dtype, largest_difference(by_hand, gradients_of(D)), bound)
+    check(box, "the critic moved by Adam", dtype, largest_difference(moved, moved_by_adam(D, fused=False)), bound)
     generator_step_gradients(G, D, z)
     by_hand = gradients_of(G)
     G.zero_grad()
