@@ -60,7 +60,7 @@ def test_huge_scores_overflow_nowhere() -> None:
         ({"auc": 0.52}, "nothing to correct by"),
         ({"slope": 0.3}, "too sure"),
         ({"slope": 2.0}, "too timid"),
-        ({}, "its scores are log ratios"),
+        ({}, "the slope of its scores is about that of a log ratio"),
     ],
 )
 def test_words(changes: dict[str, float], words: str) -> None:
