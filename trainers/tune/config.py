@@ -26,7 +26,7 @@ from training.tuning import Target
 class TuneConfig(DeviceConfig, RecordConfig):
     """Search the parameters of a trainer (Optuna), repeat the best few over seeds, train and register the winner."""
 
-    preset: Literal["quick", "celeba", "physionet"] = option(
+    preset: Literal["quick", "eurosat", "cifar10", "celeba", "physionet"] = option(
         "celeba", "the trainer's preset; quick: short trainings too, a study of minutes on two CPU cores"
     )
     # What
@@ -167,6 +167,8 @@ class TuneConfig(DeviceConfig, RecordConfig):
 
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"n_trials": 10, "n_best": 2, "n_seeds": 2, "n_workers": 2},
+    "eurosat": {},
+    "cifar10": {},
     "celeba": {},
     "physionet": {},
 }

@@ -139,7 +139,7 @@ def test_every_value_of_a_declared_space_is_one_that_the_trainer_takes(name: str
         ("--fixed validation_share=0", ["no images to choose by"]),
         ("--objective loss", ["kernel_distance"]),
         ("--target eeg_transformer --fixed split=within_subject", ["cross_subject"]),
-        ("--preset physionet", ["quick, celeba"]),
+        ("--preset physionet", ["quick, eurosat, cifar10, celeba"]),
         ("--storage postgresql://me:s3cret@h/d", ["$NAME", "me:***@h"]),
         ("--storage postgresql://me@127.0.0.1:9/d", ["refused"]),
         ("--storage nosuch://h/d", ["nosuch"]),
