@@ -59,9 +59,8 @@ def train_and_watch(steps: int, folder: Path) -> np.ndarray:
                 rows.append((int(found[1]), memory, watched.num_fds(), watched.num_threads()))
     if trainer.returncode:
         raise SystemExit(f"the training ended with status {trainer.returncode}")
-    return np.array(rows[:-1], dtype=float).reshape(
-        -1, 1 + len(MEASURES)
-    )  # the last line comes when the loop has ended
+    del rows[-1:]  # of the line at the loop's end, when the trainer does other things
+    return np.array(rows, dtype=float).reshape(-1, 1 + len(MEASURES))
 
 
 def main() -> None:

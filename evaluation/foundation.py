@@ -1,8 +1,8 @@
-"""Features of DINOv2 and CLIP, for who has their weights: FD-DINOv2 and CMMD.
+"""Features of DINOv2 and CLIP, for those who have their weights: FD-DINOv2 and CMMD.
 
 FD-DINOv2: Stein et al. 2023 (arXiv 2306.04675), the class token of ViT-L/14. CMMD: Jayasumana et al. 2024 (arXiv
-2401.09603), a kernel distance of unit-length embeddings by ViT-L/14 at 336 pixels. Both files hold more than a gigabyte
-or nearly so, and are downloaded, or given as `weights`.
+2401.09603), a kernel distance of unit-length embeddings by ViT-L/14 at 336 pixels. The files, of 1.2 and 0.9 GB, are
+downloaded, or given as `weights`.
 """
 
 import hashlib

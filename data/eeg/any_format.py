@@ -24,13 +24,11 @@ from data.eeg.recording import (
     Preprocessing,
     RecordingReport,
     bandpass_trials,
-    check_signal,
-    dead_stretches,
     fir_kernel,
     marked_bad,
-    median_deviation,
     stretches,
 )
+from data.eeg.signal_checks import check_signal, dead_stretches, median_deviation
 
 READING_VERSION = 2  # raise it when the same files and settings give other trials
 

@@ -8,7 +8,6 @@ trust.
 import functools
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import scipy.fft
 from common.errors import InputError
 from data.eeg.edf import BadRecording, check_edf_bytes
 from data.eeg.electrodes import DEFAULT_MONTAGE, electrode_positions
+from data.eeg.signal_checks import check_signal, dead_stretches, median_deviation
 
 # fmt: off
 CHANNELS = (
@@ -38,12 +38,6 @@ LEFT_RIGHT_RUNS = (3, 4, 7, 8, 11, 12)
 TRIALS_PER_RUN = 15
 
 ALLOWED_TASK_SECONDS = (3.9, 4.4)  # EEGMMI's T1 and T2 last 4.1 s; the recordings with the wrong clock say 5.125 s
-FLAT_VOLTS = 1e-6  # one step of EEGMMI's converter
-FLAT_SHARE = 0.1  # of the seconds; every file ends with up to a second of zeros
-CLIPPED_SHARE = 0.01  # of the samples at the channel's own extreme
-FAULTY_SHARE = 0.125  # of the channels, 8 of 64; with more, the recording itself is at fault
-MAX_VOLTS = 0.1  # EEGMMI's converter ends at 0.008; eyes and muscles stay under 0.002
-MIN_DEAD_SECONDS = 2  # without a break, in all but FAULTY_SHARE of the channels
 MAX_TRIAL_SECONDS = 600.0  # from the cue, before and behind it
 
 
@@ -350,38 +344,6 @@ def check_joined(raw: mne.io.BaseRaw) -> None:
             )
 
 
-def check_signal(signal: np.ndarray, ch_names: Sequence[str], sfreq: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of flat and of clipped channels of `signal`, volts [n_chans, n_samples].
-
-    BadRecording for values that cannot be EEG, or with more than FAULTY_SHARE of such channels.
-    """
-    check_values(signal, ch_names)
-    flat, clipped = find_faulty_channels(signal, ch_names, sfreq)
-    if len(flat) + len(clipped) > max_faulty(len(ch_names)):
-        names = " ".join((*flat, *clipped)[:12])
-        raise BadRecording(f"{len(flat)} flat and {len(clipped)} clipped channels of {len(ch_names)} ({names} ...)")
-    return flat, clipped
-
-
-def max_faulty(n_chans: int) -> int:
-    """How many of the channels may be flat or clipped."""
-    return max(1, int(FAULTY_SHARE * n_chans))
-
-
-def check_values(signal: np.ndarray, ch_names: Sequence[str]) -> None:
-    """BadRecording unless `signal`, volts [n_chans, n_samples], is finite and no more than 0.1 V anywhere."""
-    # The largest is NaN where one value is.
-    highest = np.maximum(signal.max(axis=1), -signal.min(axis=1))
-    wrong = np.flatnonzero(~(highest <= MAX_VOLTS))
-    if len(wrong):
-        worst = highest[wrong[0]]
-        reaches = f"reaches {worst:.3g} V" if np.isfinite(worst) else "holds values that are not numbers"
-        raise BadRecording(
-            f"channel {ch_names[wrong[0]]} {reaches}, as do {len(wrong) - 1} others, where EEG stays below "
-            f"{MAX_VOLTS:g} V: its unit or its limits in the header are wrong"
-        )
-
-
 def check_events(raw: mne.io.BaseRaw) -> None:
     """BadRecording unless the recording holds 1 to 15 tasks T1 or T2 of the protocol's length."""
     tasks = [note for note in raw.annotations if note["description"] in EVENT_CODES]
@@ -405,12 +367,6 @@ def check_events(raw: mne.io.BaseRaw) -> None:
             )
 
 
-def median_deviation(signal: np.ndarray) -> float:
-    """Median over channels of the standard deviation of `signal`, volts [n_chans, n_samples]."""
-    variance = np.einsum("ct,ct->c", signal, signal) / signal.shape[1] - signal.mean(axis=1) ** 2
-    return float(np.median(np.sqrt(np.maximum(variance, 0.0))))  # rounding may leave a constant channel's below zero
-
-
 def marked_bad(
     annotations: mne.Annotations, starts: np.ndarray, preprocessing: Preprocessing, began: float = 0.0
 ) -> np.ndarray:
@@ -425,43 +381,3 @@ def marked_bad(
             first, last = onset * preprocessing.sfreq, (onset + note["duration"]) * preprocessing.sfreq
             bad |= (first < starts + preprocessing.n_times) & (last > starts)
     return bad
-
-
-def dead_stretches(signal: np.ndarray, sfreq: float) -> tuple[str, ...]:
-    """Where all but `max_faulty` channels of `signal`, volts [n_chans, n_samples], hold still for at least
-    MIN_DEAD_SECONDS whole seconds, such as "50-61 s".
-    """
-    second = round(sfreq)
-    whole = signal[:, : signal.shape[1] // second * second].reshape(len(signal), -1, second)
-    still = (whole.max(axis=2) - whole.min(axis=2) < FLAT_VOLTS).sum(axis=0) >= len(signal) - max_faulty(len(signal))
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], still, [False]])))
-    stretches = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
-    return tuple(f"{first}-{last} s" for first, last in stretches if last - first >= MIN_DEAD_SECONDS)
-
-
-def find_faulty_channels(
-    signal: np.ndarray, ch_names: Sequence[str], sfreq: float
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of flat and of clipped channels of `signal`, volts [n_chans, n_samples].
-
-    Flat: within 1 uV for more than a tenth of the seconds. Clipped: more than 1 % of the samples at the
-    channel's maximum or minimum.
-    """
-    second = round(sfreq)
-    whole = signal[:, : signal.shape[1] // second * second].reshape(len(signal), -1, second)
-    highest, lowest = whole.max(axis=2), whole.min(axis=2)
-    flat = (highest - lowest < FLAT_VOLTS).mean(axis=1) > FLAT_SHARE
-    top, bottom = highest.max(axis=1), lowest.min(axis=1)
-    clipped = np.zeros(len(signal), dtype=bool)
-    for channel in np.flatnonzero(~flat):
-        for extreme, of_seconds in ((top[channel], highest[channel]), (bottom[channel], lowest[channel])):
-            # An extreme that one second alone reaches counts as no clipping, which spares counting through the
-            # whole signal (4 ms a recording): 1 % of a task run (125 s) is more than a second; of a baseline run
-            # (61 s) it is 0.6 s, so there a channel held for one second, once, passes.
-            if np.count_nonzero(of_seconds == extreme) > 1:
-                at_extreme = np.count_nonzero(signal[channel] == extreme)
-                clipped[channel] |= at_extreme > CLIPPED_SHARE * signal.shape[1]
-    return (
-        tuple(name for name, bad in zip(ch_names, flat, strict=True) if bad),
-        tuple(name for name, bad in zip(ch_names, clipped, strict=True) if bad),
-    )

@@ -42,12 +42,8 @@ class ImageDataset:
         """The split to watch the training by: not trained on, and for choosing if there is one; None: none for sure."""
         return self.validation_split or self.test_split
 
-    def has_test_split(self, data_dir: Path | None) -> bool:
-        """Whether there are test images, where `data_dir` is given by a look into it."""
-        return self.has_split(data_dir, "test")
-
     def has_split(self, data_dir: Path | None, split: str) -> bool:
-        """Whether there are images of a split; a download has those that the data set has."""
+        """Whether there are images of a split: by a look into `data_dir`; a download has those of the data set."""
         if data_dir is None:
             return split in (self.validation_split, self.test_split)
         try:

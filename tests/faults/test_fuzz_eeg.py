@@ -11,7 +11,8 @@ import pytest
 from data.eeg.cache import ReadJob, cached_trials
 from data.eeg.edf import edf_header
 from data.eeg.physionet import recording_path
-from data.eeg.recording import MAX_VOLTS, Preprocessing, try_read_trials
+from data.eeg.recording import Preprocessing, try_read_trials
+from data.eeg.signal_checks import MAX_VOLTS
 from data.eeg.simulated import write_simulated
 from tests.faults.fuzzing import amounts, damaged, run_cases
 

@@ -31,7 +31,7 @@ from trainers.eeg_simclr.networks import OWN, RIVALS, shape_of
 from trainers.eeg_simclr.pretraining import Pretraining, build_pool, pretrain_once, pretraining_key
 from trainers.eeg_simclr.registry import register_networks
 from training.eeg.baselines import build_eegnet, classical_results
-from training.eeg.fit import ADVICE, final_fold, fit_once, seeded
+from training.eeg.fit import ADVICE, Fitting, final_fold, seeded
 from training.eeg.load import load_for, load_trials
 from training.eeg.records import (
     curves_by_fold,
@@ -112,16 +112,7 @@ class Work:
             config = frozen_fit(config)
         encoded = name == "frozen" and encoder.may_encode() and key not in session.done
         windows = encoder.encoded if encoded else self.windows
-        return fit_once(
-            session,
-            progress,
-            key=key,
-            network=encoder.network(name, encoded),
-            windows=windows,
-            fold=fold,
-            label=label,
-            config=config,
-        )
+        return Fitting(session, progress, config, windows).fit(key, encoder.network(name, encoded), fold, label)
 
 
 def train_fold(work: Work, number: int, fold: Fold) -> dict[float, dict[str, dict[str, Any]]]:
@@ -183,23 +174,11 @@ def search(work: Work, fold: Fold) -> None:
 
 def train_eegnet(work: Work, folds: Sequence[Fold]) -> list[dict[str, Any]]:
     """EEGNet's finished fit on each fold, with all labels."""
-    fits = []
+    fitting, fits = Fitting(work.session, work.progress, work.config, work.windows), []
     for number, fold in enumerate(folds, 1):
         with seeded(work.config.seed):
             network = build_eegnet(work.data, work.config.window)
-        key, label = f"eegnet_fold{number}", work.windows.label
-        fits.append(
-            fit_once(
-                work.session,
-                work.progress,
-                key=key,
-                network=network,
-                windows=work.windows,
-                fold=fold,
-                label=label,
-                config=work.config,
-            )
-        )
+        fits.append(fitting.fit(f"eegnet_fold{number}", network, fold, work.windows.label))
     return fits
 
 

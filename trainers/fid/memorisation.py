@@ -72,7 +72,7 @@ def held_out_images(config: FidConfig, generator: StoredNetwork, images: ImageSe
     dataset = DATASETS[images.name]
     known = generator.trained_on.get("data_dir")
     data_dir = config.data_dir if config.data_dir is not None or not known else known
-    if images.split != "train" or not dataset.has_test_split(data_dir):
+    if images.split != "train" or not dataset.has_split(data_dir, "test"):
         return None
     return load_images(
         dataset=images.name,

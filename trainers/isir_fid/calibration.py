@@ -48,7 +48,7 @@ def real_images(config: IsirFidConfig, generator: StoredNetwork, reference: Imag
     Raises InputError where a ratio cannot be fitted to them: too few, or all equal.
     """
     data_dir = data_dir_of(config, generator)
-    if not DATASETS[reference.name].has_test_split(data_dir):
+    if not DATASETS[reference.name].has_split(data_dir, "test"):
         fitted, held_out = divide(reference, HELD_OUT_SHARE)
         assert held_out is not None
     else:

@@ -82,7 +82,7 @@ def measure_validation(config: WganConfig, objectives: tuple[str, ...], run: Any
 
 def measure_test(config: WganConfig, objectives: tuple[str, ...], run: AnyRun, features: str | None) -> Measure:
     """Distances to the test images; nothing where a folder has none."""
-    if not DATASETS[config.dataset].has_test_split(config.data_dir):
+    if not DATASETS[config.dataset].has_split(config.data_dir, "test"):
         return measure_nothing(config, objectives, run, features)
     return distances_to(load_split(config, "test").pixels, objectives, feature_network(config, run, features))
 

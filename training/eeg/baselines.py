@@ -126,7 +126,7 @@ def baseline_inputs(data: EegData, split: str) -> BaselineInputs:
     passed, early = (p.l_freq, p.h_freq), inside(data, EARLY_SECONDS)
     found = trial_covariances(data, (Slice(*inside(data, RULE_SECONDS), *passed), Slice(*early, *passed)))
     rule = rule_difference(found.parts[:, 0], data) if has_rule(data) else None
-    wide = aligned_covariances(found, group)[:, 1].clone()
+    wide = aligned_covariances(found, group)[:, 1]
     banks = torch.empty(len(wide), N_BANDS, *wide.shape[1:])
     for k, band in enumerate(filter_bank(*passed)):  # one at a time: all together take 1.3 GB of 69 people
         banks[:, k] = aligned_covariances(trial_covariances(data, (Slice(*early, *band),)), group)[:, 0]

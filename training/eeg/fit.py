@@ -201,44 +201,9 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def fit_once(
-    session: Session,
-    progress: Progress,
-    *,
-    key: str,
-    network: nn.Module,
-    windows: Windows,
-    fold: Fold,
-    label: np.ndarray,
-    config: EegConfig,
-) -> dict[str, Any]:
-    """The finished fit `key`: trained now, epoch by epoch, with a checkpoint after each; or by an earlier process of
-    the run, from its checkpoint. {"log_p": test log-probabilities or None, "weights": ..., "curve": ...}.
-
-    label: of all windows. Raises Stopped behind the epoch in which a signal came, NotFinite, and Pruned by a study.
-    """
-    if key in session.done:
-        progress.advance(config.epochs)
-        return session.done[key]
-    network = network.to(session.device)
-    if session.processes.world_size > 1:
-        synchronise_batch_norms(network)
-    fit = Fit(config, network, windows=windows, fold=fold, processes=session.processes, label=label)
-    session.restore(key, fit)
-    progress.advance(fit.epoch)
-    for point in session.epochs(key, fit):
-        session.run.log_metrics({f"{key}_{name}": value for name, value in point.items()}, step=fit.epoch)
-        progress.advance(note=f"{key}: validation accuracy {point['validation_accuracy']:.3f}")
-        if session.trial.searching:
-            measured = session.trial.measure(network, windows.gather(fold.validation[:1]))
-            session.trial.report(session.run, {**fit.best_point(), **measured}, fit.epoch)
-    progress.advance(config.epochs - fit.epoch)
-    return session.finish(key, fit.result())
-
-
 @dataclass(frozen=True)
 class Fitting:
-    """What every fit of a run is trained with."""
+    """What fits of a run are trained with."""
 
     session: Session
     progress: Progress
@@ -246,17 +211,30 @@ class Fitting:
     windows: Windows
 
     def fit(self, key: str, network: nn.Module, fold: Fold, label: np.ndarray) -> dict[str, Any]:
-        """The finished fit `key` of a fresh network, with these labels of all windows."""
-        return fit_once(
-            self.session,
-            self.progress,
-            key=key,
-            network=network,
-            windows=self.windows,
-            fold=fold,
-            label=label,
-            config=self.config,
-        )
+        """The finished fit `key` of a fresh network: trained now, epoch by epoch, with a checkpoint after each; or by
+        an earlier process of the run, from its checkpoint.
+        {"log_p": test log-probabilities or None, "weights": ..., "curve": ...}.
+
+        label: of all windows. Raises Stopped behind the epoch in which a signal came, NotFinite, and Pruned by a study.
+        """
+        session, progress, config = self.session, self.progress, self.config
+        if key in session.done:
+            progress.advance(config.epochs)
+            return session.done[key]
+        network = network.to(session.device)
+        if session.processes.world_size > 1:
+            synchronise_batch_norms(network)
+        fit = Fit(config, network, windows=self.windows, fold=fold, processes=session.processes, label=label)
+        session.restore(key, fit)
+        progress.advance(fit.epoch)
+        for point in session.epochs(key, fit):
+            session.run.log_metrics({f"{key}_{name}": value for name, value in point.items()}, step=fit.epoch)
+            progress.advance(note=f"{key}: validation accuracy {point['validation_accuracy']:.3f}")
+            if session.trial.searching:
+                measured = session.trial.measure(network, self.windows.gather(fold.validation[:1]))
+                session.trial.report(session.run, {**fit.best_point(), **measured}, fit.epoch)
+        progress.advance(config.epochs - fit.epoch)
+        return session.finish(key, fit.result())
 
 
 def augmented(x: Tensor, config: EegConfig, generator: torch.Generator) -> Tensor:

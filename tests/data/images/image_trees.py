@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data.images.folder import folder_source
+
 
 def picture(seed: int, size: tuple[int, int] = (178, 218), mode: str = "RGB") -> Image.Image:
     """A smooth random picture of `size` (width, height): low-resolution noise, enlarged."""
@@ -53,3 +55,18 @@ def write_zip(path: Path, names: list[str], size: tuple[int, int] = (40, 30), st
         for number, name in enumerate(names):
             archive.writestr(name, jpeg(number, size))
     return path
+
+
+def encoded(image: Image.Image, file_format: str = "PNG", **options: object) -> bytes:
+    """The image as the bytes of a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+# --- folders and zips -----------------------------------------------------------------------------------
+
+
+def names_of(data_dir: Path, split: str = "train") -> list[str]:
+    """Names of the images that dataset=folder lists."""
+    return [file.name for file in folder_source(data_dir, split).files]

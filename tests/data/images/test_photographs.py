@@ -171,11 +171,11 @@ def test_cifar10_in_torchvisions_layout(tmp_path: Path, monkeypatch: pytest.Monk
 def test_cifar10_in_class_folders(tmp_path: Path) -> None:
     train = write_zip(tmp_path / "train.zip", ["airplane/1.jpg", "truck/2.jpg"], (32, 32))
     assert names_of(cifar10_source(train, "train", tmp_path)) == ["1.jpg", "2.jpg"]
-    assert not DATASETS["cifar10"].has_test_split(train)
+    assert not DATASETS["cifar10"].has_split(train, "test")
     with pytest.raises(InputError, match=r"holds no test images of CIFAR-10; put test.zip beside train.zip"):
         cifar10_source(train, "test", tmp_path)
     test = write_zip(tmp_path / "test.zip", ["truck/0.jpg"], (32, 32))
-    assert DATASETS["cifar10"].has_test_split(train)
+    assert DATASETS["cifar10"].has_split(train, "test")
     assert (
         names_of(cifar10_source(train, "test", tmp_path))
         == names_of(cifar10_source(test, "all", tmp_path))
