@@ -3,7 +3,8 @@
 There is no official split. Here the number in a file's name makes one, the same in the whole set and in any part of it:
 Forest_19.jpg is a test image since its number ends in 9, Forest_18.jpg one for validation, the others are for training.
 So a tenth of every class is held out for each: 21,600, 2,700 and 2,700 images. Where somebody's own split lies in two
-zips (or folders), train and test, that one holds, and the numbers only divide training from validation.
+zips (or folders), train and test, test is all of the test zip, and the numbers divide the training zip; its images that
+end in 9 are left out, so that a network trained on a part has seen no test image of the whole set.
 """
 
 import re
@@ -65,8 +66,7 @@ def _eurosat_in(path: Path, split: str) -> ImageSource:
     elif split in parts and (split == "test" or "valid" in parts):
         chosen = [_listed(parts[split])]
     else:
-        images = _listed(parts["train"])
-        chosen = [images.only([(last_digit(file, images.path) == 8) == (split == "valid") for file in images.files])]
+        chosen = [_numbered(_listed(parts["train"]), split)]
     if not any(part.files for part in chosen):
         raise InputError(f"{path}: holds no images of split {split!r} (docs/images.md has the split)")
     return source_of(chosen, "EuroSAT", SIZE)
