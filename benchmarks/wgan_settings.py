@@ -1,11 +1,13 @@
-"""What settings of the quick WGAN-GP are worth over several seeds, and in how many runs the critic loses its hold.
+"""What settings of `wgan` are worth over several seeds, and in how many runs the critic loses its hold.
 
     python -m benchmarks.wgan_settings                                                    # the preset as it is
     python -m benchmarks.wgan_settings --settings ";lr_critic=0.0004;beta2=0.99" --seeds 0-5   # beside it, any
     parameters of wgan
+    python -m benchmarks.wgan_settings --settings "preset=eurosat data_dir=train.zip steps=900" --seeds 0  # photographs
 
-Each run is `make wgan`'s: the digits, `preset=quick`, and what a setting changes of it. fd_digits: of 2,000 images of
-the averaged generator, against the digits that it was trained on, in one feature network for all runs. gradient norm:
+Each run is `make wgan`'s, `preset=quick`, or what a setting says. distance: the Frechet distance of 2,000 images of
+the averaged generator from those held out for choosing (the digits have none: from those that it was trained on), in
+the data set's feature network, the same for all runs: fd_digits or fd_efficientnet_lite0. gradient norm:
 the largest mean of |grad D| over 100 steps after the first 100; a critic that holds its penalty stays near 1. critic
 loss: mean of the last 100 steps; above 0 the penalty outweighs the distance that the critic finds. A critic holds if
 its loss ends below 0 and its gradient norm stays below 1.3. Runs with the same seed are compared. A run lasts minutes,
@@ -25,9 +27,12 @@ import numpy as np
 import torch
 
 from common.errors import run_main
-from data.images.load import ImageBatches, load_images
-from evaluation.features import extract, network_extractor
+from data.images.load import ImageBatches, ImageSet, load_images
+from data.images.sources import DATASETS
+from evaluation.efficientnet import efficientnet_extractor
+from evaluation.features import Extractor, extract, network_extractor
 from evaluation.frechet import Gaussian, frechet_distance
+from evaluation.images import drawn_rows
 from models.gan.digit_classifier import DigitClassifier, DigitFeatures
 from trainers.wgan.config import PRESETS, WganConfig, build_networks
 from trainers.wgan.loop import METRICS, Training, sample_images, training_steps
@@ -42,17 +47,40 @@ HELD = 1.3
 
 
 def config_of(setting: str, seed: int) -> WganConfig:
-    """`preset=quick` with "name=value name=value" changed."""
+    """The preset with "name=value name=value" changed."""
     options = [word for pair in setting.split() for word in (f"--{pair.split('=')[0]}", pair.partition("=")[2])]
     return parse_config(WganConfig, PRESETS, [*options, "--seed", str(seed)], "wgan")
 
 
-def run(setting: str, seed: int, threads: int, features: Path) -> dict[str, float]:
+def feature_extractor(config: WganConfig, digits: Path) -> Extractor:
+    """The network in whose features the data set's images are compared; `digits`: the weights of the digits' one."""
+    if DATASETS[config.dataset].features != "digits":
+        return efficientnet_extractor(torch.device("cpu"))
+    classifier = DigitClassifier().eval()
+    classifier.load_state_dict(torch.load(digits))
+    return network_extractor("digits", DigitFeatures(classifier), "settings", "digits", torch.device("cpu"))
+
+
+def reference_pixels(config: WganConfig, images: ImageSet) -> np.ndarray:
+    """Up to 2,000 images to choose by: the validation split where the data set has one, else the training images."""
+    split = DATASETS[config.dataset].validation_split
+    if split is not None:
+        images = load(config, split)
+    return np.array(images.pixels[drawn_rows(len(images), N_IMAGES, seed=0)])
+
+
+def load(config: WganConfig, split: str) -> ImageSet:
+    return load_images(
+        config.dataset, config.image_size, split, config.data_dir, config.cache_dir, config.on_bad, progress=False
+    )
+
+
+def run(setting: str, seed: int, threads: int, digits: Path) -> dict[str, float]:
     """Train once; its figures."""
     torch.set_num_threads(threads)
     config, began = config_of(setting, seed), time.process_time()
-    images = load_images("digits", config.image_size, cache_dir=config.cache_dir, progress=False)
-    batches = ImageBatches(images, config.batch_size, seed=seed, device=torch.device("cpu"), flip=False)
+    images = load(config, config.split)
+    batches = ImageBatches(images, config.batch_size, seed=seed, device=torch.device("cpu"), flip=config.flip)
     G, D = build_networks(config, images.is_grey)
     training = Training(
         G,
@@ -67,22 +95,21 @@ def run(setting: str, seed: int, threads: int, features: Path) -> dict[str, floa
         seed=seed,
     )
     rows = list(training_steps(training, batches, n_dis=config.n_dis, gp_scale=config.gp_scale, steps=config.steps))
+    seconds = time.process_time() - began
     curves = torch.stack(rows)
     norms = curves[SETTLED:, METRICS.index("input_gradient_norm")]
     losses = curves[:, METRICS.index("critic_loss")]
-    classifier = DigitClassifier().eval()
-    classifier.load_state_dict(torch.load(features))
-    extractor = network_extractor("digits", DigitFeatures(classifier), "settings", "digits", torch.device("cpu"))
+    extractor = feature_extractor(config, digits)
     codes = torch.randn(N_IMAGES, config.nz, generator=torch.Generator().manual_seed(seed))
     real, made = (
         Gaussian.of(extract(extractor, torch.from_numpy(pixels).split(100)).moments)
-        for pixels in (np.array(images.pixels), sample_images(training.ema.model, codes))
+        for pixels in (reference_pixels(config, images), sample_images(training.ema.model, codes))
     )
     return {
-        "fd_digits": frechet_distance(made, real),
+        "distance": frechet_distance(made, real),
         "gradient_norm": max(float(part.mean()) for part in norms.split(SPAN)),
         "critic_loss": float(losses[-SPAN:].mean()),
-        "seconds": time.process_time() - began,
+        "seconds": seconds,
     }
 
 
@@ -104,31 +131,31 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(args.workers, multiprocessing.get_context("spawn")) as workers,
     ):
-        features = Path(folder) / "features.pt"
-        torch.save(classifier.state_dict(), features)
+        digits = Path(folder) / "digits.pt"
+        torch.save(classifier.state_dict(), digits)
         # All settings of a seed before the next seed: whatever is done when it is stopped can be compared.
-        running = {(s, seed): workers.submit(run, s, seed, args.threads, features) for seed in seeds for s in settings}
+        running = {(s, seed): workers.submit(run, s, seed, args.threads, digits) for seed in seeds for s in settings}
         found: dict[tuple[str, int], dict[str, float]] = {}
-        print("| setting | seed | fd_digits | gradient norm | critic loss | CPU s |\n|---|---|---|---|---|---|")
+        print("| setting | seed | distance | gradient norm | critic loss | CPU s |\n|---|---|---|---|---|---|")
         for (setting, seed), future in running.items():
             found[setting, seed] = row = future.result()
             print(
-                f"| {setting or 'preset'} | {seed} | {row['fd_digits']:.2f} | {row['gradient_norm']:.2f} | "
+                f"| {setting or 'preset'} | {seed} | {row['distance']:.2f} | {row['gradient_norm']:.2f} | "
                 f"{row['critic_loss']:+.2f} | {row['seconds']:.0f} |",
                 flush=True,
             )
     ratios, spread = {}, {}
     for setting in settings:
         rows = [found[setting, seed] for seed in seeds]
-        values, norms = ([row[name] for row in rows] for name in ("fd_digits", "gradient_norm"))
+        values, norms = ([row[name] for row in rows] for name in ("distance", "gradient_norm"))
         held = sum(row["critic_loss"] < 0 and row["gradient_norm"] < HELD for row in rows)
         print(
-            f"{setting or 'preset'}: fd_digits {np.median(values):.2f} [{min(values):.2f}, {max(values):.2f}], "
+            f"{setting or 'preset'}: distance {np.median(values):.2f} [{min(values):.2f}, {max(values):.2f}], "
             f"gradient norm {np.median(norms):.2f} [{min(norms):.2f}, {max(norms):.2f}]; "
             f"the critic held in {held} of {len(rows)}"
         )
-        against = [found[settings[0], seed]["fd_digits"] / value for seed, value in zip(seeds, values, strict=True)]
-        label = f"fd_digits of {settings[0] or 'the preset'} / {setting or 'the preset'}"
+        against = [found[settings[0], seed]["distance"] / value for seed, value in zip(seeds, values, strict=True)]
+        label = f"distance of {settings[0] or 'the preset'} / {setting or 'the preset'}"
         ratios[label], spread[label] = float(np.median(against)), [min(against), max(against)]
     conditions = {"seeds": args.seeds, "images": N_IMAGES, "threads": args.threads, "torch": torch.__version__}
     print(json.dumps({"name": "wgan_settings", "ratios": ratios, "spread": spread, "conditions": conditions}))
