@@ -141,6 +141,11 @@ def sign_flip_p(differences: Sequence[float], n_resamples: int = 9999, seed: int
     return float(found.pvalue)
 
 
+def least_sign_flip_p(n: int) -> float:
+    """The smallest p-value that `sign_flip_p` can give for n differences: all of one sign, two patterns of 2^n."""
+    return 2.0 ** (1 - n)
+
+
 def class_counts(label: np.ndarray, n_classes: int = 2) -> tuple[int, ...]:
     """How many of each class `label` [n] holds."""
     return tuple(int((label == c).sum()) for c in range(n_classes))
@@ -218,20 +223,24 @@ def plot_subjects(
     names: of the subjects, where they are called otherwise than by their numbers.
     """
     subjects = sorted(next(iter(tables.values())))
-    figure = Figure(figsize=(max(5.0, 0.35 * len(subjects) + 2.5), 3.8), layout="constrained")
+    step = min(0.12, 0.8 / len(tables))  # so that a subject's points stay within its tick
+    width = max(5.0, max(0.35, 0.09 * len(tables)) * len(subjects) + 2.5)
+    figure = Figure(figsize=(min(width, 40.0), 4.2), layout="constrained")
     axis = figure.subplots()
     low, high = accuracy_bounds(counts)
     axis.axhspan(low, high, color="grey", alpha=0.2, label=f"chance, {sum(counts)} trials")
     for i, (name, table) in enumerate(tables.items()):
-        offset = (i - (len(tables) - 1) / 2) * 0.12
+        offset = (i - (len(tables) - 1) / 2) * step
         values = [table.get(s, math.nan) for s in subjects]
-        axis.plot(np.arange(len(subjects)) + offset, values, "o", markersize=5, label=name)
+        axis.plot(np.arange(len(subjects)) + offset, values, "o", markersize=4, label=name)
+    for border in np.arange(len(subjects) - 1) + 0.5:
+        axis.axvline(border, color="lightgrey", linewidth=0.5)
     axis.set_xticks(np.arange(len(subjects)), [(names or {}).get(s, str(s)) for s in subjects], fontsize=7)
     axis.set_xlabel("subject")
     axis.set_ylabel("accuracy per trial")
     axis.set_ylim(0, 1.02)
     axis.set_title(title, fontsize=9)
-    axis.legend(fontsize=7, frameon=False, loc="lower left", ncols=2)
+    axis.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=6)
     return figure
 
 

@@ -73,7 +73,7 @@ def _files(
         if missing and (asked.download == "no" or (asked.download == "auto" and data_dir is not None and found)):
             whole = {subject for subject, _ in pairs} - {subject for subject, _ in missing}
             instead = (
-                f"give subjects={physionet.ranges(whole)}, whose recordings are all there"
+                f"leave them out, such as by subjects={physionet.ranges(whole)}, who are all there"
                 if whole
                 else ("give other subjects or runs")
             )

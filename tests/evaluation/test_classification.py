@@ -14,9 +14,11 @@ from evaluation.classification import (
     chance_bounds,
     classification_scores,
     confusion,
+    least_sign_flip_p,
     mean_interval,
     paired_interval,
     probability_of_right,
+    sign_flip_p,
     trial_means,
 )
 
@@ -147,3 +149,16 @@ def test_three_classes_have_the_bounds_of_a_die() -> None:
     assert chance_bounds((12, 0, 0)) == (0.0, 1.0)
     wide_low, wide_high = chance_bounds((4, 40, 40))
     assert wide_low < low < 1 / 3 < high < wide_high
+
+
+@pytest.mark.parametrize("n", [1, 3, 8])
+def test_differences_of_one_sign_give_the_least_p(n: int) -> None:
+    """Of 2^n patterns of signs two are as extreme: all plus and all minus."""
+    assert sign_flip_p([0.1 + 0.01 * k for k in range(n)]) == pytest.approx(2 / 2**n)
+    assert least_sign_flip_p(n) == pytest.approx(2 / 2**n)
+
+
+def test_the_sign_flip_test_by_hand() -> None:
+    """Of 3, 2 and -1 the mean is 4/3; 6 and 4 thirds are as large: +++, ++- and their negatives, 4 of 8 patterns."""
+    assert sign_flip_p([3.0, 2.0, -1.0]) == pytest.approx(4 / 8)
+    assert sign_flip_p([0.0, 0.0]) == 1.0

@@ -31,7 +31,7 @@ from trainers.eeg_simclr.networks import OWN, RIVALS, shape_of
 from trainers.eeg_simclr.pretraining import Pretraining, build_pool, pretrain_once, pretraining_key
 from trainers.eeg_simclr.registry import register_networks
 from training.eeg.baselines import build_eegnet, classical_results
-from training.eeg.fit import ADVICE, Fitting, final_fold, seeded
+from training.eeg.fit import ADVICE, Fitting, final_fit, seeded
 from training.eeg.load import load_for, load_trials
 from training.eeg.records import (
     curves_by_fold,
@@ -215,7 +215,8 @@ def run_channel(config: EegSimclrConfig, trial: StudyTrial | None = None) -> int
     unlabelled = load_unlabelled(config)
     data, windows, folds = load_for(session, config)
     pool = build_pool(config, data, windows, unlabelled)
-    dealt, everything = shuffled_labels(windows, config.seed), final_fold(windows, folds)
+    dealt = shuffled_labels(windows, config.seed)
+    final_key, served = final_fit(config, OWN, windows, folds)
 
     with session:
         run, began = session.run, time.monotonic()
@@ -231,8 +232,8 @@ def run_channel(config: EegSimclrConfig, trial: StudyTrial | None = None) -> int
             if config.leakage_check:
                 encoder = work.encoder(session.done[pretraining_key(folds[0])]["weights"])
                 shuffled = work.fit(OWN, "leakage", encoder, fold=folds[0], label=dealt)
-            encoder_weights = work.pretrain(everything)["weights"]
-            final = work.fit(OWN, "final", work.encoder(encoder_weights), fold=everything, label=windows.label)
+            encoder_weights = work.pretrain(served)["weights"]
+            final = work.fit(OWN, final_key, work.encoder(encoder_weights), fold=served, label=windows.label)
             sweep_tau(work, folds[0])
         session.end_training()
         if not session.is_first:

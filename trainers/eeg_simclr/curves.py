@@ -10,7 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from data.eeg.load import EegData
-from evaluation.classification import accuracy_by_subject, mean_interval, paired_interval, sign_flip_p
+from evaluation.classification import (
+    accuracy_by_subject,
+    least_sign_flip_p,
+    mean_interval,
+    paired_interval,
+    sign_flip_p,
+)
 from evaluation.figures import plot_step_curves
 from tracking.run import AnyRun
 from trainers.eeg_simclr.neighbour import ALL_LABELS, OWN, Curve
@@ -53,6 +59,11 @@ class Found:
     means: dict[str, dict[str, Interval]]
     against: dict[str, dict[str, Interval]]
     p: dict[str, dict[str, float]]
+
+    @property
+    def least_p(self) -> float:
+        """The smallest p-value that so many people can give."""
+        return least_sign_flip_p(len(next(iter(self.accuracies[OWN].values()))))
 
     @property
     def budgets(self) -> list[str]:
@@ -143,14 +154,14 @@ def curves_figure(found: Found, title: str) -> Figure:
             continue
         _bars(left, places + 0.05 * (i - 2), list(by_n.values()), color=colour, linestyle=style, label=label)
     left.axhline(0.5, color="red", linewidth=0.6)
-    left.set_ylabel("accuracy per trial, mean over people, 95 % interval")
-    left.legend(frameon=False, fontsize=7, loc="lower right")
+    left.set_ylabel("accuracy per trial, 95 % interval")
+    left.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     for i, (rival, by_n) in enumerate(found.against.items()):
         colour = LINES[rival][0]
         _bars(right, places + 0.05 * (i - 1), list(by_n.values()), color=colour, linestyle="-", label=f"less {rival}")
     right.axhline(0, color="red", linewidth=0.6)
-    right.set_ylabel("fine-tuned less the other, paired by person, 95 % interval")
-    right.legend(frameon=False, fontsize=8)
+    right.set_ylabel("fine-tuned less the other, 95 % interval")
+    right.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     for axis in (left, right):
         axis.set_xticks(places, found.budgets)
         axis.set_xlabel("labelled trials of the training people")

@@ -15,6 +15,7 @@ from trainers.eeg_simclr.config import EegSimclrConfig
 from trainers.eeg_simclr.neighbour import TASK_SECONDS, vector_slices
 from trainers.eeg_simclr.networks import OWN, build_encoder
 from training.config import as_params
+from training.eeg.load import served_trials
 from training.eeg.registry import facts_of, log_classifier, register_classifier
 from training.eeg.slices import ALIGN_SHRINKAGE, REFERENCE_TRIALS, decimation, lateral_mirror
 
@@ -35,7 +36,7 @@ def register_networks(
     encoder.load_state_dict(encoder_weights)
     example = np.random.default_rng(0).standard_normal((4, config.window)).astype(np.float32)
     # Whoever goes on from this encoder must know whom it has seen: to test on them would be a leak.
-    seen = {"dataset": config.dataset, "subjects": np.unique(data.subject).tolist()}
+    seen = {"dataset": config.dataset, "subjects": np.unique(data.subject[served_trials(config, data)]).tolist()}
     log_model(
         run,
         encoder,
@@ -86,7 +87,7 @@ def register_neighbour(
     n_features, n_components = network.encoder.components.shape
     sizes = {"n_features": n_features, "n_components": n_components}
     example = np.random.default_rng(0).standard_normal((4, n_features)).astype(np.float32)
-    seen = {"dataset": config.dataset, "subjects": np.unique(data.subject).tolist()}
+    seen = {"dataset": config.dataset, "subjects": np.unique(data.subject[served_trials(config, data)]).tolist()}
     log_model(
         run,
         network.encoder,

@@ -24,7 +24,6 @@ from trainers.eeg_simclr.channel import run_channel
 from trainers.eeg_simclr.config import PRESETS, EegSimclrConfig
 from trainers.eeg_simclr.curves import Found, found_of, record_curves, results_with_all_labels
 from trainers.eeg_simclr.neighbour import (
-    N_COMPONENTS,
     OWN,
     TUNED,
     Curve,
@@ -45,7 +44,7 @@ from training.config import launch_processes, parse_config
 from training.eeg.baselines import classical_results, group_of, has_rule, tested_trials, training_trials
 from training.eeg.config import presets_for
 from training.eeg.fit import ADVICE
-from training.eeg.load import load_for
+from training.eeg.load import load_for, served_trials
 from training.eeg.records import end_with_summary, log_figures, log_recordings, log_results, results_text
 from training.eeg.results import Leakage, leakage_of
 from training.eeg.slices import ALL, check_slices, electrode_sets, lateral_mirror, reference_covariances
@@ -125,15 +124,19 @@ class Work:
         logit = self.session.done["leakage"]["logit"].numpy()
         return leakage_of(np.stack([-logit, logit], axis=1), dealt[part.test])
 
-    def final(self) -> NeighbourClassifier:
-        """The classifier to be served: pre-trained on all trials, fine-tuned on all labels."""
-        trials, rows = self.trials[ALL], np.arange(len(self.trials[ALL].label))
-        encoder = restored(self.pretrain("pretrain_final", ALL, rows))
+    def final(self, rows: np.ndarray) -> NeighbourClassifier:
+        """The classifier to be served: pre-trained on the trials `rows`, fine-tuned on all their labels."""
+        trials = self.trials[ALL]
+        # With test_subjects, who are trained on nowhere, the trials are those of the only fold.
+        encoder = restored(
+            self.pretrain("pretrain_fold_1" if self.config.test_subjects else "pretrain_final", ALL, rows)
+        )
         if "final" not in self.session.done:
             head = fit_fine(features_of(trials, encoder, rows, self.config.seed), rows, trials.label)
             self.finish("final", {"weights": head.state_dict()})
-        head = FewShotHead(N_COMPONENTS, 1, fine_settings(len(rows))[0])
-        head.load_state_dict(self.session.done["final"]["weights"])
+        weights = self.session.done["final"]["weights"]
+        head = FewShotHead(len(weights["correction"]), 1, fine_settings(len(rows))[0])
+        head.load_state_dict(weights)
         return NeighbourClassifier(encoder, head).requires_grad_(False).eval()
 
 
@@ -178,7 +181,7 @@ def run_neighbour(config: EegSimclrConfig, trial: StudyTrial | None = None) -> i
             curves = {name: [work.curve(name, k, part) for k, part in enumerate(parts, 1)] for name in sets}
             encoder = restored(session.done["pretrain_fold_1"])
             leakage = work.leakage(encoder, parts[0], dealt) if config.leakage_check else None
-            final = work.final()
+            final = work.final(served_trials(config, data))
         session.end_training()
         run.log_checkpoint()
 
@@ -194,7 +197,7 @@ def run_neighbour(config: EegSimclrConfig, trial: StudyTrial | None = None) -> i
 
         if leakage is None or not leakage.leaks:  # else the classifier is not to be served
             group = group_of(data, config.split)
-            reference = reference_covariances(covariances, group, np.arange(len(group)))
+            reference = reference_covariances(covariances, group, served_trials(config, data))
             metrics, alias = results[OWN].metrics(OWN), session.trial.alias
             register_neighbour(run, config, data, network=final, reference=reference, metrics=metrics, alias=alias)
         common = results_text(config, data, OWN, results=results, leakage=leakage)

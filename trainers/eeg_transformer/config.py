@@ -221,7 +221,8 @@ def check_not_seen(config: TransformerConfig, sizes: dict[str, Any]) -> None:
             "whom this run would test on; give an encoder trained on other data"
         )
     highest = EEG_SOURCES[config.dataset].n_subjects
-    shared = sorted(set(sizes["subjects"]) & set(physionet.parse_numbers(config.subjects, "subjects", highest)))
+    tested = config.test_subjects or config.subjects  # without test_subjects everybody is tested once
+    shared = sorted(set(sizes["subjects"]) & set(physionet.parse_numbers(tested, "subjects", highest)))
     if shared:
         raise InputError(
             f"encoder_uri: {config.encoder_uri} was pre-trained on subjects {', '.join(map(str, shared))} of "

@@ -9,10 +9,11 @@ import mne
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from data.eeg.load import EegData
-from evaluation.classification import chance_bounds, mean_interval
+from evaluation.classification import chance_bounds, guesses, mean_interval
 from evaluation.figures import plot_step_curves
 from models.eeg.lateral import OddTangent, Slice
 from tracking.run import AnyRun
@@ -37,8 +38,8 @@ class SliceFacts:
 
 @dataclass(frozen=True)
 class Order:
-    """Whether the order of trials could be used: share of trials whose label differs from the one before, and the
-    network's accuracy in trials after the other and after the same label.
+    """Whether the order of trials could be used: share of trials whose label differs from the one before, and a
+    classifier's accuracy in trials after the other and after the same label.
     """
 
     alternation: float
@@ -48,10 +49,12 @@ class Order:
 
 @dataclass(frozen=True)
 class Explanation:
-    """patterns [n_slices, n_chans]: log power of each (aligned) channel that goes with evidence for "right"."""
+    """orders: of every classifier. patterns [n_slices, n_chans]: log power of each (aligned) channel that goes with
+    evidence for "right".
+    """
 
     slices: list[SliceFacts]
-    order: Order
+    orders: dict[str, Order]
     patterns: np.ndarray
 
 
@@ -112,10 +115,12 @@ def explain(
                 weight_sd_trials=float(weights[:, k].std(correction=0)),
             )
         )
-    trials = results["transformer"].trials
-    right = (trials.p_right > 0.5) == trials.label
-    order = order_facts(data.label, data.subject * 1000 + data.run, right, trials.trial)
-    return Explanation(slices, order, patterns_of(vectors[torch.from_numpy(test)], evidence, mirror))
+    recording = data.subject * 1000 + data.run
+    orders = {
+        name: order_facts(data.label, recording, guesses(r.trials.p) == r.trials.label, r.trials.trial)
+        for name, r in results.items()
+    }
+    return Explanation(slices, orders, patterns_of(vectors[torch.from_numpy(test)], evidence, mirror))
 
 
 def plot_people(
@@ -141,7 +146,7 @@ def plot_people(
     axis.set_xlabel("person, by the Transformer's accuracy")
     axis.set_ylabel("accuracy per trial")
     axis.set_title(title, fontsize=9)
-    axis.legend(fontsize=7, frameon=False, ncols=4, loc="lower right")
+    axis.legend(fontsize=7, frameon=False, ncols=5, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     return figure
 
 
@@ -175,6 +180,8 @@ def plot_patterns(patterns: np.ndarray, data: EegData, title: str) -> Figure:
     for axis, values, s in zip(axes.flat, patterns, SLICES, strict=False):
         limit = float(np.abs(values).max()) or 1.0
         mne.viz.plot_topomap(values, info, axes=axis, cmap="RdBu_r", vlim=(-limit, limit), names=names, show=False)
+        for name in axis.texts:  # black letters cannot be read on the dark ends of the scale
+            name.set_path_effects([withStroke(linewidth=2, foreground="white")])
         axis.set_title(f"{name_of(s)}\n±{limit:.2g}", fontsize=8)
     for axis in axes.flat[len(patterns) :]:
         axis.set_axis_off()
@@ -204,7 +211,7 @@ def record_explanation(
     curves = {"loss": {f"fold {k}": list(fit["curve"]) for k, fit in enumerate(fits, 1)}}
     steps = range(1, len(fits[0]["curve"]) + 1)
     run.log_figure(plot_step_curves(steps, curves, f"transformer: {what}", "update"), "figures/training_loss.png")
-    order, sets = explanation.order, electrode_sets(data)
+    order, sets = explanation.orders["transformer"], electrode_sets(data)
     called = {name: f"all_{len(data.ch_names)}" if name == ALL else name for name in electrodes}
     metrics = {f"electrodes_{called[name]}_subject_mean": r.interval[0] for name, r in electrodes.items()}
     metrics |= {"label_alternation": order.alternation}

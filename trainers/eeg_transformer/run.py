@@ -21,6 +21,7 @@ from common.progress import Progress
 from data.eeg.load import EegData
 from data.eeg.splits import shuffled_labels
 from data.eeg.windows import Windows
+from evaluation.classification import least_sign_flip_p
 from models.attention.spec import AttentionSpec
 from models.eeg.slice_transformer import LateralTransformer
 from trainers.eeg_transformer.config import PRESETS, EegTransformerConfig
@@ -45,7 +46,7 @@ from training.eeg.baselines import (
 from training.eeg.config import presets_for
 from training.eeg.deep_baselines import aligned_signals, check_braindecode, fit_network, predict_network
 from training.eeg.fit import ADVICE
-from training.eeg.load import load_for
+from training.eeg.load import load_for, served_trials
 from training.eeg.records import end_with_summary, log_figures, log_recordings, log_results, results_text
 from training.eeg.results import Predictions, Result, evaluate, leakage_of, mean_seconds, sign_tests
 from training.eeg.slices import (
@@ -161,7 +162,7 @@ def train_all(
     """
     signals = aligned_signals(data, trials.group) if config.baselines else torch.empty(0)
     mirror = trials.covariances.mirror
-    nobody, everybody = np.array([], dtype=int), np.arange(len(trials.label))
+    nobody, served = np.array([], dtype=int), served_trials(config, data)
 
     def fit(name: str, train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
         if name in config.deep_baselines:
@@ -184,7 +185,8 @@ def train_all(
     names = [OWN, "no_attention", *(beside if config.baselines else [])]
     plan = [(name, f"{name}_fold{k}", part) for k, part in enumerate(parts, 1) for name in names]
     plan += [("leakage", "leakage", parts[0])] * config.leakage_check
-    plan += [("final", "final", Parts(everybody, nobody))]
+    # With test_subjects, who are trained on nowhere, the fit that was measured is registered.
+    plan += [("final", f"{OWN}_fold1", parts[0]) if config.test_subjects else ("final", "final", Parts(served, nobody))]
     fits: dict[str, list[dict[str, Any]]] = defaultdict(list)
     with Progress(len(plan), unit="fit") as progress:
         for name, key, part in plan:
@@ -253,15 +255,15 @@ def run_lateral(config: EegTransformerConfig, trial: StudyTrial | None = None) -
         )
 
         if leakage is None or not leakage.leaks:  # else the network is not to be served
-            network, everybody = restored(config, trials, fits["final"][0]), np.arange(len(trials.label))
-            reference = reference_covariances(trials.covariances, trials.group, everybody)
+            network = restored(config, trials, fits["final"][0])
+            reference = reference_covariances(trials.covariances, trials.group, served_trials(config, data))
             metrics = results[OWN].metrics(OWN)
             register_lateral(
                 run, config, data, network=network, reference=reference, metrics=metrics, alias=session.trial.alias
             )
         common = results_text(config, data, OWN, results=results, leakage=leakage)
         lateral = {"explanation": explanation, "electrodes": electrodes, "signs": sign_tests(results, OWN)}
-        lateral["is_own"] = data.is_own
+        lateral |= {"is_own": data.is_own, "least_p": least_sign_flip_p(len(results[OWN].by_subject))}
         text = render_summary(Path(__file__).parent, results=common, costly_channels=None, lateral=lateral)
         end_with_summary(session, text, leakage, seconds=time.monotonic() - began)
     return session.status

@@ -20,7 +20,7 @@ from trainers.eeg_transformer.config import EegTransformerConfig, build_network,
 from trainers.eeg_transformer.explain import record_explanations
 from trainers.eeg_transformer.registry import register_transformer
 from training.eeg.baselines import build_eegnet, classical_results
-from training.eeg.fit import ADVICE, Fitting, final_fold, seeded
+from training.eeg.fit import ADVICE, Fitting, final_fit, seeded
 from training.eeg.load import load_for
 from training.eeg.records import (
     curves_by_fold,
@@ -52,7 +52,8 @@ def run_windows(config: EegTransformerConfig, trial: StudyTrial | None = None) -
         load_channel_encoder(config)  # what is wrong with it is said before the run begins
     session = Session("eeg_transformer", config, trial, advice=ADVICE)
     data, windows, folds = load_for(session, config)
-    dealt, everything = shuffled_labels(windows, config.seed), final_fold(windows, folds)
+    dealt = shuffled_labels(windows, config.seed)
+    final_key, served = final_fit(config, OWN, windows, folds)
     names = (OWN, "eegnet") if config.baselines else (OWN,)
 
     with session:
@@ -73,7 +74,7 @@ def run_windows(config: EegTransformerConfig, trial: StudyTrial | None = None) -
             shuffled = None
             if config.leakage_check:
                 shuffled = fitting.fit("leakage", fresh_network(config, data), folds[0], dealt)
-            final = fitting.fit("final", fresh_network(config, data), everything, windows.label)
+            final = fitting.fit(final_key, fresh_network(config, data), served, windows.label)
         session.end_training()
         if not session.is_first:
             return 0

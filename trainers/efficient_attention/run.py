@@ -64,7 +64,7 @@ from trainers.efficient_attention.tasks import (
 from training.config import launch_processes, parse_config
 from training.eeg.baselines import build_eegnet, classical_results
 from training.eeg.config import presets_for
-from training.eeg.fit import ADVICE, Fitting, final_fold, seeded
+from training.eeg.fit import ADVICE, Fitting, final_fit, seeded
 from training.eeg.load import load_for
 from training.eeg.records import (
     curves_by_fold,
@@ -363,7 +363,8 @@ def run_efficient_attention(config: EfficientAttentionConfig, trial: StudyTrial 
     session = Session("efficient_attention", config, trial, advice=ADVICE)
     data, windows, folds = load_for(session, config)
     check_recordings(config, data)
-    dealt, everything = shuffled_labels(windows, config.seed), final_fold(windows, folds)
+    dealt = shuffled_labels(windows, config.seed)
+    final_key, served = final_fit(config, own, windows, folds)
     names = [name for name in dict.fromkeys((own, EXACT, *config.mechanisms)) if name != SAME or name == own]
     names += ["eegnet"] if config.baselines else []
 
@@ -381,7 +382,7 @@ def run_efficient_attention(config: EfficientAttentionConfig, trial: StudyTrial 
             shuffled = None
             if config.leakage_check:
                 shuffled = fitting.fit("leakage", fresh_network(config, data, own), folds[0], dealt)
-            final = fitting.fit("final", fresh_network(config, data, own), everything, windows.label)
+            final = fitting.fit(final_key, fresh_network(config, data, own), served, windows.label)
         session.end_training()
         if not session.is_first:
             return 0

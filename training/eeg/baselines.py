@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.progress import Progress
 from data.eeg.load import EegData
 from data.eeg.sides import class_mirror
 from data.eeg.splits import Fold
@@ -145,14 +146,17 @@ def baseline_inputs(data: EegData, split: str) -> BaselineInputs:
 def classical_results(config: EegConfig, data: EegData, windows: Windows, folds: Sequence[Fold]) -> dict[str, Result]:
     """All figures of every classical classifier on the folds."""
     inputs, results = baseline_inputs(data, config.split), {}
-    for name in CLASSICAL if inputs.rule is not None else CLASSICAL[1:]:
-        began = time.perf_counter()
-        log_p = [
-            classical_log_probabilities(name, inputs, training_trials(windows, fold), tested_trials(windows, fold))
-            for fold in folds
-        ]
-        seconds = (time.perf_counter() - began) / len(folds)
-        results[name] = evaluate(trial_predictions(log_p, data, windows, folds), seconds)
+    names = CLASSICAL if inputs.rule is not None else CLASSICAL[1:]
+    with Progress(len(names), unit="classical classifier") as progress:
+        for name in names:
+            began = time.perf_counter()
+            log_p = [
+                classical_log_probabilities(name, inputs, training_trials(windows, fold), tested_trials(windows, fold))
+                for fold in folds
+            ]
+            seconds = (time.perf_counter() - began) / len(folds)
+            results[name] = evaluate(trial_predictions(log_p, data, windows, folds), seconds)
+            progress.advance(note=name)
     return results
 
 

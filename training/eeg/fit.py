@@ -184,13 +184,17 @@ class Fit:
         }
 
 
-def final_fold(windows: Windows, folds: list[Fold]) -> Fold:
-    """For the registered network: the first fold's validation windows to stop by, all others to train on, none to
-    test.
+def final_fit(config: EegConfig, own: str, windows: Windows, folds: list[Fold]) -> tuple[str, Fold]:
+    """(key, fold) of the fit of `own` that is registered.
+
+    The first fold's validation windows to stop by, all others to train on, none to test. With `test_subjects`, who are
+    trained on nowhere, it is the fit that was measured.
     """
+    if config.test_subjects:
+        return f"{own}_fold1", folds[0]
     everything = np.arange(len(windows))
     held_out = folds[0].validation
-    return Fold("all", np.setdiff1d(everything, held_out), held_out, np.array([], dtype=int))
+    return "final", Fold("all", np.setdiff1d(everything, held_out), held_out, np.array([], dtype=int))
 
 
 @contextlib.contextmanager

@@ -149,6 +149,14 @@ def test_people(config: EegConfig) -> tuple[int, ...]:
     return tested
 
 
+def served_trials(config: EegConfig, data: EegData) -> np.ndarray:
+    """The trials that the registered classifier may know, ascending: all, but for those of `test_subjects`."""
+    if not config.test_subjects:
+        return np.arange(len(data.subject))
+    tested = test_people_of(config, data) if is_own(config.dataset) else test_people(config)
+    return np.flatnonzero(~np.isin(data.subject, tested))
+
+
 def group_covariances(data: EegData, split: str) -> tuple[Tensor, np.ndarray]:
     """Mean covariances [n_groups, n_chans, n_chans], square microvolts, and the group of each trial.
 

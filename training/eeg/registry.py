@@ -16,7 +16,7 @@ from tracking.run import Run
 from tracking.silent_run import SilentRun
 from training.config import as_params
 from training.eeg.config import EegConfig
-from training.eeg.load import SHRINKAGE, group_covariances
+from training.eeg.load import SHRINKAGE, group_covariances, served_trials
 
 
 def facts_of(config: EegConfig, data: EegData) -> dict[str, str]:
@@ -42,7 +42,10 @@ def register_classifier(
     again.
     """
     kernel = torch.from_numpy(fir_kernel(data.sfreq, config.l_freq, config.h_freq))
-    reference = group_covariances(data, config.split)[0].mean(0) if config.align == "euclidean" else None
+    reference = None
+    if config.align == "euclidean":
+        covariances, group = group_covariances(data, config.split)
+        reference = covariances[np.unique(group[served_trials(config, data)])].mean(0)
     served = EpochClassifier(
         network,
         kernel,

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from common.errors import InputError
+from common.progress import Progress
 from models.eeg.neighbour import NeighbourEncoder
 from tests.running import client, environment, run_trainer, runs
 from tracking.registry.models import load_weights
@@ -28,6 +30,7 @@ from trainers.eeg_simclr.neighbour import (
     usable_budgets,
 )
 from training.config import parse_config, preset_config
+from training.eeg.slices import ALL
 
 TINY: dict[str, Any] = {
     "subjects": "1-3",
@@ -136,6 +139,22 @@ def test_curves_are_paired_by_person_over_folds_and_draws() -> None:
     assert found.budgets == ["4", "all"]
 
 
+def test_a_montage_with_few_pairs_has_fewer_components_than_are_asked_for() -> None:
+    done: dict[str, Any] = {}
+    session = SimpleNamespace(
+        done=done,
+        run=SimpleNamespace(log_metrics=lambda *_, **__: None),
+        finish=done.__setitem__,
+        stop_asked=lambda: False,
+    )
+    trials = planted_trials(n_people=3, n_each=30, n_features=20)
+    progress = Progress(1, quiet=True)
+    work = run_module.Work(session, progress, EegSimclrConfig(), {ALL: trials})  # type: ignore[arg-type]
+    final = work.final(np.arange(90))
+    assert final.encoder.components.shape == (20, 20)
+    assert final.head.correction.shape == (20,)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> tuple[Path, str, str]:
     """(folder, run id, what was printed) of one whole run."""
@@ -187,7 +206,7 @@ def test_both_registered_models_answer(finished: tuple[Path, str, str], monkeypa
     assert (together.shape, alone.shape) == ((3, 2), (1, 2))
     assert np.allclose(together.sum(1), 1, atol=1e-5)
     assert not np.allclose(together[0], alone[0], atol=1e-6)  # the others of the person count
-    assert config["subjects"] == [1, 2, 3, 4, 5]
+    assert config["subjects"] == [1, 2, 3]  # not those of test_subjects
     encoder = NeighbourEncoder(torch.zeros(config["n_features"], config["n_components"]))
     encoder.load_state_dict(tensors)
     vectors = np.random.default_rng(1).normal(size=(2, config["n_features"])).astype(np.float32)

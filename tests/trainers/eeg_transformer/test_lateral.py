@@ -32,7 +32,8 @@ from trainers.eeg_transformer.lateral import (
 from training.config import parse_config, preset_config
 from training.eeg.baselines import CLASSICAL, baseline_inputs, classical_log_probabilities
 from training.eeg.deep_baselines import NETWORKS, check_braindecode, fit_network, predict_network
-from training.eeg.load import load_data
+from training.eeg.fit import final_fit
+from training.eeg.load import load_data, served_trials
 from training.eeg.slices import ALL, electrode_sets
 
 FEW = Training(n_networks=2, n_updates=20)
@@ -205,6 +206,22 @@ def test_a_run_records_all_it_should(finished: tuple[Path, str, str]) -> None:
     assert "## Where the information is" in text
     assert "Sign-flip test over people" in text
     assert text.count(" Hz | ") == len(SLICES)
+
+
+def test_people_to_be_tested_are_in_nothing_that_is_registered(tmp_path: Path) -> None:
+    config = preset_config(
+        EegTransformerConfig, PRESETS, "quick", subjects="1-3", test_subjects="5,6", runs="4", cache_dir=tmp_path
+    )
+    data, windows, folds = load_data(config, quiet=True)
+    assert set(data.subject[served_trials(config, data)]) == {1, 2, 3}
+    key, served = final_fit(config, "transformer", windows, folds)
+    assert (key, served) == ("transformer_fold1", folds[0])
+    alone = preset_config(EegTransformerConfig, PRESETS, "quick", subjects="1-3", runs="4", cache_dir=tmp_path)
+    data, windows, folds = load_data(alone, quiet=True)
+    assert len(served_trials(alone, data)) == len(data.label)
+    key, served = final_fit(alone, "transformer", windows, folds)
+    assert key == "final"
+    assert set(windows.subject[np.concatenate([served.train, served.validation])]) == {1, 2, 3}
 
 
 def test_the_registered_model_takes_raw_epochs_of_one_person(

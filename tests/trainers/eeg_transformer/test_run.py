@@ -26,7 +26,7 @@ from models.eeg.simclr import ChannelEncoder
 from tests.running import client, command, environment, history, run_trainer, runs
 from tracking.registry.evaluations import evaluations_in
 from tracking.registry.models import ModelInfo
-from trainers.eeg_transformer.config import PRESETS, EegTransformerConfig, build_network
+from trainers.eeg_transformer.config import PRESETS, EegTransformerConfig, build_network, load_channel_encoder
 from trainers.eeg_transformer.run import run_eeg_transformer
 from training.config import build_config, parse_config, preset_config
 from training.eeg.config import QUICK, EegConfig
@@ -528,10 +528,16 @@ def test_a_transformer_begins_with_a_registered_encoder(tmp_path: Path, pool: st
     assert all(g is not None and g.abs().sum() > 0 for g in gradients[:2])  # it is trained on
 
 
+def test_an_encoder_may_have_seen_the_people_who_are_only_trained_on(tmp_path: Path) -> None:
+    uri, _ = stored_encoder(tmp_path)
+    load_channel_encoder(quick(encoder_uri=str(uri), subjects="7-9", test_subjects="1-3"))
+
+
 @pytest.mark.parametrize(
     ("changes", "parameters", "words"),
     [
         ({}, {"subjects": "1-7"}, "pre-trained on subjects 7 of simulated"),
+        ({}, {"subjects": "1-3", "test_subjects": "6-8"}, "pre-trained on subjects 7, 8 of simulated"),
         ({"class": "eeg-simclr"}, {}, "is not a channel encoder, but eeg-simclr"),
         ({}, {"patch_stride": 5}, "must be multiples of 2"),
     ],
