@@ -62,9 +62,12 @@ ui: $(VENV)/.ready
 
 # docs/serving.md. Nothing is unpickled; no line per request.
 serve: $(VENV)/.ready
-	MLFLOW_TRACKING_URI=$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false \
-	MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD=false UVICORN_LOG_LEVEL=warning \
-	mlflow models serve -m $(MODEL) --env-manager local --host 127.0.0.1 --port $(PORT) $(ARGS)
+	export MLFLOW_TRACKING_URI=$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false \
+	MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD=false UVICORN_LOG_LEVEL=warning; \
+	model=$(MODEL); \
+	if [ -d "$$model" ] && [ -f "$$model/SHA256SUMS" ]; then printed=$$(python -m tracking import "$$model") || exit 2; \
+	model=$$(echo "$$printed" | tail -n 1); fi; \
+	exec mlflow models serve -m "$$model" --env-manager local --host 127.0.0.1 --port $(PORT) $(ARGS)
 
 test: $(VENV)/.ready-dev
 	$(PYTEST) $(ARGS)

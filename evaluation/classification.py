@@ -128,8 +128,10 @@ def paired_interval(a: Mapping[int, float], b: Mapping[int, float]) -> tuple[flo
 def sign_flip_p(differences: Sequence[float], n_resamples: int = 9999, seed: int = 0) -> float:
     """Two-sided p-value that the mean of paired differences, one per subject, is 0: their signs flipped at random.
 
-    Exact where there are fewer sign patterns than resamples; 1.0 where all differences are 0.
+    Exact where there are fewer sign patterns than resamples; 1.0 where all differences are 0, and for a single one.
     """
+    if len(differences) < 2:
+        return 1.0
     found = stats.permutation_test(
         (np.asarray(differences, dtype=float),),
         lambda x, axis: x.mean(axis=axis),

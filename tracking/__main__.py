@@ -1,7 +1,7 @@
-"""Commands on recorded runs: `python -m tracking sync | reap | promote | init`.
+"""Commands on the store: `python -m tracking sync | reap | promote | import | init`.
 
 sync delivers what training runs could not. reap ends runs that died silently. promote makes a model version the
-champion. init makes the store's database.
+champion. import registers published weights. init makes the store's database.
 """
 
 import argparse
@@ -48,12 +48,19 @@ def main(argv: list[str] | None = None) -> int:
         "--metric", help="metric to compare by (default: the one that the version was evaluated by)"
     )
     promote_parser.add_argument("--alias", default="champion", help="alias to move (default: champion)")
+    import_parser = commands.add_parser("import", help="register published weights; prints the generator's address")
+    import_parser.add_argument("folder", type=Path, help="such as pretrained/digits32")
     commands.add_parser("init", help="make the SQLite database of the store, if it is not there")
     arguments = parser.parse_args(argv)
     if arguments.command == "init":
         from tracking import store
 
         store.connect(store.tracking_uri())
+        return 0
+    if arguments.command == "import":
+        from training.generators.registration import register_published
+
+        print(register_published(arguments.folder).uri)
         return 0
     if arguments.command == "sync":
         return sync(arguments.folder)

@@ -6,6 +6,7 @@ serve` take them like any generator of this project; docs/serving.md shows it.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import torch
 from common.errors import InputError, run_main
 from data.images.load import load_images
 from data.images.sources import DATASETS
-from tracking.registry.models import ModelInfo, log_model
 from tracking.run import start_run
-from training.generators.stored import StoredNetwork, load_critic, load_generator, sampler_with
+from training.generators.registration import register_networks
+from training.generators.stored import StoredNetwork, load_critic, load_generator
 
 CPU = torch.device("cpu")
 
@@ -36,49 +37,16 @@ def trained_on(dataset: str | None, data_dir: Path | None, split: str, image_siz
     }
 
 
-def register(
-    files: dict[str, Path], generator: StoredNetwork, critic: StoredNetwork | None, name: str, facts: dict[str, Any]
-) -> list[ModelInfo]:
-    """Register the networks by one run, the critic first; returns what was registered."""
-    params = {"generator": str(files["generator"]), "critic": str(files.get("critic", "")), "name": name, **facts}
+def described(
+    generator: StoredNetwork, critic: StoredNetwork | None, facts: dict[str, Any]
+) -> tuple[StoredNetwork, StoredNetwork | None]:
+    """Both with what is stored beside weights of this project; torch-mimicry's checkpoints say nothing."""
     shape = {"image_size": generator.image_size, "nets": "own", "trained_on": facts}
-    tags = {"source": "torch-mimicry", "image_size": generator.image_size}
-    z = torch.randn(4, generator.nz, generator=torch.Generator().manual_seed(0))
-    registered = []
-    with start_run("import_mimicry", params) as run, torch.no_grad():
-        if critic is not None:
-            registered.append(
-                log_model(
-                    run=run,
-                    module=critic.network,
-                    name="critic",
-                    example=generator.network(z).numpy(),
-                    registered_name=f"{name}-critic",
-                    config={"class": "critic", **shape, "ndf": critic.network.ndf},
-                    tags=tags,
-                    metadata=tags,
-                )
-            )
-        registered.append(
-            log_model(
-                run=run,
-                module=generator.network,
-                name="generator",
-                example=z.numpy(),
-                registered_name=f"{name}-generator",
-                config={
-                    "class": "generator",
-                    **shape,
-                    "nz": generator.nz,
-                    "ngf": generator.network.ngf,
-                    "weights": "raw",
-                },
-                tags=tags,
-                metadata=tags,
-                sampler=sampler_with(critic.network if critic else None),
-            )
-        )
-    return registered
+    sizes = {"nz": generator.nz, "ngf": generator.network.ngf}
+    generator = replace(generator, config={"class": "generator", **shape, **sizes, "weights": "raw"})
+    if critic is not None:
+        critic = replace(critic, config={"class": "critic", **shape, "ndf": critic.network.ndf})
+    return generator, critic
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -98,8 +66,11 @@ def main(argv: list[str] | None = None) -> int:
     generator = load_generator(str(arguments.generator), CPU)
     critic = load_critic(str(arguments.critic), generator, CPU) if arguments.critic else None
     facts = trained_on(arguments.dataset, arguments.data_dir, arguments.split, generator.image_size)
-    files = {"generator": arguments.generator} | ({"critic": arguments.critic} if critic else {})
-    registered = register(files=files, generator=generator, critic=critic, name=arguments.name, facts=facts)
+    generator, critic = described(generator, critic, facts)
+    files = {"generator": str(arguments.generator), "critic": str(arguments.critic or "")}
+    tags = {"source": "torch-mimicry", "image_size": generator.image_size}
+    with start_run("import_mimicry", {**files, "name": arguments.name, **facts}) as run:
+        registered = register_networks(run, arguments.name, generator=generator, critic=critic, ratio=None, tags=tags)
     for model in registered:
         print(f"{model.uri}: {generator.image_size} pixels")
     return 0

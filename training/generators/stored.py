@@ -16,6 +16,7 @@ from models.gan.density_ratio import CoarsePixels, LogRatio, RatioSettings
 from models.gan.networks import CRITIC_PLANS, GENERATOR_PLANS, IMAGE_SIZES, Critic, Generator
 from tracking.registry.models import load_weights, pinned, run_of
 from tracking.serving.flavour import Sampler
+from training.generators.published import is_published, network_address
 
 LARGEST_SIZE = 65_536
 """Of a layer, and of a latent code."""
@@ -40,14 +41,15 @@ class StoredNetwork:
 
 
 def load_generator(uri: str | None, device: torch.device) -> StoredNetwork:
-    """The generator at `uri` (`models:/`, `runs:/`, a folder, a .safetensors file, or a torch-mimicry checkpoint .pth).
+    """The generator at `uri` (`models:/`, `runs:/`, a folder, one of published weights, too, a .safetensors file, or a
+    torch-mimicry checkpoint .pth).
 
     None: the `wgan-generator` with the alias latest-good. Raises InputError for anything else.
     """
     uri = pinned(uri or "models:/wgan-generator@latest-good")
     if uri.endswith(".pth"):
         return _mimicry_generator(Path(uri), device)
-    state, config = load_weights(uri)
+    state, config = load_weights(network_address(uri, "generator"))
     if not str(config.get("class", "")).startswith("generator"):
         raise InputError(f"model_uri: {uri} is a {config.get('class', 'model of another kind')}, not a generator")
     size, nz, ngf = _sizes(config, uri, "image_size", "nz", "ngf")
@@ -104,7 +106,7 @@ def load_density_ratio(uri: str, generator: StoredNetwork, device: torch.device)
     says how much more likely an image is among the real ones than among those of one generator.
     """
     uri = pinned(uri)
-    state, config = load_weights(uri)
+    state, config = load_weights(network_address(uri, "density_ratio"))
     if config.get("class") != "density-ratio":
         raise InputError(f"calibration: {uri} is a {config.get('class', 'model of another kind')}, not a density ratio")
     if config.get("generator_fingerprint") != generator.fingerprint:
@@ -125,8 +127,10 @@ def load_density_ratio(uri: str, generator: StoredNetwork, device: torch.device)
 def load_critic(uri: str | None, generator: StoredNetwork, device: torch.device) -> StoredNetwork:
     """The critic at `uri`, which takes the same addresses as a generator's.
 
-    None: the critic that the run of `generator` trained with it.
+    None: the critic that the run of `generator` trained with it, or that is published with it.
     """
+    if uri is None and is_published(generator.uri):
+        uri = generator.uri
     if uri is None:
         if not re.match(r"(models|runs):/", generator.uri):
             raise InputError(
@@ -136,7 +140,7 @@ def load_critic(uri: str | None, generator: StoredNetwork, device: torch.device)
         uri = f"runs:/{run_of(generator.uri)}/critic"
     if uri.endswith(".pth"):
         return _mimicry_critic(Path(uri), generator, device)
-    state, config = load_weights(uri)
+    state, config = load_weights(network_address(uri, "critic"))
     if config.get("class") != "critic":
         raise InputError(f"critic_uri: {uri} is a {config.get('class', 'model of another kind')}, not a critic")
     size, ndf = _sizes(config, uri, "image_size", "ndf")
@@ -154,6 +158,7 @@ def load_critic(uri: str | None, generator: StoredNetwork, device: torch.device)
         image_size=size,
         nz=generator.nz,
         trained_on=_trained_on(config),
+        config=config,
     )
 
 

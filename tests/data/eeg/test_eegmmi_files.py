@@ -74,7 +74,7 @@ def test_nothing_is_downloaded_unasked_where_a_part_is_there(
 
     with pytest.raises(
         InputError,
-        match=r"has 2 of 4 recordings; not those of people 2, such as S002/S002R04.edf: give "
+        match=r"has 2 of 4 recordings; not those of people 2, such as S002/S002R04.edf: "
         "leave them out, such as by subjects=1, who are all there, or fetch the rest with download=yes",
     ):
         load()
