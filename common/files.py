@@ -24,7 +24,10 @@ def disk_is_full(error: BaseException | None) -> bool:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return True
     # torch.save and safetensors raise errors of their own.
-    words = r"No space left on device|PytorchStreamWriter failed writing|unexpected pos \d+ vs \d+|Disk quota exceeded"
+    words = (
+        r"No space left on device|PytorchStreamWriter failed writing|unexpected pos \d+ vs \d+|Disk quota exceeded"
+        r"|basic_ios::clear: iostream error"
+    )
     return error is not None and bool(re.search(words, str(error)))
 
 

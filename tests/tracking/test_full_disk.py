@@ -109,6 +109,18 @@ def test_without_a_real_small_disk(database: str) -> None:
     assert MlflowClient(database).get_run(run.run_id).info.status == "FAILED"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0",
+        "basic_ios::clear: iostream error",
+        "Error while serializing: I/O error: No space left on device (os error 28)",
+    ],
+)
+def test_what_torch_and_safetensors_say_on_a_full_disk(words: str) -> None:
+    assert disk_is_full(RuntimeError(words))
+
+
 def test_other_faults_are_no_full_disk() -> None:
     assert not disk_is_full(None)
     assert not disk_is_full(OSError(errno.EACCES, "Permission denied"))

@@ -164,7 +164,7 @@ def test_sync_removes_only_what_it_has_sent(database: str, spool: Spool, monkeyp
     assert (spool.folder / "spool.jsonl").read_bytes() == whole
 
 
-def queue_everything(spool: Spool, fresh_run_id: str) -> None:
+def queue_everything(spool: Spool, fresh_run_id: str, model: str = "net") -> None:
     """Every operation that there is, each with its files."""
     spool.add("status", status="RUNNING")
     spool.add("params", values={"lr": "0.1"})
@@ -184,8 +184,8 @@ def queue_everything(spool: Spool, fresh_run_id: str) -> None:
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
     spool.add("image", key="grid", step=1, file=relative)
     queue_checkpoint(spool, "weights")
-    queue_model(spool, "net")
-    spool.add("evaluations", name="net", version="1", step=0, tags={"evaluation.x": "{}"}, metrics={"accuracy": 0.75})
+    queue_model(spool, model)
+    spool.add("evaluations", name=model, version="1", step=0, tags={"evaluation.x": "{}"}, metrics={"accuracy": 0.75})
     spool.add("handover", run_id=fresh_run_id)
     spool.add("finish", status="FINISHED")
 
@@ -209,7 +209,7 @@ def queue_model(spool: Spool, name: str, n_bytes: int = 10) -> None:
     )
 
 
-def assert_all_once(client: MlflowClient, run_id: str, fresh_run_id: str) -> None:
+def assert_all_once(client: MlflowClient, run_id: str, fresh_run_id: str, model: str = "net") -> None:
     """All of `queue_everything` is in the store, nothing twice, the run ended."""
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
@@ -221,17 +221,17 @@ def assert_all_once(client: MlflowClient, run_id: str, fresh_run_id: str) -> Non
     files = [f.path for folder in ("notes", "tree", "checkpoints") for f in client.list_artifacts(run_id, folder)]
     assert files == ["notes/a.txt", "tree/b.txt", "tree/c.txt", "checkpoints/checkpoint.pt"]
     assert len([f for f in client.list_artifacts(run_id, "images") if f.path.endswith(".png")]) == 1
-    [version] = client.search_model_versions("name = 'net'")
+    [version] = client.search_model_versions(f"name = '{model}'")
     assert json.loads(version.tags["evaluation.x"]) == {"measured_by": run_id}
     [logged] = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
-    assert logged.tags["mlflow.modelVersions"] == '[{"name": "net", "version": 1}]'
+    assert logged.tags["mlflow.modelVersions"] == f'[{{"name": "{model}", "version": 1}}]'
     assert [output.model_id for output in run.outputs.model_outputs] == [logged.model_id]
     assert Counter((m.key, m.value) for m in logged.metrics or []) == {
         ("loss", 1.0 / 3): 1,
         ("error", 0.25): 1,
         ("accuracy", 0.75): 1,
     }
-    assert client.get_model_version_by_alias("net", "latest-good").version == version.version
+    assert client.get_model_version_by_alias(model, "latest-good").version == version.version
     assert client.get_run(fresh_run_id).data.tags["resumes"] == run_id
 
 
