@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
+from common.files import disk_is_full
 from common.parent import stop_without_parent, works_for_another
 
 LONGEST_LINE = 2000
@@ -25,7 +26,8 @@ class InputError(Exception):
 def run_main(main: Callable[[], int | None]) -> None:
     """Run `main` and exit: status 2 with one line on stderr for an InputError, else main's own status.
 
-    Ctrl-C is status 130, without a traceback. Under torchrun and `mlflow run`, SIGTERM comes where these are killed.
+    Too little memory, or space on the disk, is status 1 with one line. Ctrl-C is status 130, without a traceback. Under
+    torchrun and `mlflow run`, SIGTERM comes where these are killed.
     SIGTERM (status 143) and SIGHUP, which a closed terminal sends (129), raise SystemExit wherever `main` is, so that
     an open run ends as KILLED. A trainer with checkpoints uses `tracking.StopRequest`, which handles the signals
     itself while it is active.
@@ -43,12 +45,13 @@ def run_main(main: Callable[[], int | None]) -> None:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
-        if not is_out_of_memory(error):
+        said = one_line(error)[:200]
+        if is_out_of_memory(error):
+            print(f"error: not enough memory ({said}): take smaller batches, or smaller networks", file=sys.stderr)
+        elif disk_is_full(error):
+            print(f"error: no space is left ({said}): make room, and give the same command again", file=sys.stderr)
+        else:
             raise
-        print(
-            f"error: not enough memory ({one_line(error)[:200]}): take smaller batches, or smaller networks",
-            file=sys.stderr,
-        )
         sys.exit(1)
     sys.exit(status or 0)
 

@@ -258,6 +258,10 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.end(error)
+
+    def end(self, error: BaseException | None) -> None:
+        """End the run as the error, or its absence, says: FINISHED, KILLED or FAILED; InputError on a full disk."""
         if self._finished:
             return
         with _sigterm_ignored():

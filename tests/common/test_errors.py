@@ -102,3 +102,13 @@ def test_too_little_memory_is_one_line(statement: str) -> None:
     assert (done.stdout, done.returncode) == ("", 1)
     assert done.stderr.startswith("error: not enough memory (")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_too_little_space_is_one_line() -> None:
+    program = (
+        "from common.errors import run_main\ndef main():\n    open('/dev/full', 'w').write('x' * 10**6)\nrun_main(main)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("", 1)
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: no space is left ([Errno 28] No space left on device): make room, and give")

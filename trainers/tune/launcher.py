@@ -168,10 +168,9 @@ class Launcher:
         """Stop the workers; the study's run ends as FAILED, with the error as a tag."""
         self.workers.stop()
         if self.leader is not None:
-            self.leader.run.set_tags({"error": str(error)})
             with contextlib.suppress(Exception):
                 end_orphans(self.leader.run.run_id, self._running())
-            self.leader.run.finish("FAILED")
+            self.leader.run.end(error)
 
     def _running(self) -> list[str]:
         """Ids of the runs whose trials are under way, on this machine or another."""

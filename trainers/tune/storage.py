@@ -44,17 +44,41 @@ Owner = dict[str, Any]
 
 
 class OsLock(BaseJournalFileLock):
-    """The journal's lock as one of the operating system's, which lets go of it when its holder is killed."""
+    """The journal's lock as one of the operating system's, which lets go of it when its holder is killed.
 
-    def __init__(self, path: Path) -> None:
-        self._lock = FileLock(path)
+    Who writes next removes the half line that a writer left who was killed, or whose disk was full: behind it a line
+    could never be read again.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        self._journal, self._lock = journal, FileLock(journal.with_name(f"{journal.name}.lock"))
 
     def acquire(self) -> bool:
         self._lock.acquire()
+        try:
+            remove_half_line(self._journal)
+        except BaseException:
+            self._lock.release()
+            raise
         return True
 
     def release(self) -> None:
         self._lock.release()
+
+
+def remove_half_line(path: Path) -> None:
+    """Cut off what stands behind the last line end of a file."""
+    with open(path, "r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        start = end
+        while start:
+            start = max(0, start - 4096)
+            file.seek(start)
+            if (found := file.read(min(4096, end - start)).rfind(b"\n")) >= 0:
+                if start + found + 1 < end:
+                    file.truncate(start + found + 1)
+                return
+        file.truncate(0)
 
 
 def open_storage(storage: str | None, journal: Path) -> BaseStorage:
@@ -110,7 +134,7 @@ def open_storage(storage: str | None, journal: Path) -> BaseStorage:
 def _open_journal(path: Path) -> BaseStorage:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=OsLock(path.with_name(f"{path.name}.lock"))))
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=OsLock(path)))
     except Exception as error:
         raise InputError(
             f"storage: {path} is not a journal of studies that can be read and written: {_gist(error)}"
@@ -310,7 +334,8 @@ class Lease:
         return self._held
 
     def release(self) -> None:
-        """Let another process lead at once."""
+        """Let another process lead at once. On a full disk that cannot be written: it may after `LEASE` seconds."""
         if self._held:
             self._held = False
-            self._study.set_user_attr("leader", None)
+            with contextlib.suppress(OSError):
+                self._study.set_user_attr("leader", None)
