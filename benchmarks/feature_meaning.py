@@ -4,7 +4,8 @@
 
 Two zips or folders of photographs with a folder for each class. Prints: accuracy of the five nearest neighbours on the
 test images; the Fréchet distance of distorted training images to the test ones, which must grow with the distortion;
-its bias in the number of images; images a second.
+its bias in the number of images; images a second. `--checkpoints` names files of one `wgan` training, kept while it
+ran: the distance of their generators' images must fall as the images get better to the eye.
 """
 
 import argparse
@@ -25,6 +26,9 @@ from evaluation.efficientnet import efficientnet_extractor
 from evaluation.features import Extractor, Features, extract
 from evaluation.frechet import Gaussian, frechet_of
 from evaluation.images import drawn_rows
+from models.gan.networks import Generator
+from tracking.checkpoint import load_checkpoint
+from trainers.wgan.loop import sample_images
 
 BATCH = 50
 
@@ -81,6 +85,17 @@ def neighbours_accuracy(train: Tensor, label: np.ndarray, test: Tensor, truth: n
     return float((guess == truth).mean())
 
 
+def of_checkpoint(path: Path, extractor: Extractor, reference: Gaussian, n: int) -> tuple[int, float]:
+    """(step, distance of the averaged generator's images) of a checkpoint of `wgan`."""
+    state = load_checkpoint(path)
+    config = state["config"]
+    G = Generator(int(config["image_size"]), int(config["nz"]), int(config["ngf"]))
+    G.load_state_dict(state["training"]["ema"])
+    codes = torch.randn(n, int(config["nz"]), generator=torch.Generator().manual_seed(0))
+    images = torch.from_numpy(sample_images(G, codes))
+    return int(state["training"]["step"]), frechet_of(features_of(extractor, images).x, reference)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", type=Path, required=True)
@@ -88,6 +103,7 @@ def main() -> None:
     parser.add_argument("--image_size", type=int, default=64)
     parser.add_argument("--n", type=int, default=1000, help="images of each")
     parser.add_argument("--cache_dir", type=Path, default=Path("cache"))
+    parser.add_argument("--checkpoints", type=Path, nargs="*", default=[], help="of one training of wgan on --train")
     arguments = parser.parse_args()
     extractor = efficientnet_extractor(torch.device("cpu"))
 
@@ -110,6 +126,8 @@ def main() -> None:
     figures["half of the classes dropped"] = frechet_of(of_train.x[torch.from_numpy(half)], reference)
     for n in (len(train) // 4, len(train) // 2):
         figures[f"undistorted, {n} images"] = frechet_of(of_train.x[:n], reference)
+    for step, distance in sorted(of_checkpoint(p, extractor, reference, len(test)) for p in arguments.checkpoints):
+        figures[f"generated after {step} steps"] = distance
     print(f"{rate:.1f} images a second; chance {1 / len(np.unique(label)):.2f}\n\n| | |\n|---|---|")
     for what, value in figures.items():
         print(f"| {what} | {value:.3g} |")
