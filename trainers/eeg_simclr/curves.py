@@ -133,15 +133,15 @@ def record_curves(
     run.log_metrics({key: value for key, value in metrics.items() if math.isfinite(value)}, step=1)
     people: dict[str, Any] = {electrodes: one.accuracies for electrodes, one in found.items()}
     run.log_dict(people, "learning_curves.json")
-    run.log_figure(curves_figure(found[best], title), "figures/learning_curves.png")
-    run.log_figure(electrodes_figure(found, title), "figures/electrodes.png")
+    run.log_figure(plot_learning_curves(found[best], title), "figures/learning_curves.png")
+    run.log_figure(plot_electrodes(found, title), "figures/electrodes.png")
     n_updates = range(1, len(next(iter(losses.values()))) + 1)
     panels = {"contrast of neighbours": dict(losses)}
     figure = plot_step_curves(n_updates, panels, f"Pre-training: {title}", "update")
     run.log_figure(figure, "figures/pretraining.png")
 
 
-def curves_figure(found: Found, title: str) -> Figure:
+def plot_learning_curves(found: Found, title: str) -> Figure:
     """Left: accuracy over the number of labelled trials. Right: simclr less each rival, paired by person."""
     figure = Figure(figsize=(12, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -169,7 +169,7 @@ def curves_figure(found: Found, title: str) -> Figure:
     return figure
 
 
-def electrodes_figure(found: Mapping[str, Found], title: str) -> Figure:
+def plot_electrodes(found: Mapping[str, Found], title: str) -> Figure:
     """Fine-tuned, from scratch and without labels, for each set of electrodes."""
     figure = Figure(figsize=(4 * len(found), 4), layout="constrained")
     axes = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]

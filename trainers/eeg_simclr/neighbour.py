@@ -36,7 +36,6 @@ ALL_LABELS = "all"
 OWN = "simclr"
 TUNED = ("scratch", "random_probe", "tangent")
 """Linear classifiers whose C is chosen on people of the training part, see `tuned_penalties`."""
-WITHOUT_LABELS = ("no_label", "rule")
 
 Curve = dict[str, dict[str, Tensor]]
 """{classifier: {number of labelled trials, or "all": logits of "right" [n_draws, n_test]}}."""
