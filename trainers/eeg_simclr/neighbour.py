@@ -42,7 +42,7 @@ Curve = dict[str, dict[str, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
-class Trials:
+class NeighbourTrials:
     """Of one set of electrodes: odd tangent vectors, aligned and centred by person.
 
     task, rest: [n_trials, n_slices, n_features], in the order of time. early: [n_trials, n_features], of the first
@@ -63,9 +63,9 @@ def vector_slices(band: tuple[float, float]) -> tuple[Slice, ...]:
     return tuple(Slice(*seconds, *band) for seconds in (*TASK_SECONDS, *REST_SECONDS, EARLY_SECONDS))
 
 
-def load_trials(
+def neighbour_trials(
     data: EegData, split: str, sets: Mapping[str, Sequence[str]]
-) -> tuple[dict[str, Trials], TrialCovariances]:
+) -> tuple[dict[str, NeighbourTrials], TrialCovariances]:
     """{set of electrodes: its trials}, and the covariances of `vector_slices` of all electrodes."""
     band, group = (data.preprocessing.l_freq, data.preprocessing.h_freq), group_of(data, split)
     covariances = trial_covariances(data, vector_slices(band))
@@ -79,7 +79,7 @@ def load_trials(
         vectors = aligned_vectors(covariances.pick(electrodes), group)
         n_task, n_rest = len(TASK_SECONDS), len(REST_SECONDS)
         task, rest, early = vectors.split([n_task, n_rest, 1], dim=1)
-        found[name] = Trials(task, rest, early[:, 0], rule=rule, label=data.label, run=run)
+        found[name] = NeighbourTrials(task, rest, early[:, 0], rule=rule, label=data.label, run=run)
     return found, covariances
 
 
@@ -99,7 +99,7 @@ def principal_components(task: Tensor, rest: Tensor) -> Tensor:
     return axes / (rest @ axes).std()
 
 
-def pretrain(trials: Trials, rows: np.ndarray, seed: int) -> tuple[NeighbourEncoder, list[float]]:
+def pretrain(trials: NeighbourTrials, rows: np.ndarray, seed: int) -> tuple[NeighbourEncoder, list[float]]:
     """The encoder of the contrast on the unlabelled trials `rows`, and the loss before each update.
 
     Full batches, Adam, half a cosine to zero. Of these trials z and the mean component of x then have deviation 1.
@@ -159,7 +159,7 @@ def fit_linear(x: Tensor, label: Tensor, c: float) -> FewShotHead:
     return fit_head(FewShotHead(x.shape[1], 0, strength=0.0), x, x[:, :0], label=label, c=c)
 
 
-def features_of(trials: Trials, encoder: NeighbourEncoder, rows: np.ndarray, seed: int) -> dict[str, Tensor]:
+def features_of(trials: NeighbourTrials, encoder: NeighbourEncoder, rows: np.ndarray, seed: int) -> dict[str, Tensor]:
     """{classifier: its features of all trials}, in one scale, so that a C means the same: x's and z's of `pretrain`.
 
     scratch: x. probe: z. random_probe: N_RANDOM random projections of x. tangent: vectors of the first second.
@@ -218,7 +218,7 @@ def fit_fine(features: Mapping[str, Tensor], rows: np.ndarray, label: np.ndarray
 
 def curve_of(
     features: Mapping[str, Tensor],
-    trials: Trials,
+    trials: NeighbourTrials,
     train: np.ndarray,
     test: np.ndarray,
     *,

@@ -27,13 +27,13 @@ from trainers.eeg_simclr.neighbour import (
     OWN,
     TUNED,
     Curve,
-    Trials,
+    NeighbourTrials,
     curve_of,
     features_of,
     fine_settings,
     fit_fine,
     head_logits,
-    load_trials,
+    neighbour_trials,
     pretrain,
     tuned_penalties,
     usable_budgets,
@@ -62,13 +62,13 @@ class Parts(NamedTuple):
 
 
 @dataclass
-class Work:
-    """What every part of a run is done with. A part that an earlier process of the run finished comes from `done`."""
+class NeighbourFits:
+    """The fits of a run with pretext=neighbour. One that an earlier process of the run finished comes from `done`."""
 
     session: Session
     progress: Progress
     config: EegSimclrConfig
-    trials: dict[str, Trials]
+    trials: dict[str, NeighbourTrials]
 
     def finish(self, key: str, result: dict[str, Any]) -> dict[str, Any]:
         """Keep a part's result. Raises Stopped where a signal came."""
@@ -175,9 +175,9 @@ def run_neighbour(config: EegSimclrConfig, trial: StudyTrial | None = None) -> i
     with session:
         run, began = session.run, time.monotonic()
         log_recordings(session, config, data, windows=windows, folds=folds)
-        trials, covariances = load_trials(data, config.split, sets)
+        trials, covariances = neighbour_trials(data, config.split, sets)
         with Progress(3 * len(sets) * len(parts) + 1, unit="part") as progress:
-            work = Work(session, progress, config, trials)
+            work = NeighbourFits(session, progress, config, trials)
             curves = {name: [work.curve(name, k, part) for k, part in enumerate(parts, 1)] for name in sets}
             encoder = restored(session.done["pretrain_fold_1"])
             leakage = work.leakage(encoder, parts[0], dealt) if config.leakage_check else None

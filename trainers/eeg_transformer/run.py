@@ -28,7 +28,7 @@ from trainers.eeg_transformer.config import PRESETS, EegTransformerConfig
 from trainers.eeg_transformer.explain_lateral import explain, record_explanation
 from trainers.eeg_transformer.lateral import (
     SLICES,
-    Training,
+    WeighingSettings,
     fit_lateral,
     linear_log_p,
     predict_causal,
@@ -77,7 +77,7 @@ class Parts(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Trials:
+class LateralTrials:
     """What all fits see. vectors: {set of electrodes: [n_trials, n_slices, n_features]}, aligned with a person's whole
     recording. label: 0 or 1; dealt: the same shuffled within recordings; group: whose trials are aligned together.
     """
@@ -89,7 +89,7 @@ class Trials:
     group: np.ndarray
 
 
-def load_trials(config: EegTransformerConfig, data: EegData, windows: Windows) -> Trials:
+def lateral_trials(config: EegTransformerConfig, data: EegData, windows: Windows) -> LateralTrials:
     """The slices of all trials as vectors. Seconds for a dozen people, minutes for seventy."""
     group, covariances = group_of(data, config.split), trial_covariances(data, SLICES)
     sets = electrode_sets(data) if config.baselines else {ALL: data.ch_names}
@@ -99,12 +99,12 @@ def load_trials(config: EegTransformerConfig, data: EegData, windows: Windows) -
             vectors[name] = aligned_vectors(covariances.pick(chosen), group)
             progress.advance(note=f"{name}: vectors")
     dealt = shuffled_labels(windows, config.seed)[np.unique(windows.trial, return_index=True)[1]]
-    return Trials(covariances, vectors, data.label, dealt=dealt, group=group)
+    return LateralTrials(covariances, vectors, data.label, dealt=dealt, group=group)
 
 
 def fit_and_test(
     config: EegTransformerConfig,
-    trials: Trials,
+    trials: LateralTrials,
     train: np.ndarray,
     test: np.ndarray,
     *,
@@ -123,7 +123,7 @@ def fit_and_test(
         (trials.dealt if shuffled else trials.label)[train],
         group[train],
         attention=AttentionSpec.for_length(attention, len(SLICES)),
-        settings=Training(n_networks=config.n_networks, n_updates=config.n_updates),
+        settings=WeighingSettings(n_networks=config.n_networks, n_updates=config.n_updates),
         seed=config.seed,
     )
     result: dict[str, Any] = {"weights": network.state_dict(), "curve": curve}
@@ -134,7 +134,7 @@ def fit_and_test(
 
 
 def causal_log_p(
-    config: EegTransformerConfig, trials: Trials, fit: dict[str, Any], train: np.ndarray, test: np.ndarray
+    config: EegTransformerConfig, trials: LateralTrials, fit: dict[str, Any], train: np.ndarray, test: np.ndarray
 ) -> Tensor:
     """What a fitted network says of the trials `test` [n, 2], knowing of each person the trials before alone."""
     network = restored(config, trials, fit)
@@ -143,7 +143,7 @@ def causal_log_p(
     return predict_causal(network, vectors, trials.group[test])
 
 
-def restored(config: EegTransformerConfig, trials: Trials, fit: dict[str, Any]) -> LateralTransformer:
+def restored(config: EegTransformerConfig, trials: LateralTrials, fit: dict[str, Any]) -> LateralTransformer:
     """The network of a finished fit with all electrodes."""
     spec = AttentionSpec.for_length(config.attention, len(SLICES))
     _, n_slices, n_features = trials.vectors[ALL].shape
@@ -153,7 +153,7 @@ def restored(config: EegTransformerConfig, trials: Trials, fit: dict[str, Any]) 
 
 
 def train_all(
-    session: Session, config: EegTransformerConfig, data: EegData, trials: Trials, parts: list[Parts]
+    session: Session, config: EegTransformerConfig, data: EegData, trials: LateralTrials, parts: list[Parts]
 ) -> dict[str, list[dict[str, Any]]]:
     """{name: what it says on each fold}: every network, the leakage check and the one to be served.
 
@@ -236,7 +236,7 @@ def run_lateral(config: EegTransformerConfig, trial: StudyTrial | None = None) -
     with session:
         run, began = session.run, time.monotonic()
         log_recordings(session, config, data, windows=windows, folds=folds)
-        trials = load_trials(config, data, windows)
+        trials = lateral_trials(config, data, windows)
         fits = train_all(session, config, data, trials=trials, parts=parts)
         session.end_training()
         run.log_checkpoint()
