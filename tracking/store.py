@@ -307,7 +307,7 @@ def check_artifact_folder(uri: str | None) -> None:
     except OSError as error:
         raise InputError(
             f"the store's folder of artifacts {str(folder)!r} cannot be written ({error.strerror or error}): correct "
-            "its rights, or the artifact location of the experiment"
+            "its permissions, or the artifact location of the experiment"
         ) from None
 
 

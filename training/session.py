@@ -106,7 +106,7 @@ class Session:
         if folder is not None:
             print(f"run {self._run_id} is finished, and its last records were not delivered: delivering them")
             status = sync_run(folder, os.environ.pop("MLFLOW_RUN_ID", None))
-            print(f"to train it on, give resume={self._run_id}; for a new run, leave resume out")
+            print(f"to train it further, give resume={self._run_id}; for a new run, leave resume out")
         status = self.processes.share(status)
         if status is not None:
             sys.exit(status)
@@ -134,7 +134,7 @@ class Session:
             text = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:300]
             raise InputError(
                 f"resume: the checkpoint of run {self._run_id} does not fit ({text}); give the parameters that it was "
-                "made with, or begin a new run without resume"
+                "made with, or start a new run without resume"
             ) from None
 
     def check_unchanged(
@@ -233,7 +233,7 @@ class Session:
     def _end_not_finite(self, reason: NotFinite) -> None:
         self.fail(str(reason))
         path = self.run.checkpoint_path
-        kept = path.absolute() if path.exists() else "none, it was the first steps"
+        kept = path.absolute() if path.exists() else "none was written yet"
         print(
             f"error: {reason}; the run is marked failed; last good checkpoint: {kept}. {self.advice}", file=sys.stderr
         )

@@ -83,7 +83,9 @@ class EegSimclrConfig(EegConfig):
     @model_validator(mode="after")
     def _values_agree(self) -> "EegSimclrConfig":
         if any(n < 2 or n % 2 for n in self.labelled_trials):
-            raise ValueError(f"labelled_trials={self.labelled_trials}: even numbers from 2 on, half of each class")
+            raise ValueError(
+                f"labelled_trials={self.labelled_trials}: give even numbers of at least 2, half of each class"
+            )
         for name in ("amplitude", "zero_mask", "noise", "band_stop"):
             if len(getattr(self, name)) != 2:
                 raise ValueError(f"{name}: give two numbers, from and to, such as 0,1")
@@ -112,9 +114,9 @@ class EegSimclrConfig(EegConfig):
                 f"nproc={self.nproc} processes); give at least {least * self.channels_per_window}"
             )
         if not all(0 < share <= 1 for share in self.label_fractions):
-            raise ValueError(f"label_fractions={self.label_fractions}: shares above 0, up to 1")
+            raise ValueError(f"label_fractions={self.label_fractions}: give shares above 0 and at most 1")
         if not all(tau > 0 for tau in self.tau_sweep):
-            raise ValueError(f"tau_sweep={self.tau_sweep}: temperatures must be above 0")
+            raise ValueError(f"tau_sweep={self.tau_sweep}: give temperatures above 0")
         shortest = -(-self.window // self.decimate)
         if self.encoder == "convolutional" and max(self.kernels) // 2 >= shortest:
             raise ValueError(

@@ -89,7 +89,7 @@ def check_store(study: optuna.Study) -> None:
         known = study.user_attrs.get("tracking_store", "another store")
         raise InputError(
             f"study: the runs of {study.study_name} are in {known}, and the tracking store in use is {reader.uri}: "
-            f"name that one by MLFLOW_TRACKING_URI, or give another name, as study={study.study_name}-2"
+            f"set MLFLOW_TRACKING_URI to that one, or give another name, as study={study.study_name}-2"
         ) from None
     study.set_user_attr("tracking_store", reader.uri)
 

@@ -131,10 +131,9 @@ def test_people_of(config: EegConfig, data: EegData) -> tuple[int, ...]:
 def check_not_shared(config: EegConfig, shared: Sequence[str]) -> None:
     """InputError where people to be tested are trained on, too."""
     if shared:
-        verb = "is" if len(shared) == 1 and "-" not in shared[0] and "," not in shared[0] else "are"
         raise InputError(
-            f"test_subjects={config.test_subjects}: {', '.join(shared)} of them {verb} in subjects={config.subjects} "
-            "too; give other people to test on"
+            f"test_subjects={config.test_subjects}: subjects={config.subjects} has {', '.join(shared)} too; give other "
+            "people to test on"
         )
 
 

@@ -216,7 +216,7 @@ def test_both_registered_models_answer(finished: tuple[Path, str, str], monkeypa
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--labelled_trials", "4,7"], "labelled_trials=.*even numbers from 2 on"),
+        (["--labelled_trials", "4,7"], "labelled_trials=.*even numbers of at least 2"),
         (["--nproc", "2"], "nproc=2: pretext=neighbour trains in one process"),
         (["--pretext", "mask"], "pretext"),
         (["--n_draws", "0"], "n_draws"),

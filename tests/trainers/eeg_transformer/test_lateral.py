@@ -270,7 +270,7 @@ def test_people_who_cannot_be_tested_are_named(tmp_path: Path) -> None:
     def load(**changes: Any) -> None:
         load_data(preset_config(EegTransformerConfig, PRESETS, "quick", cache_dir=tmp_path, **changes), quiet=True)
 
-    with pytest.raises(InputError, match="test_subjects=2-5: 2-3 of them are in subjects=1-3 too"):
+    with pytest.raises(InputError, match="test_subjects=2-5: subjects=1-3 has 2-3 too"):
         load(subjects="1-3", test_subjects="2-5")
     with pytest.raises(InputError, match="nobody is left to test on"):
         load(subjects="1-3", test_subjects="4", runs="4", exclude="4")
