@@ -24,10 +24,10 @@ class EegSimclrConfig(EegConfig):
     pretext: Literal["neighbour", "channel"] = option(
         "neighbour",
         "neighbour: neighbouring slices after the cue against those before it, over all channels; channel: views of "
-        "single channels (Mohsenvand et al.), sized and trained by the parameters below",
+        "single channels (Mohsenvand et al.), to which the sizes, pre-training and augmentations of this list apply",
     )
     labelled_trials: Integers = option(
-        (4, 12, 22, 50, 100), "pretext=neighbour: numbers of labelled trials to learn from, even; all is added"
+        (4, 12, 22, 50, 100), "pretext=neighbour: numbers of labelled trials to learn from, even; all of them is added"
     )
     n_draws: int = option(5, "pretext=neighbour: draws of each number of labelled trials", ge=1)
     # Networks

@@ -31,7 +31,9 @@ class TheoryConfig(RecordConfig):
     start: float = option(1.0, "theta - theta_star where gradient descent begins")
     lr_theta: float = option(0.02, "step size of gradient descent on theta", gt=0)
     theta_steps: int = option(150, "steps of gradient descent on theta", ge=1)
-    n_dis: int = option(20, "updates of discriminator or critic per step of theta: theory speaks of optimal ones", ge=1)
+    n_dis: int = option(
+        20, "updates of discriminator or critic per step of theta: the theory assumes optimal ones", ge=1
+    )
     # Correction of the latent distribution
     noise: float = option(0.5, "standard deviation along y of the distributions that I-SIR corrects", gt=0)
     n_chains: int = option(4000, "chains of I-SIR", ge=2)

@@ -37,15 +37,15 @@ class TuneConfig(DeviceConfig, RecordConfig):
     fixed: OptionalStr = option(
         None, "other parameters of the trainer, for all runs of the study: steps=200, batch_size=32"
     )
-    final: OptionalStr = option(None, "parameters of the winner's last training only, as steps=10000")
+    final: OptionalStr = option(None, "parameters of the winner's last training only, such as steps=10000")
     objective: Strings = option(
         (),
-        "kernel_distance or frechet_distance (wgan), log_loss, accuracy, latency_ms (EEG); for a Pareto front, two",
+        "kernel_distance, frechet_distance (wgan), log_loss, accuracy, latency_ms (EEG); two give a Pareto front",
     )
     features: OptionalStr = option(
         None, "feature network of wgan's distances: digits, efficientnet, inception, models:/..., or a file"
     )
-    data_dir: OptionalPath = option(None, "data of the trainer")
+    data_dir: OptionalPath = option(None, "folder or file of the trainer's data")
     # How much
     n_trials: int = option(50, "trials, of all workers together", ge=1)
     n_best: int = option(3, "best configurations to repeat", ge=1)
