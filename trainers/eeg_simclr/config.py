@@ -1,4 +1,4 @@
-"""Parameters of eeg_simclr, their presets, and what `tune` searches of them."""
+"""The parameters of `eeg_simclr`, and their presets."""
 
 from dataclasses import replace
 from typing import Any, Literal

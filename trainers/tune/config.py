@@ -1,10 +1,4 @@
-"""Search the parameters of a trainer: `mlflow run . -e tune -P target=wgan`, or `python -m trainers.tune --help`.
-
-Here are the parameters and what follows from them alone. trainers/tune/launcher.py starts workers and closes the study:
-search -> repetitions over seeds -> the winner's last training, test and registry -> report. trainers/tune/worker.py
-runs the trials. trainers/NAME/tuning.py says what is searched and judged of each trainer,
-trainers/tune/storage.py where the study is kept. docs/tune.md explains.
-"""
+"""The parameters of `tune`, and what follows from them alone."""
 
 import json
 from collections.abc import Mapping

@@ -91,18 +91,6 @@ def _plain(value: Any) -> str:
     return ",".join(str(part).strip() if n is None else f"{n:g}" for part, n in zip(parts, numbers, strict=True))
 
 
-def describe(space: Space) -> dict[str, str]:
-    """The space in its own language."""
-    return {name: _text(distribution) for name, distribution in space.items()}
-
-
-def _text(distribution: BaseDistribution) -> str:
-    if isinstance(distribution, CategoricalDistribution):
-        return "|".join(str(choice) for choice in distribution.choices)
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    return f"{'log:' if distribution.log else ''}{distribution.low:g}..{distribution.high:g}"
-
-
 def _number(text: str) -> int | float | None:
     try:
         return int(text)
