@@ -25,9 +25,9 @@ from data.eeg.splits import Fold, shuffled_labels
 from data.eeg.windows import Windows
 from tracking.run import AnyRun
 from trainers.eeg_simclr.comparison import percent, record_comparison
-from trainers.eeg_simclr.config import EegSimclrConfig, frozen_fit
+from trainers.eeg_simclr.config import OWN, EegSimclrConfig, frozen_fit
 from trainers.eeg_simclr.frozen import FrozenEncoder, fit_probe, probe_once
-from trainers.eeg_simclr.networks import OWN, RIVALS, shape_of
+from trainers.eeg_simclr.networks import RIVALS, shape_of
 from trainers.eeg_simclr.pretraining import Pretraining, build_pool, pretrain_once, pretraining_key
 from trainers.eeg_simclr.registry import register_networks
 from training.eeg.baselines import build_eegnet, classical_results

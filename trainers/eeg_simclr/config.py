@@ -10,6 +10,9 @@ from models.eeg.augment import NAMES, AugmentRanges
 from training.config import CONFIG, Floats, Integers, OptionalStr, Strings, option, with_default
 from training.eeg.config import QUICK, EegConfig
 
+OWN = "simclr"
+"""What results, metrics and figures call the pre-trained, fine-tuned classifier."""
+
 
 @dataclass(frozen=True, config=CONFIG)
 class EegSimclrConfig(EegConfig):

@@ -19,7 +19,8 @@ from evaluation.classification import (
 )
 from evaluation.figures import plot_step_curves
 from tracking.run import AnyRun
-from trainers.eeg_simclr.neighbour import ALL_LABELS, OWN, Curve
+from trainers.eeg_simclr.config import OWN
+from trainers.eeg_simclr.neighbour import ALL_LABELS, Curve
 from training.eeg.results import Predictions, Result, evaluate
 
 ByPerson = dict[int, float]

@@ -17,6 +17,7 @@ from torch import Tensor
 from data.eeg.load import EegData
 from models.eeg.lateral import Slice
 from models.eeg.neighbour import FewShotHead, NeighbourContrast, NeighbourEncoder, fit_head
+from trainers.eeg_simclr.config import OWN
 from training.eeg.baselines import EARLY_SECONDS, RULE_SECONDS, group_of, inside, rule_difference
 from training.eeg.slices import TrialCovariances, aligned_vectors, trial_covariances
 
@@ -33,7 +34,6 @@ PENALTIES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 N_RANDOM, PROBE_C = 8, 1.0
 
 ALL_LABELS = "all"
-OWN = "simclr"
 TUNED = ("scratch", "random_probe", "tangent")
 """Linear classifiers whose C is chosen on people of the training part, see `tuned_penalties`."""
 

@@ -21,10 +21,9 @@ from data.eeg.splits import shuffled_labels
 from data.eeg.windows import Windows
 from models.eeg.neighbour import FewShotHead, NeighbourClassifier, NeighbourEncoder
 from trainers.eeg_simclr.channel import run_channel
-from trainers.eeg_simclr.config import PRESETS, EegSimclrConfig
+from trainers.eeg_simclr.config import OWN, PRESETS, EegSimclrConfig
 from trainers.eeg_simclr.curves import Found, found_of, record_curves, results_with_all_labels
 from trainers.eeg_simclr.neighbour import (
-    OWN,
     TUNED,
     Curve,
     NeighbourTrials,

@@ -17,6 +17,9 @@ from training.config import CONFIG, OptionalStr, Strings, option, with_default
 from training.eeg.config import QUICK, EegConfig
 from training.eeg.deep_baselines import NETWORKS
 
+OWN = "transformer"
+"""What results, metrics and figures call the network of this trainer."""
+
 
 @dataclass(frozen=True, config=CONFIG)
 class TransformerConfig(EegConfig):

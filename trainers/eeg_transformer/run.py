@@ -24,7 +24,7 @@ from data.eeg.windows import Windows
 from evaluation.classification import least_sign_flip_p
 from models.attention.spec import AttentionSpec
 from models.eeg.slice_transformer import LateralTransformer
-from trainers.eeg_transformer.config import PRESETS, EegTransformerConfig
+from trainers.eeg_transformer.config import OWN, PRESETS, EegTransformerConfig
 from trainers.eeg_transformer.explain_lateral import explain, record_explanation
 from trainers.eeg_transformer.lateral import (
     SLICES,
@@ -64,7 +64,6 @@ from training.session import Session, Stopped
 from training.summary import render_summary
 from training.trial import StudyTrial
 
-OWN = "transformer"
 BASELINE_UPDATES = 6
 """A deep baseline's updates for each of the Transformer's."""
 
