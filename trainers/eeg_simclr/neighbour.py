@@ -18,7 +18,8 @@ from data.eeg.load import EegData
 from models.eeg.lateral import Slice
 from models.eeg.neighbour import FewShotHead, NeighbourContrast, NeighbourEncoder, fit_head
 from trainers.eeg_simclr.config import OWN
-from training.eeg.baselines import EARLY_SECONDS, RULE_SECONDS, group_of, inside, rule_difference
+from training.eeg.baselines import EARLY_SECONDS, RULE_SECONDS, inside, rule_difference
+from training.eeg.load import group_of, recording_of
 from training.eeg.slices import TrialCovariances, aligned_vectors, trial_covariances
 
 TASK_SECONDS = ((0.0, 0.5), (0.25, 0.75))
@@ -73,7 +74,7 @@ def neighbour_trials(
     less_power = -rule_difference(power, data)
     for g in np.unique(group):
         less_power[group == g] -= np.median(less_power[group == g])
-    rule, run = torch.from_numpy(less_power).float(), data.subject * 1000 + data.run
+    rule, run = torch.from_numpy(less_power).float(), recording_of(data)
     found = {}
     for name, electrodes in sets.items():
         vectors = aligned_vectors(covariances.pick(electrodes), group)

@@ -17,7 +17,6 @@ import torch
 
 from common.errors import InputError
 from common.progress import Progress
-from data.eeg.splits import shuffled_labels
 from data.eeg.windows import Windows
 from models.eeg.neighbour import FewShotHead, NeighbourClassifier, NeighbourEncoder
 from trainers.eeg_simclr.channel import run_channel
@@ -40,10 +39,10 @@ from trainers.eeg_simclr.neighbour import (
 )
 from trainers.eeg_simclr.registry import register_neighbour
 from training.config import launch_processes, parse_config
-from training.eeg.baselines import classical_results, group_of, has_rule, tested_trials, training_trials
+from training.eeg.baselines import classical_results, has_rule, tested_trials, training_trials
 from training.eeg.config import presets_for
 from training.eeg.fit import ADVICE
-from training.eeg.load import load_for, served_trials
+from training.eeg.load import group_of, load_for, served_trials, shuffled_trial_labels
 from training.eeg.records import end_with_summary, log_figures, log_recordings, log_results, results_text
 from training.eeg.results import Leakage, leakage_of
 from training.eeg.slices import ALL, check_slices, electrode_sets, lateral_mirror, reference_covariances
@@ -169,7 +168,7 @@ def run_neighbour(config: EegSimclrConfig, trial: StudyTrial | None = None) -> i
     if not has_rule(data):  # which end of the pre-trained direction is right is known by C3 and C4
         raise InputError("pretext=neighbour needs electrodes C3 and C4 with others around them; give pretext=channel")
     parts, sets = parts_of(windows, folds), electrode_sets(data)
-    dealt = shuffled_labels(windows, config.seed)[np.unique(windows.trial, return_index=True)[1]]
+    dealt = shuffled_trial_labels(windows, config.seed)
 
     with session:
         run, began = session.run, time.monotonic()

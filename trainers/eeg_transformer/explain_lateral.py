@@ -21,6 +21,7 @@ from trainers.eeg_transformer.config import OWN, EegTransformerConfig
 from trainers.eeg_transformer.lateral import SLICES
 from training.eeg.baselines import CLASSICAL
 from training.eeg.deep_baselines import NETWORKS
+from training.eeg.load import recording_of
 from training.eeg.results import Result
 from training.eeg.slices import ALL, electrode_sets, lateral_mirror
 
@@ -115,7 +116,7 @@ def explain(
                 weight_sd_trials=float(weights[:, k].std(correction=0)),
             )
         )
-    recording = data.subject * 1000 + data.run
+    recording = recording_of(data)
     orders = {
         name: order_facts(data.label, recording, guesses(r.trials.p) == r.trials.label, r.trials.trial)
         for name, r in results.items()

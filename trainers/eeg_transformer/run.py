@@ -19,7 +19,6 @@ from torch import Tensor
 
 from common.progress import Progress
 from data.eeg.load import EegData
-from data.eeg.splits import shuffled_labels
 from data.eeg.windows import Windows
 from evaluation.classification import least_sign_flip_p
 from models.attention.spec import AttentionSpec
@@ -39,14 +38,13 @@ from trainers.eeg_transformer.windows import run_windows
 from training.config import launch_processes, parse_config
 from training.eeg.baselines import (
     classical_results,
-    group_of,
     tested_trials,
     training_trials,
 )
 from training.eeg.config import presets_for
 from training.eeg.deep_baselines import aligned_signals, check_braindecode, fit_network, predict_network
 from training.eeg.fit import ADVICE
-from training.eeg.load import load_for, served_trials
+from training.eeg.load import group_of, load_for, served_trials, shuffled_trial_labels
 from training.eeg.records import end_with_summary, log_figures, log_recordings, log_results, results_text
 from training.eeg.results import Predictions, Result, evaluate, leakage_of, mean_seconds, sign_tests
 from training.eeg.slices import (
@@ -97,7 +95,7 @@ def lateral_trials(config: EegTransformerConfig, data: EegData, windows: Windows
         for name, chosen in sets.items():
             vectors[name] = aligned_vectors(covariances.pick(chosen), group)
             progress.advance(note=f"{name}: vectors")
-    dealt = shuffled_labels(windows, config.seed)[np.unique(windows.trial, return_index=True)[1]]
+    dealt = shuffled_trial_labels(windows, config.seed)
     return LateralTrials(covariances, vectors, data.label, dealt=dealt, group=group)
 
 
