@@ -264,8 +264,8 @@ class Session:
                 training.load_state_dict(self._under_way["fit"])
 
     def epochs(self, key: str, training: Resumable) -> Iterator[dict[str, float]]:
-        """Train epoch by epoch and give each epoch's figures; behind each, when the caller's loop has looked at them, a
-        checkpoint. Raises Stopped behind it where a signal came.
+        """Train epoch by epoch and give each epoch's figures; when the caller's loop comes back for the next, write a
+        checkpoint, and raise Stopped if a signal came.
         """
         while not training.finished:
             yield training.run_epoch()

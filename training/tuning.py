@@ -41,7 +41,7 @@ class Target:
 
     name: the trainer's folder. config: its config class. train: (config, the run's place in a study) -> exit status.
     space: what is searched, in the language of tune's parameter `space`.
-    objectives: {name: minimize or maximize}; default_objectives: those that are searched for unless told otherwise.
+    objectives: {name: minimize or maximize}; default_objectives: those of a study that names none.
     horizon: the field that ends a training, in the unit of the steps reported.
     every_run: settings of all runs of a study; every_trial: of all runs but the winner's last training.
     quick, quick_final, quick_space: what the preset quick adds to all runs, to the last training, and to the space.

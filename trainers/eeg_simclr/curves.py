@@ -63,7 +63,7 @@ class Found:
 
     @property
     def least_p(self) -> float:
-        """The smallest p-value that so many people can give."""
+        """The smallest p-value that this number of people can give."""
         return least_sign_flip_p(len(next(iter(self.accuracies[OWN].values()))))
 
     @property

@@ -29,7 +29,7 @@ people 1 to 46 (docs/eeg_simclr.md)."""
 N_COMPONENTS = 100
 WEIGHT_PENALTY, LR, N_UPDATES = 0.2, 0.01, 100
 FINE = ((30, 10.0, 0.001), (200, 3.0, 0.003), (math.inf, 1.0, 0.01))
-"""Of fine-tuning: (up to so many labelled trials, strength, C)."""
+"""Of fine-tuning: (largest number of labelled trials, strength, C)."""
 PENALTIES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 """Values of C that each rival's is chosen from, for each number of labelled trials."""
 N_RANDOM, PROBE_C = 8, 1.0
@@ -151,7 +151,7 @@ def named(n: int | None) -> str:
 
 
 def fine_settings(n_labelled: int) -> tuple[float, float]:
-    """(strength, C) of fine-tuning for so many labelled trials."""
+    """(strength, C) of fine-tuning on n_labelled trials."""
     return next((strength, c) for most, strength, c in FINE if n_labelled <= most)
 
 

@@ -113,7 +113,7 @@ class NeighbourFits:
         return done[f"curve_{where}"]
 
     def leakage(self, encoder: NeighbourEncoder, part: Parts, dealt: np.ndarray) -> Leakage:
-        """Fine-tuned on all labels of the fold dealt anew: it must be at chance."""
+        """Fine-tuned on all labels of the fold, shuffled: it must be at chance."""
         if "leakage" not in self.session.done:
             features = features_of(self.trials[ALL], encoder, part.train, self.config.seed)
             head, tested = fit_fine(features, part.train, dealt), torch.from_numpy(part.test)

@@ -1,4 +1,4 @@
-"""What network=lateral goes by: which slices it believes, where they lie on the scalp, and whether order matters."""
+"""What network=lateral uses: which slices it trusts, where they lie on the scalp, and whether order matters."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -154,7 +154,7 @@ def train_all(
 ) -> dict[str, list[dict[str, Any]]]:
     """{name: what it says on each fold}: every network, the leakage check and the one to be served.
 
-    A part that an earlier process of the run finished is taken from the checkpoint. Raises Stopped behind the one in
+    A part that an earlier process of the run finished is taken from the checkpoint. Raises Stopped after the one in
     which a signal came.
     """
     signals = aligned_signals(data, trials.group) if config.baselines else torch.empty(0)

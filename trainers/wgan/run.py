@@ -26,7 +26,7 @@ from training.session import Session, Stopped
 from training.step_log import StepLog
 from training.trial import StudyTrial
 
-ADVICE = "Lower lr_critic and lr_generator and resume with allow_changes=true, or start anew"
+ADVICE = "Lower lr_critic and lr_generator and resume with allow_changes=true, or start a new run"
 """What to do about a loss that is not finite."""
 
 
@@ -70,7 +70,7 @@ def check_resumable(config: WganConfig, session: Session, images: ImageSet) -> N
         raise InputError(
             f"resume: {done} steps are done already, more than steps={config.steps}; give steps of at least {done}"
         )
-    # With lr_decay the rates hang on the last step.
+    # With lr_decay=linear the rates depend on the number of steps.
     operational = operational_fields(WganConfig) - ({"steps"} if config.lr_decay == "linear" else set())
     changeable = changeable_fields(WganConfig) | {"steps", "data"}
     other_data = f"{images.source} holds other images"
@@ -121,7 +121,7 @@ def train_in_sight(
 ) -> None:
     """The loop: train step by step, and log, sample, report to a study, save and stop when it is time.
 
-    codes: latent codes [n_samples, nz] of the sample grids. Raises Stopped behind the step in which a signal came.
+    codes: latent codes [n_samples, nz] of the sample grids. Raises Stopped after the step in which a signal came.
     """
     run, trial, processes = session.run, session.trial, session.processes
     progress = Progress(config.steps, training.step, quiet=not session.is_first)
