@@ -166,6 +166,12 @@ def parse_config(config_class: type[C], presets: Mapping[str, Mapping[str, Any]]
     return config
 
 
+def changed_fields(config: Any, presets: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """Those of the fields `names` in which a config differs from its preset."""
+    values, fields = presets[config.preset], _fields(type(config))
+    return [name for name in names if getattr(config, name) != values.get(name, fields[name].default)]
+
+
 def preset_config(config_class: type[C], presets: Mapping[str, Mapping[str, Any]], preset: str, **changes: Any) -> C:
     """The config of a preset, with `changes`; InputError as from `build_config`."""
     return build_config(config_class, {**presets[preset], "preset": preset, **changes})

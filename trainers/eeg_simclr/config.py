@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from models.eeg.augment import NAMES, AugmentRanges
 from training.config import CONFIG, Floats, Integers, OptionalStr, Strings, option, with_default
-from training.eeg.config import QUICK, EegConfig
+from training.eeg.config import OF_WINDOWS, QUICK, EegConfig
 
 OWN = "simclr"
 """What results, metrics and figures call the pre-trained, fine-tuned classifier."""
@@ -162,6 +162,44 @@ PRESETS: dict[str, dict[str, Any]] = {
         "pretrain_batch": 1000,
     },
 }
+
+
+OF_PRETEXT = {
+    "channel": (
+        *OF_WINDOWS,
+        "channels",
+        "encoder",
+        "width",
+        "kernels",
+        "n_features",
+        "decimate",
+        "head_width",
+        "head_pool",
+        "projection_dim",
+        "pretrain_epochs",
+        "pretrain_batch",
+        "channels_per_window",
+        "pretrain_lr",
+        "pretrain_weight_decay",
+        "tau",
+        "mask_same_trial",
+        "unlabelled_runs",
+        "augmentations",
+        "n_augmentations",
+        "amplitude",
+        "time_shift",
+        "dc_shift",
+        "zero_mask",
+        "noise",
+        "band_stop",
+        "band_width",
+        "label_fractions",
+        "tau_sweep",
+        "frozen_epochs",
+    ),
+    "neighbour": ("labelled_trials", "n_draws"),
+}
+"""Fields that one choice of `pretext` alone uses."""
 
 
 def frozen_fit(config: EegSimclrConfig) -> EegSimclrConfig:

@@ -51,9 +51,10 @@ LINES = {
 
 @dataclass(frozen=True)
 class Found:
-    """Of one set of electrodes. against: {rival: {number of labelled trials: simclr less it (mean, low, high)}}, paired
-    by person; a rival without labels has one accuracy, which stands against every number. p: of the same differences,
-    by flipping signs.
+    """The figures of one set of electrodes.
+
+    against: {rival: {number of labelled trials: simclr less it (mean, low, high)}}, paired by person; a rival without
+    labels has one accuracy, which stands against every number. p: of the same differences, by flipping signs.
     """
 
     accuracies: Accuracies

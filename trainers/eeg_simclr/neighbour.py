@@ -29,7 +29,7 @@ people 1 to 46 (docs/eeg_simclr.md)."""
 N_COMPONENTS = 100
 WEIGHT_PENALTY, LR, N_UPDATES = 0.2, 0.01, 100
 FINE = ((30, 10.0, 0.001), (200, 3.0, 0.003), (math.inf, 1.0, 0.01))
-"""Of fine-tuning: (largest number of labelled trials, strength, C)."""
+"""Settings of fine-tuning: (largest number of labelled trials, strength, C)."""
 PENALTIES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 """Values of C that each rival's is chosen from, for each number of labelled trials."""
 N_RANDOM, PROBE_C = 8, 1.0
@@ -44,7 +44,7 @@ Curve = dict[str, dict[str, Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class NeighbourTrials:
-    """Of one set of electrodes: odd tangent vectors, aligned and centred by person.
+    """The trials in one set of electrodes, as odd tangent vectors, aligned and centred by person.
 
     task, rest: [n_trials, n_slices, n_features], in the order of time. early: [n_trials, n_features], of the first
     second. rule: how much less power C3 has than C4, less the person's median, float32 [n_trials]. run: of each trial,

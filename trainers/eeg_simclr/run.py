@@ -20,7 +20,7 @@ from common.progress import Progress
 from data.eeg.windows import Windows
 from models.eeg.neighbour import FewShotHead, NeighbourClassifier, NeighbourEncoder
 from trainers.eeg_simclr.channel import run_channel
-from trainers.eeg_simclr.config import OWN, PRESETS, EegSimclrConfig
+from trainers.eeg_simclr.config import OF_PRETEXT, OWN, PRESETS, EegSimclrConfig
 from trainers.eeg_simclr.curves import Found, found_of, record_curves, results_with_all_labels
 from trainers.eeg_simclr.neighbour import (
     TUNED,
@@ -40,7 +40,7 @@ from trainers.eeg_simclr.neighbour import (
 from trainers.eeg_simclr.registry import register_neighbour
 from training.config import launch_processes, parse_config
 from training.eeg.baselines import classical_results, has_rule, tested_trials, training_trials
-from training.eeg.config import presets_for
+from training.eeg.config import note_without_effect, presets_for
 from training.eeg.fit import ADVICE
 from training.eeg.load import group_of, load_for, served_trials, shuffled_trial_labels
 from training.eeg.records import end_with_summary, log_figures, log_recordings, log_results, results_text
@@ -155,6 +155,8 @@ def parts_of(windows: Windows, folds: list[Any]) -> list[Parts]:
 
 def run_eeg_simclr(config: EegSimclrConfig, trial: StudyTrial | None = None) -> int:
     """Pre-train, train, compare, record, register; the exit status. trial: the run's place in a study."""
+    other = "neighbour" if config.pretext == "channel" else "channel"
+    note_without_effect(config, PRESETS, OF_PRETEXT[other], f"pretext={other}")
     return run_channel(config, trial) if config.pretext == "channel" else run_neighbour(config, trial)
 
 

@@ -14,7 +14,7 @@ from models.eeg.simclr import ChannelEncoder
 from models.eeg.transformer import EegTransformer
 from tracking.registry.models import load_weights
 from training.config import CONFIG, OptionalStr, Strings, option, with_default
-from training.eeg.config import QUICK, EegConfig
+from training.eeg.config import OF_WINDOWS, QUICK, EegConfig
 from training.eeg.deep_baselines import NETWORKS
 
 OWN = "transformer"
@@ -124,6 +124,12 @@ SIZES = (
 )
 """Fields it takes to build the network again."""
 
+
+OF_NETWORK = {
+    "windows": (*OF_WINDOWS, *(name for name in SIZES if name != "attention"), "dropout"),
+    "lateral": ("n_networks", "n_updates", "deep_baselines"),
+}
+"""Fields that one choice of `network` alone uses."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     # A smaller network for a sixth of the subjects, chosen on other simulated subjects (docs/eeg_transformer.md).

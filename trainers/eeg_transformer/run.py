@@ -23,7 +23,7 @@ from data.eeg.windows import Windows
 from evaluation.classification import least_sign_flip_p
 from models.attention.spec import AttentionSpec
 from models.eeg.slice_transformer import LateralTransformer
-from trainers.eeg_transformer.config import OWN, PRESETS, EegTransformerConfig
+from trainers.eeg_transformer.config import OF_NETWORK, OWN, PRESETS, EegTransformerConfig
 from trainers.eeg_transformer.explain_lateral import explain, record_explanation
 from trainers.eeg_transformer.lateral import (
     SLICES,
@@ -41,7 +41,7 @@ from training.eeg.baselines import (
     tested_trials,
     training_trials,
 )
-from training.eeg.config import presets_for
+from training.eeg.config import note_without_effect, presets_for
 from training.eeg.deep_baselines import aligned_signals, check_braindecode, fit_network, predict_network
 from training.eeg.fit import ADVICE
 from training.eeg.load import group_of, load_for, served_trials, shuffled_trial_labels
@@ -217,6 +217,8 @@ def results_of(
 
 def run_eeg_transformer(config: EegTransformerConfig, trial: StudyTrial | None = None) -> int:
     """Train, compare, record, register; the exit status. trial: the run's place in a study."""
+    other = "lateral" if config.network == "windows" else "windows"
+    note_without_effect(config, PRESETS, OF_NETWORK[other], f"network={other}")
     return run_windows(config, trial) if config.network == "windows" else run_lateral(config, trial)
 
 

@@ -120,7 +120,7 @@ class TuneConfig(DeviceConfig, RecordConfig):
         return optuna.pruners.NopPruner()
 
     def spec(self, target: Target) -> dict[str, Any]:
-        """What makes the study this study: it is compared when somebody goes on with it."""
+        """What makes the study this study: compared whenever the study is continued."""
         return json.loads(
             json.dumps(
                 {

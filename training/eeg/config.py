@@ -1,5 +1,7 @@
 """The parameters of every EEG trainer."""
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -21,6 +23,7 @@ from training.config import (
     ResumableConfig,
     Seed,
     Strings,
+    changed_fields,
     option,
 )
 
@@ -172,6 +175,34 @@ class EegConfig(OwnRecordingsConfig, MachineConfig, RecordConfig, ResumableConfi
 
 QUICK = {"dataset": "simulated", "n_folds": 3}
 """What the preset quick of every EEG trainer changes."""
+
+
+OF_WINDOWS = (
+    "windows",
+    "window",
+    "overlap",
+    "align",
+    "epochs",
+    "patience",
+    "batch_size",
+    "updates_per_epoch",
+    "lr",
+    "weight_decay",
+    "warmup",
+    "label_smoothing",
+    "augment",
+    "precision",
+)
+"""Fields of networks that are trained on windows: of no use to those that see a trial as slices."""
+
+
+def note_without_effect(
+    config: EegConfig, presets: Mapping[str, Mapping[str, Any]], names: Sequence[str], instead: str
+) -> None:
+    """Say once, in the first process, which of the fields `names` were given although they are of another choice."""
+    given = changed_fields(config, presets, names)
+    if given and os.environ.get("RANK", "0") == "0":
+        print(f"note: {', '.join(given)}: of {instead} alone, without effect in this run", file=sys.stderr)
 
 
 def presets_for(presets: Mapping[str, Mapping[str, Any]], argv: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -21,7 +21,7 @@ from training.eeg.config import EegConfig
 from training.session import Session
 
 SHRINKAGE = 0.05
-"""Of the covariances that align=euclidean whitens by, see models/eeg/whitening.py."""
+"""Shrinkage of the covariances that align=euclidean whitens by, see models/eeg/whitening.py."""
 
 
 def load_for(session: Session, config: EegConfig) -> tuple[EegData, Windows, list[Fold]]:

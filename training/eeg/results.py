@@ -55,7 +55,7 @@ class Predictions:
 
     @property
     def p_right(self) -> np.ndarray:
-        """Of two classes."""
+        """Probability of class 1 [n], where there are two classes."""
         return probability_of_right(self.log_p)
 
     @property
