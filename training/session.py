@@ -5,7 +5,7 @@ A trainer reads:
     session = Session("wgan", config, trial, advice="...")      # processes, and the checkpoint to go on from
     ...                                                         # data, networks
     session.check_unchanged(fingerprint, "...", ...)            # before the run begins
-    with session.going_on():                                    # this, too: what does not fit is refused
+    with session.restoring():                                   # this, too: what does not fit is refused
         ...                                                     # networks, optimisers, position from session.checkpoint
     with session:                                               # the run begins
         for ... in ...:                                         # the trainer's own loop
@@ -113,7 +113,7 @@ class Session:
 
     def _take(self, checkpoint: Mapping[str, Any]) -> None:
         """What every checkpoint holds, and the parts that are finished or under way in trainers that have such."""
-        with self.going_on():
+        with self.restoring():
             kinds = {"config": dict, "data": str, "backlog": str}
             for name, kind in kinds.items():
                 if not isinstance(checkpoint[name], kind):
@@ -123,10 +123,10 @@ class Session:
             self._under_way = under_way and {"key": under_way["key"], "fit": dict(under_way["fit"])}
 
     @contextlib.contextmanager
-    def going_on(self) -> Iterator[None]:
-        """Inside, the checkpoint is taken up; where it lacks a part or does not fit, one line (InputError) says so.
+    def restoring(self) -> Iterator[None]:
+        """Load from the checkpoint inside this: what it lacks, or what does not fit, is one line (InputError).
 
-        Do it before the run begins, so that a run that was finished stays as it is.
+        Do it before the run begins, so that a finished run stays as it is.
         """
         try:
             yield
@@ -260,7 +260,7 @@ class Session:
     def restore(self, key: str, training: Resumable) -> None:
         """Bring the training `key` to where an earlier process stopped in it; nothing where that was in another."""
         if self._under_way is not None and self._under_way["key"] == key:
-            with self.going_on():
+            with self.restoring():
                 training.load_state_dict(self._under_way["fit"])
 
     def epochs(self, key: str, training: Resumable) -> Iterator[dict[str, float]]:

@@ -64,7 +64,7 @@ def check_resumable(config: WganConfig, session: Session, images: ImageSet) -> N
     """Refuse to resume with fewer steps than are done, and, unless `allow_changes`, with other hyper-parameters or
     images.
     """
-    with session.going_on():
+    with session.restoring():
         done = int(session.checkpoint["training"]["step"]) if session.checkpoint else 0
     if config.steps < done:
         raise InputError(
@@ -97,7 +97,7 @@ def build_training(config: WganConfig, session: Session, grey: bool) -> Training
     )
 
 
-def go_on(
+def restore(
     config: WganConfig, session: Session, images: ImageSet, training: Training, batches: ImageBatches
 ) -> dict[str, Any]:
     """Bring networks and images to where the checkpoint was made; the state of its log.
@@ -106,7 +106,7 @@ def go_on(
     """
     if session.checkpoint is None:
         return {}
-    with session.going_on():
+    with session.restoring():
         checkpoint = session.checkpoint
         training.load_state_dict(checkpoint["training"])
         log, position = checkpoint["log"], checkpoint["batches"]
@@ -184,7 +184,7 @@ def run_wgan(config: WganConfig, trial: StudyTrial | None = None) -> int:
         world_size=session.processes.world_size,
     )
     training = build_training(config, session, images.is_grey)
-    log_before = go_on(config, session, images, training=training, batches=batches)
+    log_before = restore(config, session, images, training=training, batches=batches)
     codes = torch.randn(config.n_samples, config.nz, generator=torch.Generator().manual_seed(config.seed))
     codes = codes.to(session.device)
 
