@@ -293,7 +293,7 @@ def test_killed_in_the_last_delivery_it_is_delivered_and_not_trained_again(
     assert run.info.status == "RUNNING"
     fresh = client(here).create_run("0").info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", fresh)
-    monkeypatch.setattr(wgan, "train_in_sight", lambda *_, **__: pytest.fail("it is trained again"))
+    monkeypatch.setattr(wgan, "train_and_record", lambda *_, **__: pytest.fail("it is trained again"))
     with pytest.raises(SystemExit, match="0"):
         wgan.main([*options, "--resume=latest"])
     run = client(here).get_run(run.info.run_id)

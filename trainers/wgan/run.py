@@ -116,7 +116,7 @@ def restore(
         return {name: list(log[name]) for name in ("rows", "steps", "history")}
 
 
-def train_in_sight(
+def train_and_record(
     config: WganConfig, session: Session, training: Training, batches: ImageBatches, log: StepLog, codes: torch.Tensor
 ) -> None:
     """The loop: train step by step, and log, sample, report to a study, save and stop when it is time.
@@ -198,7 +198,7 @@ def run_wgan(config: WganConfig, trial: StudyTrial | None = None) -> int:
             begins = f"{'resumed at' if session.checkpoint else 'from'} step {training.step}"
             print(f"{images.source}, split {images.split}: {len(images):,} images; run {run.run_id}; {begins}")
 
-        train_in_sight(config, session, training=training, batches=batches, log=log, codes=codes)
+        train_and_record(config, session, training=training, batches=batches, log=log, codes=codes)
         if session.trial.searching:
             return 0
         save(session, training, batches, log)
