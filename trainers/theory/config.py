@@ -54,10 +54,13 @@ class TheoryConfig(RecordConfig):
             raise ValueError("offsets: none given; at least one number is needed, such as 0,0.5,1")
         if not self.sigmas or min(self.sigmas) < 0.001:
             raise ValueError(
-                f"sigmas: {self.sigmas}; at least one, none below 0.001 (the grid would not fit into memory)"
+                f"sigmas={self.sigmas}: give at least one, none below 0.001 (the grid would not fit into memory)"
             )
         if unknown := [name for name in self.toys if name not in TOY_NAMES]:
             raise ValueError(f"toys: {', '.join(unknown)}; allowed are {', '.join(TOY_NAMES)}, or none")
         if max(map(abs, self.offsets)) > 10 or abs(self.start) > 10 or self.start == 0:
-            raise ValueError(f"offsets up to 10 either way, and start up to 10 but not 0: {self.offsets}, {self.start}")
+            raise ValueError(
+                f"offsets={self.offsets}, start={self.start}: give offsets from -10 to 10, and a start from -10 to "
+                "10 that is not 0"
+            )
         return self
