@@ -24,10 +24,10 @@ from training.eeg.baselines import (
     BaselineInputs,
     baseline_inputs,
     classical_log_probabilities,
-    group_of,
     tested_trials,
     training_trials,
 )
+from training.eeg.load import group_of
 from training.eeg.slices import aligned_covariances, trial_covariances
 
 FAR_METRES = 0.12

@@ -40,7 +40,7 @@ def run_main(main: Callable[[], int | None]) -> None:
     try:
         status = main()
     except KeyboardInterrupt:
-        sys.exit(130)  # Ctrl-C before or behind the training, or a second one: the run has been ended
+        sys.exit(130)  # Ctrl-C before or after the training, or a second one: the run has been ended
     except InputError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)

@@ -141,10 +141,6 @@ class Reader:
         data = self.read(run_id, path)
         return None if data is None else data.decode(errors="replace")
 
-    def address(self, run: RecordedRun) -> str | None:
-        """The address of the run's page; None for a store without a server."""
-        return f"{self.uri.rstrip('/')}/{run.page}" if self.uri.startswith("http") else None
-
     def _pages(self, experiment_id: str) -> Iterator[Any]:
         search = functools.partial(
             self._client.search_runs,

@@ -318,7 +318,7 @@ class Run:
     def register(self, **operation: Any) -> int:
         """Queue a saved model for the registry (see `tracking.registry.models.log_model`).
 
-        Returns the spool's size behind it.
+        Returns the spool's size after it.
         """
         return self._spool.add("register", **operation)
 

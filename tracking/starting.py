@@ -193,8 +193,8 @@ def _stored_run(facts: Mapping[str, Any], folder: Path | None, inherited: str | 
             ) from None
         if store.is_absent(error):
             raise InputError(
-                f"run {run_id} is not in {shown}: give a run id of this store, or `latest`, or name its store "
-                "by MLFLOW_TRACKING_URI"
+                f"run {run_id} is not in {shown}: give a run id of this store, or `latest`, or set "
+                "MLFLOW_TRACKING_URI to the run's own store"
             ) from None
         must_ask = run_id is not None and folder is None and run_id != inherited
         if must_ask or not uri.startswith("http") or not store.is_away(error):

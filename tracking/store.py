@@ -86,7 +86,7 @@ def with_secrets(uri: str) -> str:
 
 @contextlib.contextmanager
 def answering_within(seconds: float) -> Iterator[None]:
-    """Inside, a request to a server is given up after so many seconds instead of a minute."""
+    """Inside, a request to a server is given up after this number of seconds instead of a minute."""
     name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
     before = os.environ.get(name)
     os.environ[name] = str(max(1, min(int(seconds), int(before or seconds))))
@@ -182,7 +182,7 @@ def _explain_half_made(error: Exception, path: Path) -> None:
             n_runs, version = 0, None
     if n_runs == 0 and (version is None or _is_known_schema(version[0])):
         raise InputError(
-            f"tracking store {path} is half made, by a process that was killed meanwhile, or of an older MLflow, and "
+            f"tracking store {path} is half made, by a process that was killed at it, or of an older MLflow, and "
             f"holds no run: remove the file (rm {path}) or upgrade it (mlflow db upgrade sqlite:///{path}), and try "
             "again"
         ) from None
@@ -296,7 +296,7 @@ def _parsed(text: str) -> float | str:
 
 
 def check_artifact_folder(uri: str | None) -> None:
-    """InputError where the artifacts' folder, on this machine, cannot be written: all files would wait for ever."""
+    """InputError where the artifacts' folder, on this machine, cannot be written: all files would wait forever."""
     folder = local_artifacts(uri)
     if folder is None:
         return
@@ -307,7 +307,7 @@ def check_artifact_folder(uri: str | None) -> None:
     except OSError as error:
         raise InputError(
             f"the store's folder of artifacts {str(folder)!r} cannot be written ({error.strerror or error}): correct "
-            "its rights, or the artifact location of the experiment"
+            "its permissions, or the artifact location of the experiment"
         ) from None
 
 

@@ -166,6 +166,12 @@ def parse_config(config_class: type[C], presets: Mapping[str, Mapping[str, Any]]
     return config
 
 
+def changed_fields(config: Any, presets: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """Those of the fields `names` in which a config differs from its preset."""
+    values, fields = presets[config.preset], _fields(type(config))
+    return [name for name in names if getattr(config, name) != values.get(name, fields[name].default)]
+
+
 def preset_config(config_class: type[C], presets: Mapping[str, Mapping[str, Any]], preset: str, **changes: Any) -> C:
     """The config of a preset, with `changes`; InputError as from `build_config`."""
     return build_config(config_class, {**presets[preset], "preset": preset, **changes})
@@ -254,8 +260,8 @@ def check_unchanged(
     fixed = [text for name, text in differing.items() if name not in changeable and name in (*before, "data")]
     if fixed:
         raise InputError(
-            f"resume: {'; '.join(fixed)}; the run's checkpoint cannot go on so: give the old values, or begin a new "
-            "run without resume"
+            f"resume: {'; '.join(fixed)}; the run's checkpoint cannot go on with that: give the old values, or start a "
+            "new run without resume"
         )
     if differing and not allow_changes:
         changed = list(differing.values())
@@ -265,14 +271,9 @@ def check_unchanged(
 
 
 def _check_data_dir(config: Any) -> None:
-    """InputError for a relative data_dir that `mlflow run` would have looked for in another folder than its caller's.
-
-    (CelebA's need not be there: it is downloaded to it.)
-    """
+    """InputError for a relative data_dir that `mlflow run` would look for in another folder than its caller's."""
     path = getattr(config, "data_dir", None)
-    names = (getattr(config, "dataset", None), getattr(config, "preset", None))
-    started_elsewhere = "MLFLOW_RUN_ID" in os.environ and "celeba" not in names
-    if started_elsewhere and path is not None and not path.is_absolute() and not path.exists():
+    if "MLFLOW_RUN_ID" in os.environ and path is not None and not path.is_absolute() and not path.exists():
         raise InputError(
             f"data_dir: {str(path)!r} is not in {Path.cwd()}, the project's folder, in which `mlflow run` starts its "
             "trainers; give an absolute path"
@@ -355,8 +356,15 @@ def _defaults(name: str, field: Any, presets: Mapping[str, Mapping[str, Any]]) -
     if name == "preset":
         return f"default: {next(iter(presets))}"
     if not any(name in values for values in presets.values()):
-        return f"default: {field.default}"
-    return ", ".join(f"{preset}: {values.get(name, field.default)}" for preset, values in presets.items())
+        return f"default: {as_option(field.default)}"
+    return ", ".join(f"{preset}: {as_option(values.get(name, field.default))}" for preset, values in presets.items())
+
+
+def as_option(value: Any) -> str:
+    """The value as it is written on the command line; of one that was not given (None), that."""
+    if isinstance(value, tuple | list):
+        return ",".join(map(str, value)) or "none"
+    return "not given" if value is None else str(value)
 
 
 def _is(use: str, field: Any) -> bool:

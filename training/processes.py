@@ -78,9 +78,9 @@ class Processes:
 def join_processes(device: str) -> Processes:
     """Join the process group torchrun started (nccl on GPUs, gloo on CPUs), or stand alone.
 
-    `device` is "auto" (a GPU if there is one), "cpu" or "cuda". On a GPU, TF32 matrix products and convolutions and
-    cuDNN's
-    benchmark mode are switched on: the shapes never change, so its one-off search pays for itself within a few steps.
+    `device` is "auto" (a GPU if there is one), "cpu" or "cuda". On a GPU, TF32 matrix products and convolutions
+    and cuDNN's benchmark mode are switched on: the shapes never change, so its one-off search pays for itself within a
+    few steps.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device: 'cuda' was asked for, but PyTorch sees no GPU; use device=cpu or device=auto")

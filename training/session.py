@@ -5,7 +5,7 @@ A trainer reads:
     session = Session("wgan", config, trial, advice="...")      # processes, and the checkpoint to go on from
     ...                                                         # data, networks
     session.check_unchanged(fingerprint, "...", ...)            # before the run begins
-    with session.going_on():                                    # this, too: what does not fit is refused
+    with session.restoring():                                   # this, too: what does not fit is refused
         ...                                                     # networks, optimisers, position from session.checkpoint
     with session:                                               # the run begins
         for ... in ...:                                         # the trainer's own loop
@@ -106,14 +106,14 @@ class Session:
         if folder is not None:
             print(f"run {self._run_id} is finished, and its last records were not delivered: delivering them")
             status = sync_run(folder, os.environ.pop("MLFLOW_RUN_ID", None))
-            print(f"to train it on, give resume={self._run_id}; for a new run, leave resume out")
+            print(f"to train it further, give resume={self._run_id}; for a new run, leave resume out")
         status = self.processes.share(status)
         if status is not None:
             sys.exit(status)
 
     def _take(self, checkpoint: Mapping[str, Any]) -> None:
         """What every checkpoint holds, and the parts that are finished or under way in trainers that have such."""
-        with self.going_on():
+        with self.restoring():
             kinds = {"config": dict, "data": str, "backlog": str}
             for name, kind in kinds.items():
                 if not isinstance(checkpoint[name], kind):
@@ -123,10 +123,10 @@ class Session:
             self._under_way = under_way and {"key": under_way["key"], "fit": dict(under_way["fit"])}
 
     @contextlib.contextmanager
-    def going_on(self) -> Iterator[None]:
-        """Inside, the checkpoint is taken up; where it lacks a part or does not fit, one line (InputError) says so.
+    def restoring(self) -> Iterator[None]:
+        """Load from the checkpoint inside this: what it lacks, or what does not fit, is one line (InputError).
 
-        Do it before the run begins, so that a run that was finished stays as it is.
+        Do it before the run begins, so that a finished run stays as it is.
         """
         try:
             yield
@@ -134,7 +134,7 @@ class Session:
             text = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:300]
             raise InputError(
                 f"resume: the checkpoint of run {self._run_id} does not fit ({text}); give the parameters that it was "
-                "made with, or begin a new run without resume"
+                "made with, or start a new run without resume"
             ) from None
 
     def check_unchanged(
@@ -233,7 +233,7 @@ class Session:
     def _end_not_finite(self, reason: NotFinite) -> None:
         self.fail(str(reason))
         path = self.run.checkpoint_path
-        kept = path.absolute() if path.exists() else "none, it was the first steps"
+        kept = path.absolute() if path.exists() else "none was written yet"
         print(
             f"error: {reason}; the run is marked failed; last good checkpoint: {kept}. {self.advice}", file=sys.stderr
         )
@@ -260,12 +260,12 @@ class Session:
     def restore(self, key: str, training: Resumable) -> None:
         """Bring the training `key` to where an earlier process stopped in it; nothing where that was in another."""
         if self._under_way is not None and self._under_way["key"] == key:
-            with self.going_on():
+            with self.restoring():
                 training.load_state_dict(self._under_way["fit"])
 
     def epochs(self, key: str, training: Resumable) -> Iterator[dict[str, float]]:
-        """Train epoch by epoch and give each epoch's figures; behind each, when the caller's loop has looked at them, a
-        checkpoint. Raises Stopped behind it where a signal came.
+        """Train epoch by epoch and give each epoch's figures; when the caller's loop comes back for the next, write a
+        checkpoint, and raise Stopped if a signal came.
         """
         while not training.finished:
             yield training.run_epoch()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from tracking.run import AnyRun
-from training.config import as_params, build_config
+from training.config import as_option, as_params, build_config
 from training.trial import StudyTrial
 
 Measure = Callable[[nn.Module, Tensor], Mapping[str, float]]
@@ -41,7 +41,7 @@ class Target:
 
     name: the trainer's folder. config: its config class. train: (config, the run's place in a study) -> exit status.
     space: what is searched, in the language of tune's parameter `space`.
-    objectives: {name: minimize or maximize}; default_objectives: those that are searched for unless told otherwise.
+    objectives: {name: minimize or maximize}; default_objectives: those of a study that names none.
     horizon: the field that ends a training, in the unit of the steps reported.
     every_run: settings of all runs of a study; every_trial: of all runs but the winner's last training.
     quick, quick_final, quick_space: what the preset quick adds to all runs, to the last training, and to the space.
@@ -111,11 +111,5 @@ class Target:
         default = as_params(build_config(type(found.config), {**found.presets[preset], "preset": preset}))
         elsewhere = {"preset", "output_dir", "cache_dir", "run_name", "resume"}
         changed = {k: v for k, v in as_params(found.config).items() if k not in elsewhere and v != default[k]}
-        options = "".join(f" --{option} {_as_option(value)}" for option, value in changed.items())
+        options = "".join(f" --{option} {as_option(value)}" for option, value in changed.items())
         return f"python -m trainers.{found.entry_point} --preset {preset}{options}"
-
-
-def _as_option(value: Any) -> str:
-    if isinstance(value, tuple | list):
-        return ",".join(map(str, value)) or "none"
-    return str(value)

@@ -54,6 +54,14 @@ SMALL: dict[str, Any] = {"preset": "small", **PRESETS["small"]}
 
 
 @dataclass(frozen=True, config=CONFIG)
+class Faces:
+    """Images that are downloaded where no data_dir is given, and only there."""
+
+    dataset: str = option("celeba", "which")
+    data_dir: OptionalPath = option(None, "where", operational=True)
+
+
+@dataclass(frozen=True, config=CONFIG)
 class Plain:
     """One parameter."""
 
@@ -159,7 +167,8 @@ def test_help_has_the_own_fields_first_the_preset_before_them_and_shared_ones_at
 ) -> None:
     with pytest.raises(SystemExit):
         parse_config(OtherToy, PRESETS, ["--help"], "toy")
-    parts = re.split(r"^([a-z ]+):$", capsys.readouterr().out, flags=re.MULTILINE)[1:]
+    text = capsys.readouterr().out
+    parts = re.split(r"^([a-z ]+):$", text, flags=re.MULTILINE)[1:]
     groups = {
         title: re.findall(r"^  --(\w+)", text, re.MULTILINE)
         for title, text in zip(parts[::2], parts[1::2], strict=True)
@@ -170,6 +179,9 @@ def test_help_has_the_own_fields_first_the_preset_before_them_and_shared_ones_at
         ("records", ["output_dir", "run_name"]),
         ("instead of running", ["help", "dry_run"]),
     ]
+    # Defaults as one would write them.
+    assert "name of the run in MLflow (default: not given)" in " ".join(text.split())
+    assert "numbers (default: none)" in " ".join(text.split())
 
 
 def test_another_default_keeps_limits_and_use_on_resuming() -> None:
@@ -201,10 +213,12 @@ def test_a_resumed_run_may_differ_in_operational_fields_and_where_it_is_allowed_
     check(Toy(flip=True), "the images are others", allow_changes=True)
     for allow_changes in (False, True):
         with pytest.raises(
-            InputError, match=r"resume: gp_scale was 5.0, now 3.0; the run's checkpoint cannot go on so"
+            InputError, match=r"resume: gp_scale was 5.0, now 3.0; the run's checkpoint cannot go on with that"
         ):
             check(Toy(flip=True, gp_scale=3.0), allow_changes=allow_changes)
-        with pytest.raises(InputError, match="resume: the images are others; the run's checkpoint cannot go on so"):
+        with pytest.raises(
+            InputError, match="resume: the images are others; the run's checkpoint cannot go on with that"
+        ):
             check(Toy(), "the images are others", data=False, allow_changes=allow_changes)
     del before["gp_scale"]  # a checkpoint of before there was such a parameter
     check(Toy(gp_scale=3.0), allow_changes=True)
@@ -301,8 +315,11 @@ def test_under_mlflow_run_a_relative_data_dir_says_where_it_was_looked_for(
     argv = ["--data_dir=photos"]
     assert parse_config(Toy, PRESETS, argv, "toy").data_dir == Path("photos")
     monkeypatch.setenv("MLFLOW_RUN_ID", "abc")
-    with pytest.raises(InputError, match=f"data_dir: 'photos' is not in {tmp_path}, the project's folder, .* absolute"):
+    words = f"data_dir: 'photos' is not in {tmp_path}, the project's folder, .* absolute"
+    with pytest.raises(InputError, match=words):
         parse_config(Toy, PRESETS, argv, "toy")
+    with pytest.raises(InputError, match=words):
+        parse_config(Faces, {}, argv, "faces")
     (tmp_path / "photos").mkdir()
     assert parse_config(Toy, PRESETS, argv, "toy").data_dir == Path("photos")
 

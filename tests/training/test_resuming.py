@@ -128,7 +128,7 @@ def finished(here: Path, trained: tuple[Path, str], monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"ngf": 32}, "resume: ngf was 16, now 32; the run's checkpoint cannot go on so: give the old"),
+        ({"ngf": 32}, "resume: ngf was 16, now 32; the run's checkpoint cannot go on with that: give the old"),
         ({"nz": 9, "gp_scale": 5}, r"gp_scale was 10.0, now 5.0; nz was 8, now 9|nz was 8, now 9; the run's"),
         ({"ndf": 32}, "ndf was 16, now 32"),
         ({"image_size": 48}, "image_size was 32, now 48"),
@@ -246,14 +246,14 @@ def test_folds_of_other_data_or_networks_leave_the_run_finished(here: Path, trai
     run_id = session.run.run_id
     name, value = next(iter(change.items()))
     for changes in ({name: value}, {"seed": 5}, {"n_folds": 0}):
-        words = f"resume: .*{next(iter(changes))} was .*; the run's checkpoint cannot go on so"
+        words = f"resume: .*{next(iter(changes))} was .*; the run's checkpoint cannot go on with that"
         assert_refused(
             here, run_id, words, lambda changes=changes: train(config(**changes, resume=run_id, allow_changes=True))
         )
     path = here / "runs" / run_id / "checkpoint.pt"
     state = load_checkpoint(path)
     save_checkpoint(path, {**state, "data": "others"})
-    words = "resume: the recordings are others; the run's checkpoint cannot go on so"
+    words = "resume: the recordings are others; the run's checkpoint cannot go on with that"
     assert_refused(here, run_id, words, lambda: train(config(resume=run_id, allow_changes=True)))
     save_checkpoint(path, {**state, "under_way": {"key": "x"}})
     assert_refused(here, run_id, "it lacks 'fit'", lambda: train(config(resume=run_id)))
@@ -293,7 +293,7 @@ def test_killed_in_the_last_delivery_it_is_delivered_and_not_trained_again(
     assert run.info.status == "RUNNING"
     fresh = client(here).create_run("0").info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", fresh)
-    monkeypatch.setattr(wgan, "train_in_sight", lambda *_, **__: pytest.fail("it is trained again"))
+    monkeypatch.setattr(wgan, "train_and_record", lambda *_, **__: pytest.fail("it is trained again"))
     with pytest.raises(SystemExit, match="0"):
         wgan.main([*options, "--resume=latest"])
     run = client(here).get_run(run.info.run_id)

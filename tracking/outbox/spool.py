@@ -85,7 +85,7 @@ class Spool:
         self._process_lock.release()
 
     def append(self, line: str) -> int:
-        """Add one operation (a JSON text without a newline); returns the size of the spool behind it."""
+        """Add one operation (a JSON text without a newline); returns the size of the spool after it."""
         data = _sealed(line)
         with self._lock:
             written = 0
@@ -99,7 +99,7 @@ class Spool:
             return self.size
 
     def add(self, op: str, **values: Any) -> int:
-        """Add the operation `op`, stamped with the time; returns the size of the spool behind it."""
+        """Add the operation `op`, stamped with the time; returns the size of the spool after it."""
         return self.append(json.dumps({"op": op, "time": now_ms(), **values}))
 
     def new_file(self, name: str) -> tuple[Path, str]:
@@ -145,7 +145,7 @@ class Spool:
     def set_aside(self, operation: Operation, reason: str) -> None:
         """Keep an operation that the store refuses for good in `refused.jsonl`, its file or model in `refused/`.
 
-        The operations behind it can then be sent.
+        The operations after it can then be sent.
         """
         place = "folder" if operation["op"] == "register" else "file"
         relative = operation.get(place)

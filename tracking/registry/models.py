@@ -2,7 +2,7 @@
 
 A registered model is MLflow's `pt2` flavour (a `torch.export` program: the graph and its weights) with signature and
 input example; `served.py`, which answers requests to it (tracking/serving/flavour.py); and `weights/model.safetensors`
-with `weights/config.json`, from which a trainer builds the module again to train it on.
+with `weights/config.json`, from which a trainer builds the module again to train it further.
 """
 
 import copy
@@ -359,8 +359,8 @@ def newest_model(name: str, **tags: Any) -> ModelInfo:
     if not found:
         wanted = f" with {', '.join(f'{key}={value}' for key, value in tags.items())}" if tags else ""
         raise InputError(
-            f"model {name}: {uri} has no version of it{wanted}; train one first, or name the store by "
-            "MLFLOW_TRACKING_URI"
+            f"model {name}: {uri} has no version of it{wanted}; train one first, or set "
+            "MLFLOW_TRACKING_URI to the store that has one"
         )
     newest = max(int(version.version) for version in found)
     return ModelInfo(f"models:/{name}/{newest}", name, newest)

@@ -97,6 +97,6 @@ def comparable(
         if a.get(key) != b.get(key)
     ]
     raise InputError(
-        f"{name}: {metric} of version {candidate.version} and of {alias}, version {champion.version}, do not compare ("
-        f"{'; '.join(differs)}): evaluate both in the same way"
+        f"{name}: {metric} of version {candidate.version} and of {alias}, version {champion.version}, cannot be "
+        f"compared ({'; '.join(differs)}): evaluate both in the same way"
     )

@@ -25,9 +25,9 @@ from data.eeg.splits import Fold, shuffled_labels
 from data.eeg.windows import Windows
 from tracking.run import AnyRun
 from trainers.eeg_simclr.comparison import percent, record_comparison
-from trainers.eeg_simclr.config import EegSimclrConfig, frozen_fit
+from trainers.eeg_simclr.config import OWN, EegSimclrConfig, frozen_fit
 from trainers.eeg_simclr.frozen import FrozenEncoder, fit_probe, probe_once
-from trainers.eeg_simclr.networks import OWN, RIVALS, shape_of
+from trainers.eeg_simclr.networks import RIVALS, shape_of
 from trainers.eeg_simclr.pretraining import Pretraining, build_pool, pretrain_once, pretraining_key
 from trainers.eeg_simclr.registry import register_networks
 from training.eeg.baselines import build_eegnet, classical_results
@@ -72,8 +72,8 @@ def n_epochs(config: EegSimclrConfig, n_folds: int) -> int:
 
 
 @dataclass
-class Work:
-    """What every part of a run is trained with."""
+class ChannelFits:
+    """The fits of a run with pretext=channel, and what they share."""
 
     session: Session
     progress: Progress
@@ -115,7 +115,7 @@ class Work:
         return Fitting(session, progress, config, windows).fit(key, encoder.network(name, encoded), fold, label)
 
 
-def train_fold(work: Work, number: int, fold: Fold) -> dict[float, dict[str, dict[str, Any]]]:
+def train_fold(work: ChannelFits, number: int, fold: Fold) -> dict[float, dict[str, dict[str, Any]]]:
     """{share of the labels: {network: its finished fit on the fold}}: pre-trained without labels, then all networks."""
     pretrained, untrained = work.encoder(work.pretrain(fold)["weights"]), work.encoder(None)
     fits: dict[float, dict[str, dict[str, Any]]] = {}
@@ -129,7 +129,7 @@ def train_fold(work: Work, number: int, fold: Fold) -> dict[float, dict[str, dic
     return fits
 
 
-def sweep_tau(work: Work, fold: Fold) -> None:
+def sweep_tau(work: ChannelFits, fold: Fold) -> None:
     """Pre-train `fold` at several temperatures; a probe of each is judged on its validation people."""
     for tau in work.config.tau_sweep:
         own = tau == work.config.tau  # the fold's own pre-training, finished and counted before
@@ -142,7 +142,7 @@ def sweep_tau(work: Work, fold: Fold) -> None:
             work.session.finish(key, {"log_p": log_p, "weights": None, "curve": pretrained["curve"]})
 
 
-def search(work: Work, fold: Fold) -> None:
+def search(work: ChannelFits, fold: Fold) -> None:
     """A study's trial: the pre-training alone, judged by a linear probe on the validation people now and then."""
     session, config, windows = work.session, work.config, work.windows
     every = max(1, config.pretrain_epochs // 4)
@@ -172,7 +172,7 @@ def search(work: Work, fold: Fold) -> None:
     )
 
 
-def train_eegnet(work: Work, folds: Sequence[Fold]) -> list[dict[str, Any]]:
+def train_eegnet(work: ChannelFits, folds: Sequence[Fold]) -> list[dict[str, Any]]:
     """EEGNet's finished fit on each fold, with all labels."""
     fitting, fits = Fitting(work.session, work.progress, work.config, work.windows), []
     for number, fold in enumerate(folds, 1):
@@ -190,7 +190,7 @@ def log_unlabelled(run: AnyRun, unlabelled: EegData | None) -> None:
 
 
 def register_trained(
-    work: Work,
+    work: ChannelFits,
     weights: Mapping[str, torch.Tensor],
     encoder_weights: Mapping[str, torch.Tensor],
     metrics: Mapping[str, float],
@@ -222,7 +222,7 @@ def run_channel(config: EegSimclrConfig, trial: StudyTrial | None = None) -> int
         run, began = session.run, time.monotonic()
         log_recordings(session, config, data, windows=windows, folds=folds)
         with Progress(n_epochs(config, len(folds)), unit="epoch", quiet=not session.is_first) as progress:
-            work = Work(session, progress, config, data=data, windows=windows, pool=pool, unlabelled=unlabelled)
+            work = ChannelFits(session, progress, config, data=data, windows=windows, pool=pool, unlabelled=unlabelled)
             if session.trial.searching:
                 search(work, folds[0])
                 return 0
@@ -271,7 +271,7 @@ def run_channel(config: EegSimclrConfig, trial: StudyTrial | None = None) -> int
     return session.status
 
 
-def last_networks(work: Work, fits: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, nn.Module]:
+def last_networks(work: ChannelFits, fits: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, nn.Module]:
     """The networks of the last fold, with all labels, whose embeddings are drawn."""
     shown = {}
     for title, name in (("pre-trained", "frozen"), ("fine-tuned", OWN)):

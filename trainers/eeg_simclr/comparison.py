@@ -1,7 +1,8 @@
-"""Did contrastive pre-training help? Figures, metrics and the text of a report, from the fits of an eeg_simclr run."""
+"""Did contrastive pre-training help? Figures, metrics and text from the finished fits of a run with pretext=channel."""
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from tracking.run import Run
 from tracking.silent_run import SilentRun
 from training.eeg.config import EegConfig
 from training.eeg.results import Result, evaluate, window_predictions
+from training.summary import render_text
 
 NAMES = ("simclr", "scratch", "frozen", "probe", "random_probe")
 MEANING = {
@@ -73,63 +75,36 @@ def verdict(low: float, high: float) -> str:
     return "it helped" if low > 0 else "it did harm" if high < 0 else "no difference that these subjects show"
 
 
-def comparison_text(table: Table, taus: Mapping[float, Mapping[str, float]], config: EegConfig) -> str:
-    """The comparison as Markdown, from the figures alone."""
+def comparison_text(table: Table, taus: Mapping[float, Mapping[str, float]]) -> str:
+    """The comparison as Markdown, from the figures alone: the template comparison.md.j2."""
     shares = sorted(table)
-    text = ["", "## Did contrastive pre-training help?", ""]
-    text += ["Accuracy per trial, mean over subjects, with a share of the labels of the training people:", ""]
-    text += [
-        "| network | " + " | ".join(f"{percent(share)} %" for share in shares) + " |",
-        "|---|" + "---|" * len(shares),
-    ]
-    for name in NAMES:
-        cells = []
-        for share in shares:
-            mean, low, high = table[share][name].interval
-            cells.append(f"{mean:.3f}" + (f" ({low:.3f} to {high:.3f})" if math.isfinite(low) else ""))
-        text.append(f"| {name}: {MEANING[name]} | " + " | ".join(cells) + " |")
-    helped = []
-    for ours, other, what in QUESTIONS:
-        text += ["", f"{what[0].upper()}{what[1:]}, paired by subject:", ""]
-        for share in shares:
-            mean, low, high = paired_interval(table[share][ours].by_subject, table[share][other].by_subject)
-            interval = f" ({low:+.3f} to {high:+.3f})" if math.isfinite(low) else ""
-            text.append(f"- with {percent(share)} % of the labels {mean:+.3f}{interval}: {verdict(low, high)}")
-            if (ours, other) == QUESTIONS[0][:2] and low > 0:
-                helped.append(percent(share))
-    if not math.isfinite(table[1.0]["simclr"].interval[1]):
-        text += ["", "**One subject: no interval, so nothing is decided.**"]
-    else:
-        where = f"with {', '.join(helped)} % of the labels" if helped else "at no share of the labels"
-        many = (
-            f" {len(shares)} shares are as many tests: one such interval alone is weak evidence."
-            if len(shares) > 1
-            else ""
+    answers = [
+        (
+            what,
+            [
+                (share, paired_interval(table[share][ours].by_subject, table[share][other].by_subject))
+                for share in shares
+            ],
         )
-        text += [
-            "",
-            f"**Fine-tuning a pre-trained encoder was better than training from scratch {where}**, by an interval that "
-            f"excludes zero.{many}",
-        ]
-    if taus:
-        text += [
-            "",
-            "## Over the temperature",
-            "",
-            "First fold, its validation windows (no test ones); alignment: 0 is perfect; uniformity: lower is more "
-            "even.",
-            "",
-            "| tau | alignment | uniformity | probe's accuracy per window |",
-            "|---|---|---|---|",
-        ]
-        text += [
-            f"| {tau:g} | {row['alignment']:.3f} | {row['uniformity']:.3f} | {row['accuracy']:.3f} |"
-            for tau, row in sorted(taus.items())
-        ]
-    return "\n".join(text) + "\n"
+        for ours, other, what in QUESTIONS
+    ]
+    return render_text(
+        Path(__file__).parent / "comparison.md.j2",
+        table=table,
+        shares=shares,
+        names=NAMES,
+        meaning=MEANING,
+        answers=answers,
+        helped=[percent(share) for share, (_, low, _) in answers[0][1] if low > 0],
+        one_subject=not math.isfinite(table[1.0]["simclr"].interval[1]),
+        taus=dict(sorted(taus.items())),
+        percent=percent,
+        verdict=verdict,
+        isfinite=math.isfinite,
+    )
 
 
-def shares_figure(table: Table, baselines: Mapping[str, Result], title: str) -> Figure:
+def plot_label_shares(table: Table, baselines: Mapping[str, Result], title: str) -> Figure:
     """Accuracy per trial, mean over subjects with its interval, over the share of the labels; baselines with all
     labels.
     """
@@ -157,7 +132,7 @@ def shares_figure(table: Table, baselines: Mapping[str, Result], title: str) -> 
     return figure
 
 
-def pretraining_figure(curves: Mapping[str, Sequence[Mapping[str, float]]], title: str) -> Figure:
+def plot_pretraining(curves: Mapping[str, Sequence[Mapping[str, float]]], title: str) -> Figure:
     """Loss, alignment and uniformity over the epochs of every pre-training."""
     longest = max(len(curve) for curve in curves.values())
 
@@ -190,7 +165,7 @@ def embedded_features(network: nn.Module, windows: Windows, chosen: np.ndarray, 
     return np.asarray((x - x.mean(0)) / np.maximum(x.std(0), 1e-6))
 
 
-def embeddings_figure(
+def plot_embeddings(
     networks: Mapping[str, nn.Module],
     data: EegData,
     windows: Windows,
@@ -263,10 +238,12 @@ def record_comparison(
     what = f"{config.dataset}, {config.split}"
     table = results_by_share(fits, results, windows, folds)
     baselines = {name: result for name, result in results.items() if name not in NAMES}
-    run.log_figure(shares_figure(table, baselines, f"Does pre-training help? {what}"), "figures/label_fractions.png")
+    run.log_figure(
+        plot_label_shares(table, baselines, f"Does pre-training help? {what}"), "figures/label_fractions.png"
+    )
     starts = {key: fit for key, fit in done.items() if key.startswith("pretrain_")}
     plain = {key.removeprefix("pretrain_"): fit["curve"] for key, fit in starts.items() if "_tau_" not in key}
-    run.log_figure(pretraining_figure(plain, f"pre-training: {what}"), "figures/pretraining.png")
+    run.log_figure(plot_pretraining(plain, f"pre-training: {what}"), "figures/pretraining.png")
     taus = tau_rows(done, windows, folds[0])
     if taus:
         x = sorted(taus)
@@ -277,7 +254,7 @@ def record_comparison(
             plot_lines(panels, f"Temperature of NT-Xent, first fold's validation: {what}"), "figures/tau_sweep.png"
         )
     fold = folds[-1]
-    figure = embeddings_figure(
+    figure = plot_embeddings(
         shown, data, windows, fold, device=device, seed=config.seed, title=f"Test windows of {fold.name}: {what}"
     )
     run.log_figure(figure, "figures/embeddings.png")
@@ -293,4 +270,4 @@ def record_comparison(
         {percent(share): {name: result.by_subject for name, result in row.items()} for share, row in table.items()},
         "label_fractions.json",
     )
-    return comparison_text(table, taus, config)
+    return comparison_text(table, taus)

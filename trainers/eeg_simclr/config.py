@@ -1,4 +1,4 @@
-"""Parameters of eeg_simclr, their presets, and what `tune` searches of them."""
+"""The parameters of `eeg_simclr`, and their presets."""
 
 from dataclasses import replace
 from typing import Any, Literal
@@ -8,7 +8,10 @@ from pydantic.dataclasses import dataclass
 
 from models.eeg.augment import NAMES, AugmentRanges
 from training.config import CONFIG, Floats, Integers, OptionalStr, Strings, option, with_default
-from training.eeg.config import QUICK, EegConfig
+from training.eeg.config import OF_WINDOWS, QUICK, EegConfig
+
+OWN = "simclr"
+"""What results, metrics and figures call the pre-trained, fine-tuned classifier."""
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -24,10 +27,10 @@ class EegSimclrConfig(EegConfig):
     pretext: Literal["neighbour", "channel"] = option(
         "neighbour",
         "neighbour: neighbouring slices after the cue against those before it, over all channels; channel: views of "
-        "single channels (Mohsenvand et al.), sized and trained by the parameters below",
+        "single channels (Mohsenvand et al.), to which the sizes, pre-training and augmentations of this list apply",
     )
     labelled_trials: Integers = option(
-        (4, 12, 22, 50, 100), "pretext=neighbour: numbers of labelled trials to learn from, even; all is added"
+        (4, 12, 22, 50, 100), "pretext=neighbour: numbers of labelled trials to learn from, even; all of them is added"
     )
     n_draws: int = option(5, "pretext=neighbour: draws of each number of labelled trials", ge=1)
     # Networks
@@ -83,7 +86,9 @@ class EegSimclrConfig(EegConfig):
     @model_validator(mode="after")
     def _values_agree(self) -> "EegSimclrConfig":
         if any(n < 2 or n % 2 for n in self.labelled_trials):
-            raise ValueError(f"labelled_trials={self.labelled_trials}: even numbers from 2 on, half of each class")
+            raise ValueError(
+                f"labelled_trials={self.labelled_trials}: give even numbers of at least 2, half of each class"
+            )
         for name in ("amplitude", "zero_mask", "noise", "band_stop"):
             if len(getattr(self, name)) != 2:
                 raise ValueError(f"{name}: give two numbers, from and to, such as 0,1")
@@ -112,9 +117,9 @@ class EegSimclrConfig(EegConfig):
                 f"nproc={self.nproc} processes); give at least {least * self.channels_per_window}"
             )
         if not all(0 < share <= 1 for share in self.label_fractions):
-            raise ValueError(f"label_fractions={self.label_fractions}: shares above 0, up to 1")
+            raise ValueError(f"label_fractions={self.label_fractions}: give shares above 0 and at most 1")
         if not all(tau > 0 for tau in self.tau_sweep):
-            raise ValueError(f"tau_sweep={self.tau_sweep}: temperatures must be above 0")
+            raise ValueError(f"tau_sweep={self.tau_sweep}: give temperatures above 0")
         shortest = -(-self.window // self.decimate)
         if self.encoder == "convolutional" and max(self.kernels) // 2 >= shortest:
             raise ValueError(
@@ -157,6 +162,44 @@ PRESETS: dict[str, dict[str, Any]] = {
         "pretrain_batch": 1000,
     },
 }
+
+
+OF_PRETEXT = {
+    "channel": (
+        *OF_WINDOWS,
+        "channels",
+        "encoder",
+        "width",
+        "kernels",
+        "n_features",
+        "decimate",
+        "head_width",
+        "head_pool",
+        "projection_dim",
+        "pretrain_epochs",
+        "pretrain_batch",
+        "channels_per_window",
+        "pretrain_lr",
+        "pretrain_weight_decay",
+        "tau",
+        "mask_same_trial",
+        "unlabelled_runs",
+        "augmentations",
+        "n_augmentations",
+        "amplitude",
+        "time_shift",
+        "dc_shift",
+        "zero_mask",
+        "noise",
+        "band_stop",
+        "band_width",
+        "label_fractions",
+        "tau_sweep",
+        "frozen_epochs",
+    ),
+    "neighbour": ("labelled_trials", "n_draws"),
+}
+"""Fields that one choice of `pretext` alone uses."""
 
 
 def frozen_fit(config: EegSimclrConfig) -> EegSimclrConfig:

@@ -19,7 +19,8 @@ from evaluation.classification import (
 )
 from evaluation.figures import plot_step_curves
 from tracking.run import AnyRun
-from trainers.eeg_simclr.neighbour import ALL_LABELS, OWN, Curve
+from trainers.eeg_simclr.config import OWN
+from trainers.eeg_simclr.neighbour import ALL_LABELS, Curve
 from training.eeg.results import Predictions, Result, evaluate
 
 ByPerson = dict[int, float]
@@ -50,9 +51,10 @@ LINES = {
 
 @dataclass(frozen=True)
 class Found:
-    """Of one set of electrodes. against: {rival: {number of labelled trials: simclr less it (mean, low, high)}}, paired
-    by person; a rival without labels has one accuracy, which stands against every number. p: of the same differences,
-    by flipping signs.
+    """The figures of one set of electrodes.
+
+    against: {rival: {number of labelled trials: simclr less it (mean, low, high)}}, paired by person; a rival without
+    labels has one accuracy, which stands against every number. p: of the same differences, by flipping signs.
     """
 
     accuracies: Accuracies
@@ -62,7 +64,7 @@ class Found:
 
     @property
     def least_p(self) -> float:
-        """The smallest p-value that so many people can give."""
+        """The smallest p-value that this number of people can give."""
         return least_sign_flip_p(len(next(iter(self.accuracies[OWN].values()))))
 
     @property
@@ -133,15 +135,15 @@ def record_curves(
     run.log_metrics({key: value for key, value in metrics.items() if math.isfinite(value)}, step=1)
     people: dict[str, Any] = {electrodes: one.accuracies for electrodes, one in found.items()}
     run.log_dict(people, "learning_curves.json")
-    run.log_figure(curves_figure(found[best], title), "figures/learning_curves.png")
-    run.log_figure(electrodes_figure(found, title), "figures/electrodes.png")
+    run.log_figure(plot_learning_curves(found[best], title), "figures/learning_curves.png")
+    run.log_figure(plot_electrodes(found, title), "figures/electrodes.png")
     n_updates = range(1, len(next(iter(losses.values()))) + 1)
     panels = {"contrast of neighbours": dict(losses)}
     figure = plot_step_curves(n_updates, panels, f"Pre-training: {title}", "update")
     run.log_figure(figure, "figures/pretraining.png")
 
 
-def curves_figure(found: Found, title: str) -> Figure:
+def plot_learning_curves(found: Found, title: str) -> Figure:
     """Left: accuracy over the number of labelled trials. Right: simclr less each rival, paired by person."""
     figure = Figure(figsize=(12, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -169,7 +171,7 @@ def curves_figure(found: Found, title: str) -> Figure:
     return figure
 
 
-def electrodes_figure(found: Mapping[str, Found], title: str) -> Figure:
+def plot_electrodes(found: Mapping[str, Found], title: str) -> Figure:
     """Fine-tuned, from scratch and without labels, for each set of electrodes."""
     figure = Figure(figsize=(4 * len(found), 4), layout="constrained")
     axes = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]

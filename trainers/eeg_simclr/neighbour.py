@@ -17,7 +17,9 @@ from torch import Tensor
 from data.eeg.load import EegData
 from models.eeg.lateral import Slice
 from models.eeg.neighbour import FewShotHead, NeighbourContrast, NeighbourEncoder, fit_head
-from training.eeg.baselines import EARLY_SECONDS, RULE_SECONDS, group_of, inside, rule_difference
+from trainers.eeg_simclr.config import OWN
+from training.eeg.baselines import EARLY_SECONDS, RULE_SECONDS, inside, rule_difference
+from training.eeg.load import group_of, recording_of
 from training.eeg.slices import TrialCovariances, aligned_vectors, trial_covariances
 
 TASK_SECONDS = ((0.0, 0.5), (0.25, 0.75))
@@ -27,24 +29,22 @@ people 1 to 46 (docs/eeg_simclr.md)."""
 N_COMPONENTS = 100
 WEIGHT_PENALTY, LR, N_UPDATES = 0.2, 0.01, 100
 FINE = ((30, 10.0, 0.001), (200, 3.0, 0.003), (math.inf, 1.0, 0.01))
-"""Of fine-tuning: (up to so many labelled trials, strength, C)."""
+"""Settings of fine-tuning: (largest number of labelled trials, strength, C)."""
 PENALTIES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 """Values of C that each rival's is chosen from, for each number of labelled trials."""
 N_RANDOM, PROBE_C = 8, 1.0
 
 ALL_LABELS = "all"
-OWN = "simclr"
 TUNED = ("scratch", "random_probe", "tangent")
 """Linear classifiers whose C is chosen on people of the training part, see `tuned_penalties`."""
-WITHOUT_LABELS = ("no_label", "rule")
 
 Curve = dict[str, dict[str, Tensor]]
 """{classifier: {number of labelled trials, or "all": logits of "right" [n_draws, n_test]}}."""
 
 
 @dataclass(frozen=True, eq=False)
-class Trials:
-    """Of one set of electrodes: odd tangent vectors, aligned and centred by person.
+class NeighbourTrials:
+    """The trials in one set of electrodes, as odd tangent vectors, aligned and centred by person.
 
     task, rest: [n_trials, n_slices, n_features], in the order of time. early: [n_trials, n_features], of the first
     second. rule: how much less power C3 has than C4, less the person's median, float32 [n_trials]. run: of each trial,
@@ -64,9 +64,9 @@ def vector_slices(band: tuple[float, float]) -> tuple[Slice, ...]:
     return tuple(Slice(*seconds, *band) for seconds in (*TASK_SECONDS, *REST_SECONDS, EARLY_SECONDS))
 
 
-def load_trials(
+def neighbour_trials(
     data: EegData, split: str, sets: Mapping[str, Sequence[str]]
-) -> tuple[dict[str, Trials], TrialCovariances]:
+) -> tuple[dict[str, NeighbourTrials], TrialCovariances]:
     """{set of electrodes: its trials}, and the covariances of `vector_slices` of all electrodes."""
     band, group = (data.preprocessing.l_freq, data.preprocessing.h_freq), group_of(data, split)
     covariances = trial_covariances(data, vector_slices(band))
@@ -74,13 +74,13 @@ def load_trials(
     less_power = -rule_difference(power, data)
     for g in np.unique(group):
         less_power[group == g] -= np.median(less_power[group == g])
-    rule, run = torch.from_numpy(less_power).float(), data.subject * 1000 + data.run
+    rule, run = torch.from_numpy(less_power).float(), recording_of(data)
     found = {}
     for name, electrodes in sets.items():
         vectors = aligned_vectors(covariances.pick(electrodes), group)
         n_task, n_rest = len(TASK_SECONDS), len(REST_SECONDS)
         task, rest, early = vectors.split([n_task, n_rest, 1], dim=1)
-        found[name] = Trials(task, rest, early[:, 0], rule=rule, label=data.label, run=run)
+        found[name] = NeighbourTrials(task, rest, early[:, 0], rule=rule, label=data.label, run=run)
     return found, covariances
 
 
@@ -100,7 +100,7 @@ def principal_components(task: Tensor, rest: Tensor) -> Tensor:
     return axes / (rest @ axes).std()
 
 
-def pretrain(trials: Trials, rows: np.ndarray, seed: int) -> tuple[NeighbourEncoder, list[float]]:
+def pretrain(trials: NeighbourTrials, rows: np.ndarray, seed: int) -> tuple[NeighbourEncoder, list[float]]:
     """The encoder of the contrast on the unlabelled trials `rows`, and the loss before each update.
 
     Full batches, Adam, half a cosine to zero. Of these trials z and the mean component of x then have deviation 1.
@@ -151,7 +151,7 @@ def named(n: int | None) -> str:
 
 
 def fine_settings(n_labelled: int) -> tuple[float, float]:
-    """(strength, C) of fine-tuning for so many labelled trials."""
+    """(strength, C) of fine-tuning on n_labelled trials."""
     return next((strength, c) for most, strength, c in FINE if n_labelled <= most)
 
 
@@ -160,7 +160,7 @@ def fit_linear(x: Tensor, label: Tensor, c: float) -> FewShotHead:
     return fit_head(FewShotHead(x.shape[1], 0, strength=0.0), x, x[:, :0], label=label, c=c)
 
 
-def features_of(trials: Trials, encoder: NeighbourEncoder, rows: np.ndarray, seed: int) -> dict[str, Tensor]:
+def features_of(trials: NeighbourTrials, encoder: NeighbourEncoder, rows: np.ndarray, seed: int) -> dict[str, Tensor]:
     """{classifier: its features of all trials}, in one scale, so that a C means the same: x's and z's of `pretrain`.
 
     scratch: x. probe: z. random_probe: N_RANDOM random projections of x. tangent: vectors of the first second.
@@ -219,7 +219,7 @@ def fit_fine(features: Mapping[str, Tensor], rows: np.ndarray, label: np.ndarray
 
 def curve_of(
     features: Mapping[str, Tensor],
-    trials: Trials,
+    trials: NeighbourTrials,
     train: np.ndarray,
     test: np.ndarray,
     *,

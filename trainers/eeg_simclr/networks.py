@@ -18,7 +18,6 @@ from models.eeg.simclr import (
 from trainers.eeg_simclr.config import EegSimclrConfig
 from training.eeg.slices import PARTS
 
-OWN = "simclr"
 RIVALS = ("scratch", "frozen", "probe", "random_probe")
 """Not pre-trained; the head alone on the frozen encoder; a linear probe of it; and of an untrained encoder."""
 

@@ -11,9 +11,9 @@ from data.eeg.recording import fir_kernel
 from models.eeg.neighbour import NeighbourClassifier, NeighbourEpochClassifier
 from tracking.registry.models import ModelInfo, log_model
 from tracking.run import AnyRun
-from trainers.eeg_simclr.config import EegSimclrConfig
+from trainers.eeg_simclr.config import OWN, EegSimclrConfig
 from trainers.eeg_simclr.neighbour import TASK_SECONDS, vector_slices
-from trainers.eeg_simclr.networks import OWN, build_encoder
+from trainers.eeg_simclr.networks import build_encoder
 from training.config import as_params
 from training.eeg.load import served_trials
 from training.eeg.registry import facts_of, log_classifier, register_classifier

@@ -17,23 +17,21 @@ import torch
 
 from common.errors import InputError
 from common.progress import Progress
-from data.eeg.splits import shuffled_labels
 from data.eeg.windows import Windows
 from models.eeg.neighbour import FewShotHead, NeighbourClassifier, NeighbourEncoder
 from trainers.eeg_simclr.channel import run_channel
-from trainers.eeg_simclr.config import PRESETS, EegSimclrConfig
+from trainers.eeg_simclr.config import OF_PRETEXT, OWN, PRESETS, EegSimclrConfig
 from trainers.eeg_simclr.curves import Found, found_of, record_curves, results_with_all_labels
 from trainers.eeg_simclr.neighbour import (
-    OWN,
     TUNED,
     Curve,
-    Trials,
+    NeighbourTrials,
     curve_of,
     features_of,
     fine_settings,
     fit_fine,
     head_logits,
-    load_trials,
+    neighbour_trials,
     pretrain,
     tuned_penalties,
     usable_budgets,
@@ -41,10 +39,10 @@ from trainers.eeg_simclr.neighbour import (
 )
 from trainers.eeg_simclr.registry import register_neighbour
 from training.config import launch_processes, parse_config
-from training.eeg.baselines import classical_results, group_of, has_rule, tested_trials, training_trials
-from training.eeg.config import presets_for
+from training.eeg.baselines import classical_results, has_rule, tested_trials, training_trials
+from training.eeg.config import note_without_effect, presets_for
 from training.eeg.fit import ADVICE
-from training.eeg.load import load_for, served_trials
+from training.eeg.load import group_of, load_for, served_trials, shuffled_trial_labels
 from training.eeg.records import end_with_summary, log_figures, log_recordings, log_results, results_text
 from training.eeg.results import Leakage, leakage_of
 from training.eeg.slices import ALL, check_slices, electrode_sets, lateral_mirror, reference_covariances
@@ -62,13 +60,13 @@ class Parts(NamedTuple):
 
 
 @dataclass
-class Work:
-    """What every part of a run is done with. A part that an earlier process of the run finished comes from `done`."""
+class NeighbourFits:
+    """The fits of a run with pretext=neighbour. One that an earlier process of the run finished comes from `done`."""
 
     session: Session
     progress: Progress
     config: EegSimclrConfig
-    trials: dict[str, Trials]
+    trials: dict[str, NeighbourTrials]
 
     def finish(self, key: str, result: dict[str, Any]) -> dict[str, Any]:
         """Keep a part's result. Raises Stopped where a signal came."""
@@ -115,7 +113,7 @@ class Work:
         return done[f"curve_{where}"]
 
     def leakage(self, encoder: NeighbourEncoder, part: Parts, dealt: np.ndarray) -> Leakage:
-        """Fine-tuned on all labels of the fold dealt anew: it must be at chance."""
+        """Fine-tuned on all labels of the fold, shuffled: it must be at chance."""
         if "leakage" not in self.session.done:
             features = features_of(self.trials[ALL], encoder, part.train, self.config.seed)
             head, tested = fit_fine(features, part.train, dealt), torch.from_numpy(part.test)
@@ -157,6 +155,8 @@ def parts_of(windows: Windows, folds: list[Any]) -> list[Parts]:
 
 def run_eeg_simclr(config: EegSimclrConfig, trial: StudyTrial | None = None) -> int:
     """Pre-train, train, compare, record, register; the exit status. trial: the run's place in a study."""
+    other = "neighbour" if config.pretext == "channel" else "channel"
+    note_without_effect(config, PRESETS, OF_PRETEXT[other], f"pretext={other}")
     return run_channel(config, trial) if config.pretext == "channel" else run_neighbour(config, trial)
 
 
@@ -170,14 +170,14 @@ def run_neighbour(config: EegSimclrConfig, trial: StudyTrial | None = None) -> i
     if not has_rule(data):  # which end of the pre-trained direction is right is known by C3 and C4
         raise InputError("pretext=neighbour needs electrodes C3 and C4 with others around them; give pretext=channel")
     parts, sets = parts_of(windows, folds), electrode_sets(data)
-    dealt = shuffled_labels(windows, config.seed)[np.unique(windows.trial, return_index=True)[1]]
+    dealt = shuffled_trial_labels(windows, config.seed)
 
     with session:
         run, began = session.run, time.monotonic()
         log_recordings(session, config, data, windows=windows, folds=folds)
-        trials, covariances = load_trials(data, config.split, sets)
+        trials, covariances = neighbour_trials(data, config.split, sets)
         with Progress(3 * len(sets) * len(parts) + 1, unit="part") as progress:
-            work = Work(session, progress, config, trials)
+            work = NeighbourFits(session, progress, config, trials)
             curves = {name: [work.curve(name, k, part) for k, part in enumerate(parts, 1)] for name in sets}
             encoder = restored(session.done["pretrain_fold_1"])
             leakage = work.leakage(encoder, parts[0], dealt) if config.leakage_check else None

@@ -1,7 +1,7 @@
 """What `tune` searches and judges of `eeg_simclr`."""
 
 from common.errors import InputError
-from trainers.eeg_simclr.config import PRESETS, EegSimclrConfig
+from trainers.eeg_simclr.config import OWN, PRESETS, EegSimclrConfig
 from trainers.eeg_simclr.run import run_eeg_simclr
 from training.eeg.tuning import (
     EVERY_RUN,
@@ -48,5 +48,5 @@ TARGET = Target(
     quick_final={"pretrain_epochs": 8, "baselines": False},
     split_seed="fold_seed",
     validation=measure_latency,
-    test_metrics=lambda config: test_metrics_of("simclr"),
+    test_metrics=lambda config: test_metrics_of(OWN),
 )

@@ -14,8 +14,11 @@ from models.eeg.simclr import ChannelEncoder
 from models.eeg.transformer import EegTransformer
 from tracking.registry.models import load_weights
 from training.config import CONFIG, OptionalStr, Strings, option, with_default
-from training.eeg.config import QUICK, EegConfig
+from training.eeg.config import OF_WINDOWS, QUICK, EegConfig
 from training.eeg.deep_baselines import NETWORKS
+
+OWN = "transformer"
+"""What results, metrics and figures call the network of this trainer."""
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -34,7 +37,9 @@ class TransformerConfig(EegConfig):
     pool: Literal["decoder", "cls", "mean"] = option(
         "decoder", "readout: class queries that attend to the tokens, an extra token, or the tokens' mean"
     )
-    embedding: Literal["power", "linear"] = option("power", "of a token: log power of learned filters, or a linear map")
+    embedding: Literal["power", "linear"] = option(
+        "power", "how a token is embedded; power: log power of learned filters; linear: a linear map"
+    )
     n_filters: int = option(32, "filters of embedding=power", ge=1)
     filter_len: int = option(33, "samples of a temporal filter of embedding=power, odd", ge=1)
     encoder_uri: OptionalStr = option(
@@ -63,18 +68,18 @@ class EegTransformerConfig(TransformerConfig):
     network: Literal["lateral", "windows"] = option(
         "lateral",
         "lateral: attention weighs slices of a trial by what differs between left and right; windows: a Transformer "
-        "of windows, sized and trained by the parameters above",
+        "on windows, to which the sizes (patch_len to attention_window) and epochs, lr, augment and so on apply",
     )
     n_networks: int = option(5, "network=lateral: networks of different seeds whose mean answers", ge=1)
     n_updates: int = option(
         150,
-        "network=lateral: updates of each network; six times as many of a deep baseline",
+        "network=lateral: updates of each network; a deep baseline gets six times as many",
         ge=1,
         changeable=True,
     )
     deep_baselines: Strings = option(
         ("eegnet",),
-        f"network=lateral: networks to compare with, or none: some of {', '.join(NETWORKS)}; the last three need "
+        f"network=lateral: networks to compare with: none, or some of {', '.join(NETWORKS)}; the last three need "
         "braindecode",
         changeable=True,
     )
@@ -119,6 +124,12 @@ SIZES = (
 )
 """Fields it takes to build the network again."""
 
+
+OF_NETWORK = {
+    "windows": (*OF_WINDOWS, *(name for name in SIZES if name != "attention"), "dropout"),
+    "lateral": ("n_networks", "n_updates", "deep_baselines"),
+}
+"""Fields that one choice of `network` alone uses."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     # A smaller network for a sixth of the subjects, chosen on other simulated subjects (docs/eeg_transformer.md).

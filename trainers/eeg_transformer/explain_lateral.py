@@ -1,4 +1,4 @@
-"""What network=lateral goes by: which slices it believes, where they lie on the scalp, and whether order matters."""
+"""What network=lateral uses: which slices it trusts, where they lie on the scalp, and whether order matters."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +17,11 @@ from evaluation.classification import chance_bounds, guesses, mean_interval
 from evaluation.figures import plot_step_curves
 from models.eeg.lateral import OddTangent, Slice
 from tracking.run import AnyRun
-from trainers.eeg_transformer.config import EegTransformerConfig
+from trainers.eeg_transformer.config import OWN, EegTransformerConfig
 from trainers.eeg_transformer.lateral import SLICES
 from training.eeg.baselines import CLASSICAL
 from training.eeg.deep_baselines import NETWORKS
+from training.eeg.load import recording_of
 from training.eeg.results import Result
 from training.eeg.slices import ALL, electrode_sets, lateral_mirror
 
@@ -115,7 +116,7 @@ def explain(
                 weight_sd_trials=float(weights[:, k].std(correction=0)),
             )
         )
-    recording = data.subject * 1000 + data.run
+    recording = recording_of(data)
     orders = {
         name: order_facts(data.label, recording, guesses(r.trials.p) == r.trials.label, r.trials.trial)
         for name, r in results.items()
@@ -127,7 +128,7 @@ def plot_people(
     results: Mapping[str, Result], n_trials: int, title: str, names: Mapping[int, str] | None = None
 ) -> Figure:
     """Accuracy of every person under the Transformer, ascending, beside the baselines'; grey: guessing."""
-    own = results["transformer"].by_subject
+    own = results[OWN].by_subject
     people = sorted(own, key=lambda p: (own[p], p))
     figure = Figure(figsize=(max(6.0, 0.16 * len(people) + 2), 4), layout="constrained")
     axis = figure.subplots()
@@ -141,7 +142,7 @@ def plot_people(
     for name, marker in zip(shown, "vsd^*x+1", strict=False):
         values = [results[name].by_subject[p] for p in people]
         axis.plot(values, marker, markersize=4, alpha=0.6, label=name)
-    axis.plot([own[p] for p in people], "k.-", linewidth=1.5, label="transformer")
+    axis.plot([own[p] for p in people], "k.-", linewidth=1.5, label=OWN)
     axis.set_xticks(range(len(people)), [(names or {}).get(p, str(p)) for p in people], fontsize=6, rotation=90)
     axis.set_xlabel("person, by the Transformer's accuracy")
     axis.set_ylabel("accuracy per trial")
@@ -201,7 +202,7 @@ def record_explanation(
 ) -> None:
     """The figures, and the figures' numbers as metrics and JSON."""
     what = f"{config.dataset}, {config.split}"
-    own, right = results["transformer"], data.classes[1] if data.is_own else "the right fist"
+    own, right = results[OWN], data.classes[1] if data.is_own else "the right fist"
     n_trials = len(own.trials.label) // len(own.by_subject)
     figure = plot_people(results, n_trials, f"Accuracy per trial: {what}", data.names.subject)
     run.log_figure(figure, "figures/people.png")
@@ -211,7 +212,7 @@ def record_explanation(
     curves = {"loss": {f"fold {k}": list(fit["curve"]) for k, fit in enumerate(fits, 1)}}
     steps = range(1, len(fits[0]["curve"]) + 1)
     run.log_figure(plot_step_curves(steps, curves, f"transformer: {what}", "update"), "figures/training_loss.png")
-    order, sets = explanation.orders["transformer"], electrode_sets(data)
+    order, sets = explanation.orders[OWN], electrode_sets(data)
     called = {name: f"all_{len(data.ch_names)}" if name == ALL else name for name in electrodes}
     metrics = {f"electrodes_{called[name]}_subject_mean": r.interval[0] for name, r in electrodes.items()}
     metrics |= {"label_alternation": order.alternation}

@@ -40,8 +40,8 @@ N_GROUPS = 5
 
 
 @dataclass(frozen=True)
-class Training:
-    """Of the networks that weigh the slices."""
+class WeighingSettings:
+    """How the networks that weigh the slices are trained."""
 
     n_networks: int = 5
     n_updates: int = 150
@@ -104,7 +104,7 @@ def contexts(evidence: Tensor, group: np.ndarray) -> Tensor:
 
 
 def train_weighing(
-    network: SliceWeighing, evidence: Tensor, context: Tensor, label: Tensor, *, settings: Training, seed: int
+    network: SliceWeighing, evidence: Tensor, context: Tensor, label: Tensor, *, settings: WeighingSettings, seed: int
 ) -> list[float]:
     """Train in place: AdamW with warm-up and cosine for a fixed number of updates; returns the loss of each."""
     rng = np.random.default_rng(seed)
@@ -132,7 +132,7 @@ def fit_lateral(
     group: np.ndarray,
     *,
     attention: AttentionSpec | str,
-    settings: Training,
+    settings: WeighingSettings,
     seed: int,
 ) -> tuple[LateralTransformer, list[float]]:
     """The network fitted to trials, and the mean loss over its networks after each update.

@@ -11,7 +11,7 @@ from data.eeg.recording import fir_kernel
 from models.eeg.slice_transformer import LateralEpochClassifier, LateralTransformer
 from tracking.registry.models import ModelInfo, load_weights
 from tracking.run import AnyRun
-from trainers.eeg_transformer.config import SIZES, EegTransformerConfig
+from trainers.eeg_transformer.config import OWN, SIZES, EegTransformerConfig
 from trainers.eeg_transformer.lateral import SLICES
 from training.eeg.registry import log_classifier, register_classifier
 from training.eeg.slices import ALIGN_SHRINKAGE, REFERENCE_TRIALS, decimation, lateral_mirror
@@ -78,7 +78,7 @@ def register_lateral(
         data=data,
         served=served,
         metrics=metrics,
-        own="transformer",
+        own=OWN,
         entry_point="eeg_transformer",
         sizes=sizes,
         alias=alias,

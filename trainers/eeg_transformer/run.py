@@ -19,16 +19,15 @@ from torch import Tensor
 
 from common.progress import Progress
 from data.eeg.load import EegData
-from data.eeg.splits import shuffled_labels
 from data.eeg.windows import Windows
 from evaluation.classification import least_sign_flip_p
 from models.attention.spec import AttentionSpec
 from models.eeg.slice_transformer import LateralTransformer
-from trainers.eeg_transformer.config import PRESETS, EegTransformerConfig
+from trainers.eeg_transformer.config import OF_NETWORK, OWN, PRESETS, EegTransformerConfig
 from trainers.eeg_transformer.explain_lateral import explain, record_explanation
 from trainers.eeg_transformer.lateral import (
     SLICES,
-    Training,
+    WeighingSettings,
     fit_lateral,
     linear_log_p,
     predict_causal,
@@ -39,14 +38,13 @@ from trainers.eeg_transformer.windows import run_windows
 from training.config import launch_processes, parse_config
 from training.eeg.baselines import (
     classical_results,
-    group_of,
     tested_trials,
     training_trials,
 )
-from training.eeg.config import presets_for
+from training.eeg.config import note_without_effect, presets_for
 from training.eeg.deep_baselines import aligned_signals, check_braindecode, fit_network, predict_network
 from training.eeg.fit import ADVICE
-from training.eeg.load import load_for, served_trials
+from training.eeg.load import group_of, load_for, served_trials, shuffled_trial_labels
 from training.eeg.records import end_with_summary, log_figures, log_recordings, log_results, results_text
 from training.eeg.results import Predictions, Result, evaluate, leakage_of, mean_seconds, sign_tests
 from training.eeg.slices import (
@@ -64,7 +62,6 @@ from training.session import Session, Stopped
 from training.summary import render_summary
 from training.trial import StudyTrial
 
-OWN = "transformer"
 BASELINE_UPDATES = 6
 """A deep baseline's updates for each of the Transformer's."""
 
@@ -77,7 +74,7 @@ class Parts(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Trials:
+class LateralTrials:
     """What all fits see. vectors: {set of electrodes: [n_trials, n_slices, n_features]}, aligned with a person's whole
     recording. label: 0 or 1; dealt: the same shuffled within recordings; group: whose trials are aligned together.
     """
@@ -89,7 +86,7 @@ class Trials:
     group: np.ndarray
 
 
-def load_trials(config: EegTransformerConfig, data: EegData, windows: Windows) -> Trials:
+def lateral_trials(config: EegTransformerConfig, data: EegData, windows: Windows) -> LateralTrials:
     """The slices of all trials as vectors. Seconds for a dozen people, minutes for seventy."""
     group, covariances = group_of(data, config.split), trial_covariances(data, SLICES)
     sets = electrode_sets(data) if config.baselines else {ALL: data.ch_names}
@@ -98,13 +95,13 @@ def load_trials(config: EegTransformerConfig, data: EegData, windows: Windows) -
         for name, chosen in sets.items():
             vectors[name] = aligned_vectors(covariances.pick(chosen), group)
             progress.advance(note=f"{name}: vectors")
-    dealt = shuffled_labels(windows, config.seed)[np.unique(windows.trial, return_index=True)[1]]
-    return Trials(covariances, vectors, data.label, dealt=dealt, group=group)
+    dealt = shuffled_trial_labels(windows, config.seed)
+    return LateralTrials(covariances, vectors, data.label, dealt=dealt, group=group)
 
 
 def fit_and_test(
     config: EegTransformerConfig,
-    trials: Trials,
+    trials: LateralTrials,
     train: np.ndarray,
     test: np.ndarray,
     *,
@@ -123,7 +120,7 @@ def fit_and_test(
         (trials.dealt if shuffled else trials.label)[train],
         group[train],
         attention=AttentionSpec.for_length(attention, len(SLICES)),
-        settings=Training(n_networks=config.n_networks, n_updates=config.n_updates),
+        settings=WeighingSettings(n_networks=config.n_networks, n_updates=config.n_updates),
         seed=config.seed,
     )
     result: dict[str, Any] = {"weights": network.state_dict(), "curve": curve}
@@ -134,7 +131,7 @@ def fit_and_test(
 
 
 def causal_log_p(
-    config: EegTransformerConfig, trials: Trials, fit: dict[str, Any], train: np.ndarray, test: np.ndarray
+    config: EegTransformerConfig, trials: LateralTrials, fit: dict[str, Any], train: np.ndarray, test: np.ndarray
 ) -> Tensor:
     """What a fitted network says of the trials `test` [n, 2], knowing of each person the trials before alone."""
     network = restored(config, trials, fit)
@@ -143,7 +140,7 @@ def causal_log_p(
     return predict_causal(network, vectors, trials.group[test])
 
 
-def restored(config: EegTransformerConfig, trials: Trials, fit: dict[str, Any]) -> LateralTransformer:
+def restored(config: EegTransformerConfig, trials: LateralTrials, fit: dict[str, Any]) -> LateralTransformer:
     """The network of a finished fit with all electrodes."""
     spec = AttentionSpec.for_length(config.attention, len(SLICES))
     _, n_slices, n_features = trials.vectors[ALL].shape
@@ -153,11 +150,11 @@ def restored(config: EegTransformerConfig, trials: Trials, fit: dict[str, Any]) 
 
 
 def train_all(
-    session: Session, config: EegTransformerConfig, data: EegData, trials: Trials, parts: list[Parts]
+    session: Session, config: EegTransformerConfig, data: EegData, trials: LateralTrials, parts: list[Parts]
 ) -> dict[str, list[dict[str, Any]]]:
     """{name: what it says on each fold}: every network, the leakage check and the one to be served.
 
-    A part that an earlier process of the run finished is taken from the checkpoint. Raises Stopped behind the one in
+    A part that an earlier process of the run finished is taken from the checkpoint. Raises Stopped after the one in
     which a signal came.
     """
     signals = aligned_signals(data, trials.group) if config.baselines else torch.empty(0)
@@ -220,6 +217,8 @@ def results_of(
 
 def run_eeg_transformer(config: EegTransformerConfig, trial: StudyTrial | None = None) -> int:
     """Train, compare, record, register; the exit status. trial: the run's place in a study."""
+    other = "lateral" if config.network == "windows" else "windows"
+    note_without_effect(config, PRESETS, OF_NETWORK[other], f"network={other}")
     return run_windows(config, trial) if config.network == "windows" else run_lateral(config, trial)
 
 
@@ -236,7 +235,7 @@ def run_lateral(config: EegTransformerConfig, trial: StudyTrial | None = None) -
     with session:
         run, began = session.run, time.monotonic()
         log_recordings(session, config, data, windows=windows, folds=folds)
-        trials = load_trials(config, data, windows)
+        trials = lateral_trials(config, data, windows)
         fits = train_all(session, config, data, trials=trials, parts=parts)
         session.end_training()
         run.log_checkpoint()

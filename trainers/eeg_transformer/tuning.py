@@ -1,7 +1,7 @@
 """What `tune` searches and judges of `eeg_transformer`."""
 
 from common.errors import InputError
-from trainers.eeg_transformer.config import PRESETS, EegTransformerConfig
+from trainers.eeg_transformer.config import OWN, PRESETS, EegTransformerConfig
 from trainers.eeg_transformer.run import run_eeg_transformer
 from training.eeg.tuning import (
     EVERY_RUN,
@@ -47,5 +47,5 @@ TARGET = Target(
     quick_final={"baselines": False},
     split_seed="fold_seed",
     validation=measure_latency,
-    test_metrics=lambda config: test_metrics_of("transformer"),
+    test_metrics=lambda config: test_metrics_of(OWN),
 )

@@ -16,7 +16,7 @@ from torch import nn
 from common.progress import Progress
 from data.eeg.load import EegData
 from data.eeg.splits import shuffled_labels
-from trainers.eeg_transformer.config import EegTransformerConfig, build_network, load_channel_encoder
+from trainers.eeg_transformer.config import OWN, EegTransformerConfig, build_network, load_channel_encoder
 from trainers.eeg_transformer.explain import record_explanations
 from trainers.eeg_transformer.registry import register_transformer
 from training.eeg.baselines import build_eegnet, classical_results
@@ -34,8 +34,6 @@ from training.eeg.results import check_leakage, network_results
 from training.session import Session
 from training.summary import render_summary
 from training.trial import StudyTrial
-
-OWN = "transformer"
 
 
 def fresh_network(config: EegTransformerConfig, data: EegData, name: str = OWN) -> nn.Module:

@@ -33,13 +33,15 @@ class IsirFidConfig(MeasureConfig):
     # Density ratio
     calibration: str = option(
         "fit",
-        "how the weights calibrated are made: fit, a density ratio is fitted and registered; or the address of one "
-        "that this generator has, models:/wgan-density-ratio/1",
+        "density ratio of the weights calibrated; fit: fit one and register it; or the address of one that was fitted "
+        "for this generator, such as models:/wgan-density-ratio/1",
     )
     n_ratio: int = option(
-        50_000, "generated images that the ratio is fitted on; 2/5 as many more are made for its scale", ge=100
+        50_000, "generated images that the ratio is fitted on; 2/5 as many again set its scale", ge=100
     )
-    ratio_cells: int = option(8, "the ratio sees images as means over a grid of so many cells per side", ge=1)
+    ratio_cells: int = option(
+        8, "cells per side of the grid over which the ratio sees images, each cell as its mean", ge=1
+    )
     ratio_noise: float = option(0.3, "standard deviation of the noise on those means, while fitting", ge=0)
     ratio_folds: int = option(5, "networks of the ratio, each fitted without one fold of the real images", ge=2)
     n_iterations: int = option(10, "N_i: iterations of a chain", ge=1)

@@ -110,9 +110,8 @@ class SamplerEvaluation:
     ) -> tuple[Chains, float]:
         """(chains, seconds) of n chains of a sampler; every sampler starts from the same codes.
 
-        particles, beta: None: the config's; beta is 1 for the density ratio. keep: iterations whose codes are
-            kept, besides the start.
-        label: names the sampling in the progress line and in errors.
+        particles, beta: None: the config's; beta is 1 for the density ratio. keep: iterations whose codes are kept,
+        besides the start. label: names the sampling in the progress line and in errors.
         """
         config = self.config
         kernel: Any = "isir" if sampler in WEIGHTS else sampler

@@ -77,7 +77,9 @@ def conclusion(found: Findings, headline: str) -> str:
     if others:
         sentences.append(f"The others: {'; '.join(others)}.")
     if len(found.samplers) > 1:
-        sentences.append(f"{len(found.samplers)} samplers are as many tests: one interval alone is weak evidence.")
+        sentences.append(
+            f"These are {len(found.samplers)} tests, one for each sampler: one interval alone is weak evidence."
+        )
     return " ".join(sentences)
 
 

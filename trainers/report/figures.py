@@ -19,7 +19,7 @@ INFINITE = 1e308
 """MLflow stores infinity as 1.8e308."""
 
 PICTURE_PIXELS = 20_000_000
-"""Of a picture that is shown: it needs 16 bytes for each while it is made smaller."""
+"""Pixels of a picture that is shown, at most: it needs 16 bytes for each while it is made smaller."""
 
 Points = Sequence[tuple[int, float]]
 

@@ -31,7 +31,9 @@ class TheoryConfig(RecordConfig):
     start: float = option(1.0, "theta - theta_star where gradient descent begins")
     lr_theta: float = option(0.02, "step size of gradient descent on theta", gt=0)
     theta_steps: int = option(150, "steps of gradient descent on theta", ge=1)
-    n_dis: int = option(20, "updates of discriminator or critic per step of theta: theory speaks of optimal ones", ge=1)
+    n_dis: int = option(
+        20, "updates of discriminator or critic per step of theta: the theory assumes optimal ones", ge=1
+    )
     # Correction of the latent distribution
     noise: float = option(0.5, "standard deviation along y of the distributions that I-SIR corrects", gt=0)
     n_chains: int = option(4000, "chains of I-SIR", ge=2)
@@ -52,10 +54,13 @@ class TheoryConfig(RecordConfig):
             raise ValueError("offsets: none given; at least one number is needed, such as 0,0.5,1")
         if not self.sigmas or min(self.sigmas) < 0.001:
             raise ValueError(
-                f"sigmas: {self.sigmas}; at least one, none below 0.001 (the grid would not fit into memory)"
+                f"sigmas={self.sigmas}: give at least one, none below 0.001 (the grid would not fit into memory)"
             )
         if unknown := [name for name in self.toys if name not in TOY_NAMES]:
             raise ValueError(f"toys: {', '.join(unknown)}; allowed are {', '.join(TOY_NAMES)}, or none")
         if max(map(abs, self.offsets)) > 10 or abs(self.start) > 10 or self.start == 0:
-            raise ValueError(f"offsets up to 10 either way, and start up to 10 but not 0: {self.offsets}, {self.start}")
+            raise ValueError(
+                f"offsets={self.offsets}, start={self.start}: give offsets from -10 to 10, and a start from -10 to "
+                "10 that is not 0"
+            )
         return self

@@ -1,10 +1,4 @@
-"""Search the parameters of a trainer: `mlflow run . -e tune -P target=wgan`, or `python -m trainers.tune --help`.
-
-Here are the parameters and what follows from them alone. trainers/tune/launcher.py starts workers and closes the study:
-search -> repetitions over seeds -> the winner's last training, test and registry -> report. trainers/tune/worker.py
-runs the trials. trainers/NAME/tuning.py says what is searched and judged of each trainer,
-trainers/tune/storage.py where the study is kept. docs/tune.md explains.
-"""
+"""The parameters of `tune`, and what follows from them alone."""
 
 import json
 from collections.abc import Mapping
@@ -37,15 +31,15 @@ class TuneConfig(DeviceConfig, RecordConfig):
     fixed: OptionalStr = option(
         None, "other parameters of the trainer, for all runs of the study: steps=200, batch_size=32"
     )
-    final: OptionalStr = option(None, "parameters of the winner's last training only, as steps=10000")
+    final: OptionalStr = option(None, "parameters of the winner's last training only, such as steps=10000")
     objective: Strings = option(
         (),
-        "kernel_distance or frechet_distance (wgan), log_loss, accuracy, latency_ms (EEG); for a Pareto front, two",
+        "kernel_distance, frechet_distance (wgan), log_loss, accuracy, latency_ms (EEG); two give a Pareto front",
     )
     features: OptionalStr = option(
         None, "feature network of wgan's distances: digits, efficientnet, inception, models:/..., or a file"
     )
-    data_dir: OptionalPath = option(None, "data of the trainer")
+    data_dir: OptionalPath = option(None, "folder or file of the trainer's data")
     # How much
     n_trials: int = option(50, "trials, of all workers together", ge=1)
     n_best: int = option(3, "best configurations to repeat", ge=1)
@@ -126,7 +120,7 @@ class TuneConfig(DeviceConfig, RecordConfig):
         return optuna.pruners.NopPruner()
 
     def spec(self, target: Target) -> dict[str, Any]:
-        """What makes the study this study: it is compared when somebody goes on with it."""
+        """What makes the study this study: compared whenever the study is continued."""
         return json.loads(
             json.dumps(
                 {

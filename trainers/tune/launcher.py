@@ -89,7 +89,7 @@ def check_store(study: optuna.Study) -> None:
         known = study.user_attrs.get("tracking_store", "another store")
         raise InputError(
             f"study: the runs of {study.study_name} are in {known}, and the tracking store in use is {reader.uri}: "
-            f"name that one by MLFLOW_TRACKING_URI, or give another name, as study={study.study_name}-2"
+            f"set MLFLOW_TRACKING_URI to that one, or give another name, such as study={study.study_name}-2"
         ) from None
     study.set_user_attr("tracking_store", reader.uri)
 
@@ -102,7 +102,7 @@ def result_of(study: optuna.Study, config: TuneConfig) -> str | None:
     name, n_trials = study.study_name, config.n_trials_of(study)
     return (
         f"\n{facts['summary']}\nstudy {name} is finished (run {facts['run_id']}); nothing was done. To go on, give "
-        f"n_trials above {n_trials}, or another n_best, n_seeds or final; to begin anew, another name, as "
+        f"n_trials above {n_trials}, or another n_best, n_seeds or final; to begin anew, another name, such as "
         f"study={name}-2"
     )
 

@@ -262,7 +262,7 @@ class Leader:
 
 
 def asked_of(study: optuna.Study, config: TuneConfig) -> dict[str, Any]:
-    """What the command asks of a study, beside what it searches for."""
+    """What the command asks of a study besides its search."""
     return {
         "n_trials": config.n_trials_of(study),
         "n_best": config.n_best,

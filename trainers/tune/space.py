@@ -34,7 +34,9 @@ def split_settings(text: str, where: str) -> dict[str, str]:
 def parse_space(declared: Mapping[str, str]) -> Space:
     """{name: distribution} of {name: text}; InputError for an empty space and for what is not in the language."""
     if not declared:
-        raise InputError("space: there is nothing to search; give at least one parameter, as gp_scale=log:0.1..100")
+        raise InputError(
+            "space: there is nothing to search; give at least one parameter, such as gp_scale=log:0.1..100"
+        )
     return {name: parse_dimension(name, text) for name, text in declared.items()}
 
 
@@ -54,7 +56,7 @@ def parse_dimension(name: str, text: str) -> BaseDistribution:
     if len(choices) < 2 or len(set(choices)) < len(choices):
         raise InputError(
             f"space: {name}={text} leaves nothing to choose; write a range low..high or log:low..high, or two or more "
-            "different choices a|b|c (a fixed value belongs into the parameter fixed)"
+            "different choices a|b|c (a fixed value belongs in the parameter fixed)"
         )
     numbers = [_number(choice) for choice in choices]
     return CategoricalDistribution(choices if None in numbers else [n for n in numbers if n is not None])
@@ -87,18 +89,6 @@ def _plain(value: Any) -> str:
     parts = value if isinstance(value, tuple | list) else str(value).split(",")
     numbers = [_number(str(part).strip()) for part in parts]
     return ",".join(str(part).strip() if n is None else f"{n:g}" for part, n in zip(parts, numbers, strict=True))
-
-
-def describe(space: Space) -> dict[str, str]:
-    """The space in its own language."""
-    return {name: _text(distribution) for name, distribution in space.items()}
-
-
-def _text(distribution: BaseDistribution) -> str:
-    if isinstance(distribution, CategoricalDistribution):
-        return "|".join(str(choice) for choice in distribution.choices)
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    return f"{'log:' if distribution.log else ''}{distribution.low:g}..{distribution.high:g}"
 
 
 def _number(text: str) -> int | float | None:

@@ -127,7 +127,7 @@ def open_storage(storage: str | None, journal: Path) -> BaseStorage:
     except Exception as error:
         raise InputError(
             f"storage: {without_password(storage)} cannot be used: {_gist(error)}; give a database that "
-            "Optuna can use, as postgresql://user@host/database, or nothing for a journal file on this machine"
+            "Optuna can use, such as postgresql://user@host/database, or nothing for a journal file on this machine"
         ) from None
 
 
@@ -186,13 +186,13 @@ def open_study(
         return study
     if known is None:
         raise InputError(
-            f"study: the storage has a study {name} that tune did not make; give another name, as study={name}-2"
+            f"study: the storage has a study {name} that tune did not make; give another name, such as study={name}-2"
         )
     changed = [f"{key} was {known.get(key)!r}, now {spec[key]!r}" for key in spec if known.get(key) != spec[key]]
     if changed:
         raise InputError(
             f"study: {name} exists already and searches something else: {'; '.join(changed)}; give the old values to "
-            f"continue it, or another name, as study={name}-2"
+            f"continue it, or another name, such as study={name}-2"
         )
     return study
 

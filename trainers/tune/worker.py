@@ -45,6 +45,7 @@ from trainers.tune.storage import (
 )
 from trainers.tune.targets import load_target
 from training.config import build_config
+from training.session import Stopped
 from training.trial import Pruned, StudyTrial
 from training.tuning import Measure, Target
 
@@ -57,10 +58,6 @@ class Failed(Exception):
 
 class NotWanted(Exception):
     """This trial is one too many: another worker took the last one that was wanted."""
-
-
-class Stopped(Exception):
-    """SIGTERM or Ctrl-C came; the trial's run is ended and can be resumed."""
 
 
 def steps_of(trial: optuna.Trial) -> set[int]:

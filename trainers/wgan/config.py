@@ -42,7 +42,7 @@ class WganConfig(MachineConfig, RecordConfig, ResumableConfig):
     )
     split: Literal["train", "valid", "test", "all"] = option("train", "partition to train on", changeable=True)
     validation_share: float = option(
-        0.0, "share of the images held out from training, for tune to choose by", ge=0, lt=1, changeable=True
+        0.0, "share of the training images held out; tune chooses by them", ge=0, lt=1, changeable=True
     )
     image_size: ImageSize = option(64, "pixels per side")
     flip: bool = option(True, "mirror images at random", changeable=True)

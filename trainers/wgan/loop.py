@@ -100,7 +100,7 @@ def training_steps(
     WGAN-GP, Algorithm 1: `n_dis` critic updates on loss_D + gp_scale * loss_GP, then one generator update on loss_G.
 
     `dataloader` gives image batches [N, 3, H, W] in [-1, 1] (or pairs whose first entry is one) on the networks'
-    device, for ever or to be started anew.
+    device, endless, or to be iterated over again and again.
     """
     G, D = training.G, training.D
     processes = processes or Processes(rank=0, world_size=1, device=next(D.parameters()).device)

@@ -67,7 +67,7 @@ def lost_critic(losses: Sequence[float], gp_scale: float) -> str | None:
         return None
     return (
         f"the critic lost its hold: critic_loss ended at {last:.1f}, and above 0 the penalty outweighs the distance it "
-        "finds; the images may be the worse for it. Another seed may do, or lower lr_generator and lr_critic"
+        "finds, so the images may be worse than they could be. Try another seed, or lower lr_generator and lr_critic"
     )
 
 

@@ -26,7 +26,7 @@ from training.session import Session, Stopped
 from training.step_log import StepLog
 from training.trial import StudyTrial
 
-ADVICE = "Lower lr_critic and lr_generator and resume with allow_changes=true, or start anew"
+ADVICE = "Lower lr_critic and lr_generator and resume with allow_changes=true, or start a new run"
 """What to do about a loss that is not finite."""
 
 
@@ -64,13 +64,13 @@ def check_resumable(config: WganConfig, session: Session, images: ImageSet) -> N
     """Refuse to resume with fewer steps than are done, and, unless `allow_changes`, with other hyper-parameters or
     images.
     """
-    with session.going_on():
+    with session.restoring():
         done = int(session.checkpoint["training"]["step"]) if session.checkpoint else 0
     if config.steps < done:
         raise InputError(
             f"resume: {done} steps are done already, more than steps={config.steps}; give steps of at least {done}"
         )
-    # With lr_decay the rates hang on the last step.
+    # With lr_decay=linear the rates depend on the number of steps.
     operational = operational_fields(WganConfig) - ({"steps"} if config.lr_decay == "linear" else set())
     changeable = changeable_fields(WganConfig) | {"steps", "data"}
     other_data = f"{images.source} holds other images"
@@ -97,7 +97,7 @@ def build_training(config: WganConfig, session: Session, grey: bool) -> Training
     )
 
 
-def go_on(
+def restore(
     config: WganConfig, session: Session, images: ImageSet, training: Training, batches: ImageBatches
 ) -> dict[str, Any]:
     """Bring networks and images to where the checkpoint was made; the state of its log.
@@ -106,7 +106,7 @@ def go_on(
     """
     if session.checkpoint is None:
         return {}
-    with session.going_on():
+    with session.restoring():
         checkpoint = session.checkpoint
         training.load_state_dict(checkpoint["training"])
         log, position = checkpoint["log"], checkpoint["batches"]
@@ -116,12 +116,12 @@ def go_on(
         return {name: list(log[name]) for name in ("rows", "steps", "history")}
 
 
-def train_in_sight(
+def train_and_record(
     config: WganConfig, session: Session, training: Training, batches: ImageBatches, log: StepLog, codes: torch.Tensor
 ) -> None:
     """The loop: train step by step, and log, sample, report to a study, save and stop when it is time.
 
-    codes: latent codes [n_samples, nz] of the sample grids. Raises Stopped behind the step in which a signal came.
+    codes: latent codes [n_samples, nz] of the sample grids. Raises Stopped after the step in which a signal came.
     """
     run, trial, processes = session.run, session.trial, session.processes
     progress = Progress(config.steps, training.step, quiet=not session.is_first)
@@ -184,7 +184,7 @@ def run_wgan(config: WganConfig, trial: StudyTrial | None = None) -> int:
         world_size=session.processes.world_size,
     )
     training = build_training(config, session, images.is_grey)
-    log_before = go_on(config, session, images, training=training, batches=batches)
+    log_before = restore(config, session, images, training=training, batches=batches)
     codes = torch.randn(config.n_samples, config.nz, generator=torch.Generator().manual_seed(config.seed))
     codes = codes.to(session.device)
 
@@ -198,7 +198,7 @@ def run_wgan(config: WganConfig, trial: StudyTrial | None = None) -> int:
             begins = f"{'resumed at' if session.checkpoint else 'from'} step {training.step}"
             print(f"{images.source}, split {images.split}: {len(images):,} images; run {run.run_id}; {begins}")
 
-        train_in_sight(config, session, training=training, batches=batches, log=log, codes=codes)
+        train_and_record(config, session, training=training, batches=batches, log=log, codes=codes)
         if session.trial.searching:
             return 0
         save(session, training, batches, log)

@@ -22,6 +22,7 @@ from data.eeg.splits import Fold
 from data.eeg.windows import Windows
 from models.eeg.lateral import OddTangent, Slice, log_covariance, mirror_of
 from training.eeg.config import EegConfig
+from training.eeg.load import group_of
 from training.eeg.results import Result, evaluate, trial_predictions
 from training.eeg.slices import aligned_covariances, has_mirror, trial_covariances
 
@@ -32,11 +33,6 @@ EARLY_SECONDS = (0.0, 1.0)
 N_BANDS = 7
 CSP_SHRINKAGE = 0.05
 TANGENT_SHRINKAGE, TANGENT_C = 0.2, 0.5
-
-
-def group_of(data: EegData, split: str) -> np.ndarray:
-    """Whose trials are aligned and centred together, [n_trials]: a person's, or, in within_subject, a run's."""
-    return data.subject if split == "cross_subject" else data.subject * 1000 + data.run
 
 
 def training_trials(windows: Windows, fold: Fold) -> np.ndarray:

@@ -1,5 +1,7 @@
 """The parameters of every EEG trainer."""
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -21,6 +23,7 @@ from training.config import (
     ResumableConfig,
     Seed,
     Strings,
+    changed_fields,
     option,
 )
 
@@ -29,21 +32,29 @@ from training.config import (
 class OwnRecordingsConfig:
     """Recordings of your own (dataset=recordings)."""
 
-    classes: Strings = option((), "two or more events, as left_hand,right_hand or left:769,right:770; moabb: its own")
+    classes: Strings = option(
+        (),
+        "events to tell apart, such as left_hand,right_hand or left:769,right:770; moabb, not given: all of the set's",
+    )
     subject_pattern: OptionalStr = option(
-        None, "end of a file's path, as {subject}_{run} or {subject}/block{run}; not given: BIDS names and usual ones"
+        None,
+        "pattern of the end of a file's path, such as {subject}_{run} or {subject}/block{run}; not given: BIDS names, "
+        "or another common pattern that fits all files",
     )
     subject_table: OptionalPath = option(
-        None, "CSV with the columns file, subject and perhaps session, run, instead", operational=True
+        None,
+        "CSV file in the place of a pattern, with the columns file and subject, and optionally session and run",
+        operational=True,
     )
     sfreq: float = option(160.0, "Hz to which recordings of other rates are resampled", gt=0)
-    picks: Strings = option((), "electrodes to keep, or common: those that all recordings have; not given: all")
+    picks: Strings = option((), "electrodes to keep; common: those that all recordings have; not given: all")
     drop: Strings = option((), "channels to leave out")
     montage: OptionalStr = option(
-        None, "MNE's standard montage that names the electrodes; not given: positions of the files, or colin27_1005"
+        None,
+        "MNE's standard montage that has the electrodes' names; not given: the files' own positions, else colin27_1005",
     )
     reference: Strings = option((), "channels whose mean is subtracted, or average; not given: as recorded")
-    notch: Floats = option((), "line frequencies to remove, as 50,100")
+    notch: Floats = option((), "line frequencies to remove, in Hz, such as 50,100")
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -60,19 +71,24 @@ class EegConfig(OwnRecordingsConfig, MachineConfig, RecordConfig, ResumableConfi
         "physionet", "simulated; physionet: EEGMMI; recordings: your own in data_dir; moabb:NAME: a data set of MOABB"
     )
     data_dir: OptionalPath = option(
-        None, "folder of the recordings; of EEGMMI, not given: MNE's own, downloaded as needed", operational=True
+        None,
+        "folder of the recordings; not given, for EEGMMI: MNE's own folder, downloaded to as needed",
+        operational=True,
     )
     download: Literal["auto", "yes", "no"] = option(
         "auto",
         "fetch missing recordings of EEGMMI; auto: to MNE's own folder, or a data_dir that has none",
         operational=True,
     )
-    subjects: str = option("1-99", "subjects, as 1,3,7-20; of your own recordings also names, or all (their default)")
+    subjects: str = option(
+        "1-99", "subjects, such as 1,3,7-20; of your own recordings also names, or all (their default)"
+    )
     test_subjects: OptionalStr = option(
-        None, "people to test on, trained on all of `subjects`; not given: n_folds groups of `subjects`"
+        None, "people to test on, where all of subjects train; not given: n_folds groups of subjects, each tested once"
     )
     runs: str = option(
-        "4,8,12", "runs with left and right fists: 4,8,12 imagined, 3,7,11 executed; of your own as subjects"
+        "4,8,12",
+        "runs with left and right fists: 4,8,12 imagined, 3,7,11 executed; of your own recordings: as subjects",
     )
     exclude: str = option("known", "subjects to leave out: known (those with faulty recordings), none, or 88,92")
     on_bad: Literal["stop", "skip"] = option("stop", "what to do with a damaged recording", operational=True)
@@ -159,6 +175,34 @@ class EegConfig(OwnRecordingsConfig, MachineConfig, RecordConfig, ResumableConfi
 
 QUICK = {"dataset": "simulated", "n_folds": 3}
 """What the preset quick of every EEG trainer changes."""
+
+
+OF_WINDOWS = (
+    "windows",
+    "window",
+    "overlap",
+    "align",
+    "epochs",
+    "patience",
+    "batch_size",
+    "updates_per_epoch",
+    "lr",
+    "weight_decay",
+    "warmup",
+    "label_smoothing",
+    "augment",
+    "precision",
+)
+"""Fields of networks that are trained on windows: of no use to those that see a trial as slices."""
+
+
+def note_without_effect(
+    config: EegConfig, presets: Mapping[str, Mapping[str, Any]], names: Sequence[str], instead: str
+) -> None:
+    """Say once, in the first process, which of the fields `names` were given although they are of another choice."""
+    given = changed_fields(config, presets, names)
+    if given and os.environ.get("RANK", "0") == "0":
+        print(f"note: {', '.join(given)}: of {instead} alone, without effect in this run", file=sys.stderr)
 
 
 def presets_for(presets: Mapping[str, Mapping[str, Any]], argv: Sequence[str]) -> dict[str, dict[str, Any]]:

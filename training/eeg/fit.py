@@ -169,7 +169,7 @@ class Fit:
         self.seconds = state.get("seconds", math.nan)
         if "best_accuracy" in state:
             self.best_accuracy = state["best_accuracy"]
-        elif self.best_epoch >= 0:  # a checkpoint of before the best epoch was chosen by balanced accuracy
+        elif self.best_epoch >= 0:  # a checkpoint from before balanced accuracy chose the best epoch
             self.best_accuracy = self.curve[self.best_epoch]["validation_accuracy"]
 
     def result(self) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def final_fit(config: EegConfig, own: str, windows: Windows, folds: list[Fold]) 
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside, PyTorch's global generator begins at `seed`; behind it, it is as it was."""
+    """Inside, PyTorch's global generator begins at `seed`; afterwards it is as before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -207,7 +207,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Fitting:
-    """What fits of a run are trained with."""
+    """What the fits of a run share."""
 
     session: Session
     progress: Progress
@@ -219,7 +219,7 @@ class Fitting:
         an earlier process of the run, from its checkpoint.
         {"log_p": test log-probabilities or None, "weights": ..., "curve": ...}.
 
-        label: of all windows. Raises Stopped behind the epoch in which a signal came, NotFinite, and Pruned by a study.
+        label: of all windows. Raises Stopped after the epoch in which a signal came, NotFinite, and Pruned by a study.
         """
         session, progress, config = self.session, self.progress, self.config
         if key in session.done:

@@ -13,7 +13,7 @@ from data.eeg.load import EegData, Preprocessing, load_eeg
 from data.eeg.own import OwnFiles
 from data.eeg.recording import fir_kernel
 from data.eeg.sources import EEG_SOURCES, is_own
-from data.eeg.splits import Fold, make_folds
+from data.eeg.splits import Fold, make_folds, shuffled_labels
 from data.eeg.windows import EegWindows, Windows
 from models.eeg.whitening import mean_covariance, whitening
 from training.config import changeable_fields, operational_fields
@@ -21,7 +21,7 @@ from training.eeg.config import EegConfig
 from training.session import Session
 
 SHRINKAGE = 0.05
-"""Of the covariances that align=euclidean whitens by, see models/eeg/whitening.py."""
+"""Shrinkage of the covariances that align=euclidean whitens by, see models/eeg/whitening.py."""
 
 
 def load_for(session: Session, config: EegConfig) -> tuple[EegData, Windows, list[Fold]]:
@@ -131,10 +131,9 @@ def test_people_of(config: EegConfig, data: EegData) -> tuple[int, ...]:
 def check_not_shared(config: EegConfig, shared: Sequence[str]) -> None:
     """InputError where people to be tested are trained on, too."""
     if shared:
-        verb = "is" if len(shared) == 1 and "-" not in shared[0] and "," not in shared[0] else "are"
         raise InputError(
-            f"test_subjects={config.test_subjects}: {', '.join(shared)} of them {verb} in subjects={config.subjects} "
-            "too; give other people to test on"
+            f"test_subjects={config.test_subjects}: subjects={config.subjects} has {', '.join(shared)} too; give other "
+            "people to test on"
         )
 
 
@@ -157,13 +156,24 @@ def served_trials(config: EegConfig, data: EegData) -> np.ndarray:
     return np.flatnonzero(~np.isin(data.subject, tested))
 
 
-def group_covariances(data: EegData, split: str) -> tuple[Tensor, np.ndarray]:
-    """Mean covariances [n_groups, n_chans, n_chans], square microvolts, and the group of each trial.
+def recording_of(data: EegData) -> np.ndarray:
+    """A number for the recording of each trial, [n_trials]: its subject and run in one."""
+    return data.subject * 1000 + data.run
 
-    A group is a subject, or, in within_subject, a run.
-    """
-    names = data.subject if split == "cross_subject" else data.subject * 1000 + data.run
-    groups, group = np.unique(names, return_inverse=True)
+
+def group_of(data: EegData, split: str) -> np.ndarray:
+    """Whose trials are aligned and centred together, [n_trials]: a person's, or, in within_subject, a run's."""
+    return data.subject if split == "cross_subject" else recording_of(data)
+
+
+def shuffled_trial_labels(windows: Windows, seed: int) -> np.ndarray:
+    """`shuffled_labels` of the trials [n_trials], each once."""
+    return shuffled_labels(windows, seed)[np.unique(windows.trial, return_index=True)[1]]
+
+
+def group_covariances(data: EegData, split: str) -> tuple[Tensor, np.ndarray]:
+    """Mean covariances [n_groups, n_chans, n_chans], square microvolts, and the group of each trial, see `group_of`."""
+    groups, group = np.unique(group_of(data, split), return_inverse=True)
     trials = (torch.from_numpy(np.asarray(data.trials[group == k])) for k in range(len(groups)))
     return torch.stack([mean_covariance(1e6 * x) for x in trials]), group
 

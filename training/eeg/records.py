@@ -102,7 +102,7 @@ def log_figures(
 
 
 def usual_counts(result: Result) -> tuple[int, ...]:
-    """How many trials of each class a test subject has, in the mean; the first classes' rounded, the last the rest."""
+    """How many trials of each class a test subject has on average: rounded, and the last class has the rest."""
     counts, per_subject = result.trials.counts, len(result.trials.label) // len(result.by_subject)
     first = [round(per_subject * n / sum(counts)) for n in counts[:-1]]
     return (*first, per_subject - sum(first))

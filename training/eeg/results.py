@@ -55,7 +55,7 @@ class Predictions:
 
     @property
     def p_right(self) -> np.ndarray:
-        """Of two classes."""
+        """Probability of class 1 [n], where there are two classes."""
         return probability_of_right(self.log_p)
 
     @property
@@ -87,7 +87,7 @@ def trial_predictions(
 @dataclass(frozen=True)
 class Result:
     """One classifier's figures. by_subject: accuracy per trial; interval: (mean, low, high) over subjects; seconds: of
-    a fold's training, in the mean, NaN where that was not measured.
+    a fold's training, on average; NaN where that was not measured.
     """
 
     trial: dict[str, float]
@@ -108,7 +108,7 @@ class Result:
 
 
 def evaluate(predictions: Predictions, seconds: float = math.nan) -> Result:
-    """All figures of one classifier. seconds: of a fold's training, in the mean."""
+    """All figures of one classifier. seconds: of a fold's training, on average."""
     trials = predictions.per_trial()
     by_subject = accuracy_by_subject(trials.label, trials.p, trials.subject)
     windows = by_position = None
@@ -127,7 +127,7 @@ def evaluate(predictions: Predictions, seconds: float = math.nan) -> Result:
 
 
 def mean_seconds(fits: Sequence[Mapping[str, Any]]) -> float:
-    """Seconds of training of the finished fits, in the mean; NaN where they were not measured."""
+    """Seconds of training of the finished fits, on average; NaN where they were not measured."""
     return float(np.mean([fit.get("seconds", math.nan) for fit in fits]))
 
 
@@ -137,7 +137,7 @@ MOABB_TABLE = "moabb.csv"
 def moabb_table(data: EegData, results: Mapping[str, Result]) -> str:
     """CSV with the columns of MOABB's results: a row for each classifier, test subject and session.
 
-    score: accuracy per trial. time: seconds of a fold's training, in the mean; empty where it was not measured.
+    score: accuracy per trial. time: seconds of a fold's training, on average; empty where it was not measured.
     samples: tested trials of this subject and session.
     """
     rows = ["score,time,samples,subject,session,channels,n_sessions,dataset,pipeline"]
@@ -205,7 +205,7 @@ def comparisons(results: Mapping[str, Result], own: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Leakage:
-    """The balanced accuracy of a network that was trained on labels dealt anew; low, high: what a coin reaches
+    """The balanced accuracy of a network that was trained on shuffled labels; low, high: what a coin reaches
     (99.9 %).
     """
 

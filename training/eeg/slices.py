@@ -20,7 +20,7 @@ from models.eeg.lateral import OddTangent, Slice, bands_of, mirror_of, shrinkage
 from models.eeg.whitening import whitening
 
 ALIGN_SHRINKAGE = 0.05
-"""Of the covariances that a person's trials are whitened by, see models/eeg/whitening.py."""
+"""Shrinkage of the covariances that whiten a person's trials, see models/eeg/whitening.py."""
 REFERENCE_TRIALS = 5
 """How many trials the training people's mean counts for where only a person's earlier trials are known."""
 ALL = "all"
@@ -85,17 +85,17 @@ class TrialCovariances:
 
     @property
     def band_of(self) -> Tensor:
-        """Of each slice the index of its band, [n_slices]."""
+        """The index of each slice's band, [n_slices]."""
         bands = bands_of(self.slices)
         return torch.tensor([bands.index(s.band) for s in self.slices])
 
     def rows(self, chosen: np.ndarray) -> "TrialCovariances":
-        """Of these trials alone."""
+        """The covariances of these trials alone."""
         index = torch.from_numpy(chosen)
         return replace(self, parts=self.parts[index], whole=self.whole[index])
 
     def pick(self, ch_names: Sequence[str]) -> "TrialCovariances":
-        """Of these channels alone, in their order."""
+        """The covariances of these channels alone, in their order."""
         if tuple(ch_names) == self.ch_names:
             return self
         index = torch.tensor([self.ch_names.index(name) for name in ch_names])

@@ -95,7 +95,7 @@ def test_only_the_same_evaluation_compares(client: MlflowClient) -> None:
     add(client, fd(5.0))
     add(client, fd(1.0, n_images=100))
     assert main(["promote", "models:/g/1"]) == 0
-    with pytest.raises(InputError, match=r"do not compare \(n_images: 5000 for champion, 100 here\)"):
+    with pytest.raises(InputError, match=r"cannot be compared \(n_images: 5000 for champion, 100 here\)"):
         main(["promote", "models:/g/2"])
     # Measured again as the champion was: that counts, whatever else was measured since.
     for key, text in evaluation_tags([fd(6.0), fd(0.5, n_images=10)], "run1").items():

@@ -20,7 +20,7 @@ from trainers.eeg_simclr.config import PRESETS, EegSimclrConfig
 from trainers.eeg_simclr.curves import MEANING, found_of
 from trainers.eeg_simclr.neighbour import (
     PENALTIES,
-    Trials,
+    NeighbourTrials,
     curve_of,
     draw_labelled,
     features_of,
@@ -42,7 +42,7 @@ TINY: dict[str, Any] = {
 }
 
 
-def planted_trials(n_people: int = 8, n_each: int = 60, n_features: int = 150, seed: int = 0) -> Trials:
+def planted_trials(n_people: int = 8, n_each: int = 60, n_features: int = 150, seed: int = 0) -> NeighbourTrials:
     """The side is in feature 3 of the slices after the cue; a stronger drift, in feature 7, is in all slices."""
     rng = np.random.default_rng(seed)
     n = n_people * n_each
@@ -53,7 +53,7 @@ def planted_trials(n_people: int = 8, n_each: int = 60, n_features: int = 150, s
     slices[:, :2, 3] += 1.5 * side[:, None]
     vectors = less_mean(torch.from_numpy(slices).float(), run // 2)
     rule = torch.from_numpy(0.3 * side + rng.normal(size=n)).float()
-    return Trials(vectors[:, :2], vectors[:, 2:], vectors[:, 0], rule, label, run)
+    return NeighbourTrials(vectors[:, :2], vectors[:, 2:], vectors[:, 0], rule, label, run)
 
 
 def test_pretraining_finds_the_planted_side_and_not_the_drift() -> None:
@@ -149,7 +149,7 @@ def test_a_montage_with_few_pairs_has_fewer_components_than_are_asked_for() -> N
     )
     trials = planted_trials(n_people=3, n_each=30, n_features=20)
     progress = Progress(1, quiet=True)
-    work = run_module.Work(session, progress, EegSimclrConfig(), {ALL: trials})  # type: ignore[arg-type]
+    work = run_module.NeighbourFits(session, progress, EegSimclrConfig(), {ALL: trials})  # type: ignore[arg-type]
     final = work.final(np.arange(90))
     assert final.encoder.components.shape == (20, 20)
     assert final.head.correction.shape == (20,)
@@ -216,7 +216,7 @@ def test_both_registered_models_answer(finished: tuple[Path, str, str], monkeypa
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--labelled_trials", "4,7"], "labelled_trials=.*even numbers from 2 on"),
+        (["--labelled_trials", "4,7"], "labelled_trials=.*even numbers of at least 2"),
         (["--nproc", "2"], "nproc=2: pretext=neighbour trains in one process"),
         (["--pretext", "mask"], "pretext"),
         (["--n_draws", "0"], "n_draws"),

@@ -446,16 +446,14 @@ def test_the_report_says_where_pretraining_helped() -> None:
     good, bad = result({1: 0.9, 2: 0.85, 3: 0.95}), result({1: 0.6, 2: 0.5, 3: 0.55})
     row = dict.fromkeys(("frozen", "probe", "random_probe"), bad)
     table = {1.0: {"simclr": bad, "scratch": bad, **row}, 0.1: {"simclr": good, "scratch": bad, **row}}
-    text = comparison_text(table, {}, tiny())
+    text = comparison_text(table, {})
     assert "better than training from scratch with 10 % of the labels" in text
     assert "with 10 % of the labels +0.350" in text
-    text = comparison_text({1.0: {"simclr": bad, "scratch": good, **row}}, {}, tiny())
+    text = comparison_text({1.0: {"simclr": bad, "scratch": good, **row}}, {})
     assert "at no share of the labels" in text
     assert "it did harm" in text
     one = result({1: 0.9})
-    text = comparison_text(
-        {1.0: dict.fromkeys(("simclr", "scratch", "frozen", "probe", "random_probe"), one)}, {}, tiny()
-    )
+    text = comparison_text({1.0: dict.fromkeys(("simclr", "scratch", "frozen", "probe", "random_probe"), one)}, {})
     assert "nothing is decided" in text
 
 

@@ -22,7 +22,7 @@ from trainers.eeg_transformer.explain_lateral import order_facts, patterns_of
 from trainers.eeg_transformer.lateral import (
     RIDGE,
     SLICES,
-    Training,
+    WeighingSettings,
     cross_fitted_evidence,
     fit_lateral,
     predict_causal,
@@ -36,7 +36,7 @@ from training.eeg.fit import final_fit
 from training.eeg.load import load_data, served_trials
 from training.eeg.slices import ALL, electrode_sets
 
-FEW = Training(n_networks=2, n_updates=20)
+FEW = WeighingSettings(n_networks=2, n_updates=20)
 
 
 def lateral_trials(n_people: int = 6, n_each: int = 40, n_features: int = 10, seed: int = 0) -> tuple[Any, Any, Any]:
@@ -74,7 +74,7 @@ def test_it_learns_the_side_and_to_trust_the_slice_that_has_it(attention: str) -
     x, label, subject = lateral_trials()
     train, test = subject < 4, subject >= 4
     rows = torch.from_numpy(test)
-    settings = Training(n_networks=2, n_updates=100)
+    settings = WeighingSettings(n_networks=2, n_updates=100)
     network, curve = fit_lateral(x[~rows], label[train], subject[train], attention=attention, settings=settings, seed=0)
     log_p, _, weights = predict_lateral(network, x[rows], subject[test])
     assert (log_p.argmax(1).numpy() == label[test]).mean() > 0.75
@@ -270,7 +270,7 @@ def test_people_who_cannot_be_tested_are_named(tmp_path: Path) -> None:
     def load(**changes: Any) -> None:
         load_data(preset_config(EegTransformerConfig, PRESETS, "quick", cache_dir=tmp_path, **changes), quiet=True)
 
-    with pytest.raises(InputError, match="test_subjects=2-5: 2-3 of them are in subjects=1-3 too"):
+    with pytest.raises(InputError, match="test_subjects=2-5: subjects=1-3 has 2-3 too"):
         load(subjects="1-3", test_subjects="2-5")
     with pytest.raises(InputError, match="nobody is left to test on"):
         load(subjects="1-3", test_subjects="4", runs="4", exclude="4")

@@ -104,7 +104,7 @@ def test_a_command_takes_everybody_and_tests_whom_it_is_told(three: EegData) -> 
     assert len(data.classes) == 3
     assert set(windows.subject[fold.test]) == {2}
     assert set(windows.subject[fold.train]) | set(windows.subject[fold.validation]) == {1, 3}
-    with pytest.raises(InputError, match=r"test_subjects=02: 02 of them is in subjects=01,02 too"):
+    with pytest.raises(InputError, match=r"test_subjects=02: subjects=01,02 has 02 too"):
         load_data(replace(given, subjects="01,02"), quiet=True)
 
 

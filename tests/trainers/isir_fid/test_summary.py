@@ -86,7 +86,7 @@ def test_what_the_others_did_is_said() -> None:
     )
     assert (
         "The others: importance no difference that is shown on all references; density worse than plain sampling. "
-        "3 samplers are as many tests: one interval alone is weak evidence." in text
+        "These are 3 tests, one for each sampler: one interval alone is weak evidence." in text
     )
 
 

@@ -180,10 +180,10 @@ def test_errors_of_kl_are_relative_where_it_is_large() -> None:
     ("argv", "words"),
     [
         (["--offsets", "none"], "offsets: none given"),
-        (["--sigmas", "0.1,0"], "sigmas: .* none below 0.001"),
-        (["--start", "0"], "start up to 10 but not 0"),
+        (["--sigmas", "0.1,0"], "sigmas=.* none below 0.001"),
+        (["--start", "0"], "start from -10 to 10 that is not 0"),
         (["--gp_scale", "0"], "gp_scale"),
-        (["--offsets", "-11,0"], "offsets up to 10 either way"),
+        (["--offsets", "-11,0"], "give offsets from -10 to 10"),
         (["--toys", "grid,torus"], "toys: torus; allowed are grid, ring, moons"),
     ],
 )
