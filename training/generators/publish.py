@@ -52,6 +52,7 @@ def publish(folder: Path, generator_uri: str, critic_uri: str | None, ratio_uri:
 def _write(folder: Path, state: dict[str, Tensor], config: dict[str, Any]) -> None:
     folder.mkdir()
     save_tensors(folder / WEIGHTS_NAME, state)
+    (folder / WEIGHTS_NAME).chmod(0o644)  # safetensors writes for its owner alone
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=1) + "\n")
 
 
