@@ -14,7 +14,8 @@ side. The same state then tells more keys apart, and what is done with keys alon
 
 Token by token this is slow. In chunks, the corrections within a chunk are found for all chunks at once by a triangular
 solve each, and only the memory is handed from chunk to chunk (the WY form of Yang et al. 2024; `_pass`).
-Masks and shapes: see `models.attention.base`.
+Masks and shapes: see `models.attention.base`. Tests hold it equal to the recurrence, and to flash-linear-attention's
+references where these are installed.
 """
 
 import math
