@@ -9,7 +9,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from data.eeg.labelling import STATES, UNLABELLED, Recording
 from data.recall import recall_sequences
-from evaluation.classification import mean_interval
+from evaluation.classification import mean_interval, paired_interval
 from models.attention.spec import AttentionSpec
 from models.eeg.sequence_labeller import RecallTransformer, RecordingTransformer
 from models.eeg.whitening import mean_covariance, whitening
@@ -136,7 +136,7 @@ class Labelled:
 
     accuracy: of all three states; balanced: mean over the states (chance 1/3), with its interval over subjects;
     left_right: within tasks, of the two hands (chance 1/2). seconds, megabytes: inference on one recording, one CPU
-    thread or the GPU; growth of peak memory in a fresh process.
+    thread or the GPU; growth of peak memory in a fresh process. by_subject: balanced accuracy of each.
     """
 
     mechanism: str
@@ -148,6 +148,7 @@ class Labelled:
     training_seconds: float
     seconds: float
     megabytes: float = math.nan
+    by_subject: dict[int, float] = field(default_factory=dict)
 
 
 def whitened(recording: Recording) -> Recording:
@@ -214,8 +215,8 @@ def per_sample(logits: Tensor, n_times: int, patch_len: int) -> Tensor:
 @torch.no_grad()
 def label_scores(
     network: RecordingTransformer, test: Sequence[Recording], scale: np.ndarray, device: torch.device
-) -> tuple[float, tuple[float, float, float], float]:
-    """(accuracy, (balanced accuracy, low, high) over subjects, accuracy of the hand within tasks)."""
+) -> tuple[float, dict[int, float], float]:
+    """(accuracy, balanced accuracy of each subject, accuracy of the hand within tasks)."""
     by_subject: dict[int, list[float]] = {}
     right, hands = [], []
     for recording in test:
@@ -227,7 +228,7 @@ def label_scores(
         task = label > 0
         hands.append((logits[task, 1:].argmax(1) + 1 == label[task]).mean())
         by_subject.setdefault(recording.subject, []).append(balanced_accuracy_score(label, logits.argmax(1)))
-    balanced = mean_interval([float(np.mean(values)) for values in by_subject.values()])
+    balanced = {subject: float(np.mean(values)) for subject, values in by_subject.items()}
     return float(np.mean(right)), balanced, float(np.mean(hands))
 
 
@@ -269,10 +270,18 @@ def label_recordings(
     began = time.monotonic()
     network = train_labeller(sizes, train, scale=scale, seed=seed, device=device, note=note)
     training_seconds = time.monotonic() - began
-    scores = label_scores(network, test, scale, device)
-    seconds = inference_seconds(network, torch.from_numpy(test[0].signal[None] * scale).to(device))
-    name = f"{sizes.mechanism}, causal" if sizes.causal else sizes.mechanism
-    return network, Labelled(name, sizes.patch_len, sizes.n_tokens, *scores, training_seconds, seconds)
+    accuracy, by_subject, hands = label_scores(network, test, scale, device)
+    return network, Labelled(
+        f"{sizes.mechanism}, causal" if sizes.causal else sizes.mechanism,
+        sizes.patch_len,
+        sizes.n_tokens,
+        accuracy=accuracy,
+        balanced=mean_interval(list(by_subject.values())),
+        left_right=hands,
+        training_seconds=training_seconds,
+        seconds=inference_seconds(network, torch.from_numpy(test[0].signal[None] * scale).to(device)),
+        by_subject=by_subject,
+    )
 
 
 # -----------------------------------------------------------------------------------------------------------------
@@ -381,11 +390,16 @@ def by_slice_length(labelled: Sequence[Labelled]) -> dict[str, list[Labelled]]:
     return {name: of_name for name, of_name in rows.items() if len(of_name) > 1}
 
 
-def gains_of_context(labelled: Sequence[Labelled]) -> dict[int, dict[str, float]]:
-    """{number of tokens: {mechanism: its balanced accuracy less that without mixing}}, where both were measured."""
-    alone = {row.n_tokens: row.balanced[0] for row in labelled if row.mechanism == "none"}
+def gains_of_context(labelled: Sequence[Labelled]) -> dict[int, dict[str, tuple[float, float, float]]]:
+    """{number of tokens: {mechanism: its balanced accuracy less that without mixing, (mean, low, high) of differences
+    paired by subject}}, where both were measured."""
+    alone = {row.n_tokens: row.by_subject for row in labelled if row.mechanism == "none"}
     gains = {
-        n: {r.mechanism: r.balanced[0] - base for r in labelled if r.n_tokens == n and r.mechanism != "none"}
+        n: {
+            r.mechanism: paired_interval(r.by_subject, base)
+            for r in labelled
+            if r.n_tokens == n and r.mechanism != "none"
+        }
         for n, base in sorted(alone.items())
     }
     return {n: of_length for n, of_length in gains.items() if of_length}
