@@ -55,6 +55,15 @@ class Chunks(NamedTuple):
     log_keep: Tensor | None
 
 
+class Products(NamedTuple):
+    """Within the chunks, [B, n, C, C]: qk, queries by keys; kk, keys by keys, where what they write is corrected and
+    fades; solved, T of `_pass` going forward, where it is corrected and does not fade."""
+
+    qk: Tensor
+    kk: Tensor | None = None
+    solved: Tensor | None = None
+
+
 class Memory(Attention):
     """What the mechanisms of this file share: features, gates, chunks, streaming. See the subclasses.
 
@@ -106,9 +115,9 @@ class Memory(Attention):
         with no_autocast(q):
             chunks = self._chunks(q, k, v, masks.key_padding)
             products = self._products(chunks)
-            out, _ = _pass(chunks, *products, None, reverse=False)
+            out, _ = _pass(chunks, products, torch.zeros_like(chunks.v), None, reverse=False)
             if not masks.causal:
-                out = out + _pass(chunks, *products, None, reverse=True)[0]
+                out, _ = _pass(chunks, products, out, None, reverse=True)
         return _heads(out, q)
 
     def stream(self, q: Tensor, k: Tensor, v: Tensor, state: MemoryState | None = None) -> tuple[Tensor, MemoryState]:
@@ -122,7 +131,7 @@ class Memory(Attention):
         with no_autocast(q):
             chunks = self._chunks(q, k, v, None)
             before = None if state is None else state.kv
-            out, after = _pass(chunks, *self._products(chunks), before, reverse=False)
+            out, after = _pass(chunks, self._products(chunks), torch.zeros_like(chunks.v), before, reverse=False)
         return _heads(out, q), MemoryState(after, length + (0 if state is None else state.length))
 
     def _chunks(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Chunks:
@@ -154,10 +163,16 @@ class Memory(Attention):
             log_keep=None if log_keep is None else cut(log_keep),
         )
 
-    def _products(self, chunks: Chunks) -> tuple[Tensor, Tensor | None]:
-        """q k^T and, if it corrects, k k^T within the chunks, [B, n, C, C]: the same for both directions."""
+    def _products(self, chunks: Chunks) -> Products:
+        """What both directions need."""
         columns = chunks.k.transpose(-2, -1)
-        return chunks.q @ columns, chunks.k @ columns if self.corrects else None
+        qk = chunks.q @ columns
+        if not self.corrects:
+            return Products(qk)
+        kk = chunks.k @ columns
+        if chunks.log_keep is None:
+            return Products(qk, solved=_solved(kk, chunks.write, reverse=False))
+        return Products(qk, kk)
 
 
 class DeltaAttention(Memory):
@@ -213,47 +228,56 @@ class StateSpace(Memory):
 
 
 def _pass(
-    chunks: Chunks, qk: Tensor, kk: Tensor | None, state: Tensor | None, *, reverse: bool
+    chunks: Chunks, products: Products, out: Tensor, state: Tensor | None, *, reverse: bool
 ) -> tuple[Tensor, Tensor]:
-    """One direction: (what the queries read [B, n, C, d_model], the memory at the end [B, n_keys, d_model]).
+    """One direction: (out [B, n, C, d_model] plus what the queries read, the memory at the end [B, n_keys, d_model]).
 
-    qk, kk: products of queries and keys, and of keys, within chunks [B, n, C, C]; without kk nothing is corrected.
     In a chunk that begins with the memory S, T (v - k S) is written, (I + L) T = diag(w), L the part of w k k^T that
-    lies before each token: T is the same whatever S is, and found for all chunks at once.
+    lies before each token: T is the same whatever S is, and found for all chunks at once. Where nothing fades, T of one
+    direction is the other's transposed, as k k^T is symmetric.
     What fades: with g the logarithm of what is left at token i of the chunk's beginning, exp(g_i - g_j) is left of what
     token j wrote.
+    Without autograd, `out` is changed in place.
     """
     q, k, v, write, log_keep = chunks
+    qk, kk, solved = products
     asked, kept = k, None
     if log_keep is not None:
         g = log_keep.flip(-1).cumsum(-1).flip(-1) if reverse else log_keep.cumsum(-1)
         end = g[..., :1] if reverse else g[..., -1:]
         fade = (g[..., :, None] - g[..., None, :]).clamp(max=0).exp()  # clamped where it is not used
-        qk, kk = qk * fade, None if kk is None else kk * fade
+        qk, solved = qk * fade, None if kk is None else _solved(kk * fade, write, reverse=reverse)
         q, asked = q * g[..., None].exp(), k * g[..., None].exp()
         k, kept = k * (end - g)[..., None].exp(), end[..., None].exp().unbind(1)
-    solved = None
-    if kk is not None:
-        # Only one triangle of the matrix is read, and ones are taken for its diagonal.
-        rates = write.squeeze(-1).diag_embed()
-        solved = torch.linalg.solve_triangular(write * kk, rates, upper=reverse, unitriangular=True).unbind(1)
-    seen, told = (qk.triu() if reverse else qk.tril()).unbind(1), (write * v).unbind(1)
+    elif solved is not None and reverse:
+        solved = solved.transpose(-2, -1)
+    seen = (qk.triu() if reverse else qk.tril()).unbind(1)
+    corrections = None if solved is None else solved.unbind(1)
     # unbind, not [:, i]: the gradient of each of those would be as large as the whole sequence.
-    queries, keys, values, asking = (t.unbind(1) for t in (q, k.transpose(-2, -1), v, asked))
+    told = v if solved is not None else write * v
+    queries, keys, values, asking = (t.unbind(1) for t in (q, k.transpose(-2, -1), told, asked))
     state = v.new_zeros(v.shape[0], k.shape[-1], v.shape[-1]) if state is None else state.clone()
-    outs = list(values)
+    outs = list(out.unbind(1))
     for i in reversed(range(len(values))) if reverse else range(len(values)):
-        written = told[i] if solved is None else solved[i] @ torch.baddbmm(values[i], asking[i], state, alpha=-1)
-        outs[i] = torch.baddbmm(queries[i] @ state, seen[i], written)
-        state = _kept_and_added(state, None if kept is None else kept[i], keys[i], written)
-    return torch.stack(outs, 1), state
+        written = values[i]
+        if corrections is not None:
+            written = corrections[i] @ torch.baddbmm(written, asking[i], state, alpha=-1)
+        outs[i] = _plus(_plus(outs[i], queries[i], state), seen[i], written)
+        if kept is not None:
+            state = state * kept[i] if torch.is_grad_enabled() else state.mul_(kept[i])
+        state = _plus(state, keys[i], written)
+    return torch.stack(outs, 1) if torch.is_grad_enabled() else out, state
 
 
-def _kept_and_added(state: Tensor, kept: Tensor | None, k: Tensor, written: Tensor) -> Tensor:
-    """The state times what is kept of it, plus k written; in place where no gradient needs the old one."""
-    if torch.is_grad_enabled():
-        return torch.baddbmm(state if kept is None else state * kept, k, written)
-    return (state if kept is None else state.mul_(kept)).baddbmm_(k, written)
+def _solved(kk: Tensor, write: Tensor, *, reverse: bool) -> Tensor:
+    """T of `_pass`, [B, n, C, C]. Only one triangle of w k k^T is read, and ones are taken for its diagonal."""
+    rates = write.squeeze(-1).diag_embed()
+    return torch.linalg.solve_triangular(write * kk, rates, upper=reverse, unitriangular=True)
+
+
+def _plus(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """total + a b; in place where no gradient needs the old one."""
+    return torch.baddbmm(total, a, b) if torch.is_grad_enabled() else total.baddbmm_(a, b)
 
 
 def _heads(out: Tensor, q: Tensor) -> Tensor:
