@@ -93,7 +93,7 @@ def recall_accuracy(name: str, sizes: RecallSizes, seed: int, device: torch.devi
 
 @dataclass(frozen=True)
 class LabelSizes:
-    """The network that labels recordings, and how it is trained."""
+    """The network that labels recordings, and how it is trained. window: of `local`; None for its usual one."""
 
     mechanism: str
     patch_len: int
@@ -107,6 +107,7 @@ class LabelSizes:
     n_layers: int = 2
     dropout: float = 0.1
     lr: float = 0.003
+    window: int | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -123,7 +124,7 @@ class LabelSizes:
                 n_heads=self.n_heads,
                 n_layers=self.n_layers,
                 dropout=self.dropout,
-                attention=AttentionSpec.for_length(self.mechanism, self.n_tokens),
+                attention=AttentionSpec.for_length(self.mechanism, self.n_tokens, window=self.window),
                 causal=self.causal,
                 generator=torch.Generator().manual_seed(seed),
             )
