@@ -16,10 +16,12 @@ from data.eeg.own import OwnFiles
 from tests.conftest import PATIENCE
 from tests.data.eeg.own_files import own_raw, write_own, write_recording
 from tests.running import client, environment, run_trainer, runs
+from trainers.eeg_simclr.config import PRESETS as SIMCLR_PRESETS
 from trainers.eeg_transformer.config import PRESETS, EegTransformerConfig
+from trainers.tune.targets import load_target
 from training.config import parse_config
 from training.eeg.baselines import baseline_inputs, classical_log_probabilities
-from training.eeg.config import presets_for
+from training.eeg.config import presets_for, presets_of
 from training.eeg.load import load_data
 from training.eeg.results import Predictions, evaluate, moabb_table
 from training.eeg.slices import ALL, electrode_sets, lateral_mirror
@@ -125,6 +127,31 @@ def test_sessions_are_held_out_whole(tmp_path: Path) -> None:
         assert not set(zip(data.subject[tested], data.session[tested], strict=True)) & set(
             zip(data.subject[trained], data.session[trained], strict=True)
         )
+
+
+@pytest.mark.parametrize(("n_folds", "expected"), [(None, 3), (2, 3), (5, 3), (0, 3), (1, None)])
+def test_three_people_make_three_folds(three: EegData, n_folds: int | None, expected: int | None) -> None:
+    """Two folds would leave one person to train on, five need five; what EEGMMI is refused stays refused."""
+    argv = ["--classes", "left_hand,right_hand,feet", "--network", "windows"]
+    given = config(three.files[0].parent, *argv, *(() if n_folds is None else ("--n_folds", str(n_folds))))
+    if expected is None:
+        with pytest.raises(InputError, match="n_folds=1: 3 subjects allow 2 to 3 folds"):
+            load_data(given, quiet=True)
+    else:
+        assert len(load_data(given, quiet=True)[2]) == expected
+
+
+def test_presets_name_no_people_and_runs_of_eegmmi() -> None:
+    for name, preset in presets_of(SIMCLR_PRESETS, "recordings").items():
+        assert (preset["subjects"], preset["runs"]) == ("all", "all")
+        assert preset["unlabelled_runs"] == (None if name == "quick" else "all")
+    assert presets_of(SIMCLR_PRESETS, "physionet") == SIMCLR_PRESETS
+    for name in ("eeg_transformer", "eeg_simclr", "efficient_attention"):
+        target = load_target(name)
+        own = target.build("quick", {"dataset": "recordings", "classes": HANDS})
+        assert (own.subjects, own.runs, own.classes) == ("all", "all", ("left_hand", "right_hand"))
+        assert target.build("quick", {"dataset": "recordings", "subjects": "1,2"}).subjects == "1,2"
+        assert target.build("quick", {}).subjects == (target.presets["quick"] | target.quick)["subjects"]
 
 
 @pytest.mark.parametrize(
