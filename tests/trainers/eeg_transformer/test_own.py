@@ -16,6 +16,8 @@ from data.eeg.own import OwnFiles
 from tests.conftest import PATIENCE
 from tests.data.eeg.own_files import own_raw, write_own, write_recording
 from tests.running import client, environment, run_trainer, runs
+from trainers.eeg_simclr.comparison import NAMES as SIMCLR_NAMES
+from trainers.eeg_simclr.comparison import plot_label_shares
 from trainers.eeg_simclr.config import PRESETS as SIMCLR_PRESETS
 from trainers.eeg_transformer.config import PRESETS, EegTransformerConfig
 from trainers.tune.targets import load_target
@@ -23,6 +25,7 @@ from training.config import parse_config
 from training.eeg.baselines import baseline_inputs, classical_log_probabilities
 from training.eeg.config import presets_for, presets_of
 from training.eeg.load import load_data
+from training.eeg.records import results_text
 from training.eeg.results import Predictions, evaluate, moabb_table
 from training.eeg.slices import ALL, electrode_sets, lateral_mirror
 
@@ -66,6 +69,25 @@ def test_figures_and_tables_follow_the_classes(three: EegData) -> None:
     n_first = int((three.subject == 1).sum())
     assert rows[0] == f"1.000000,2.500,{n_first},01,0,32,1,recordings,perfect"
     assert len(rows) == 3
+
+
+def test_the_chance_line_and_the_words_are_those_of_the_classes(three: EegData) -> None:
+    n = len(three.label)
+    log_p = np.log(np.full((n, 3), 0.2) + 0.4 * np.eye(3)[three.label])
+    result = evaluate(Predictions(log_p, three.label, three.subject, np.arange(n), None), seconds=2.5)
+    figure = plot_label_shares({1.0: dict.fromkeys(SIMCLR_NAMES, result)}, {}, "title", 3)
+    chance = [line.get_ydata()[0] for line in figure.axes[0].lines if line.get_color() == "red"]
+    assert chance == [pytest.approx(1 / 3)]
+    folder = three.files[0].parent
+    given = config(folder, "--classes", "left_hand,right_hand,feet", "--network", "windows", "--test_subjects", "02")
+    text = results_text(given, three, "a", {"a": result}, None)
+    assert f"# left_hand or right_hand or feet: a, 3 people of recordings, {n} test trials, split" in text
+    assert "Trained on all others, tested on 02, who are trained on nowhere" in text
+    one = three.subject == 1
+    alone = evaluate(Predictions(log_p[one], three.label[one], three.subject[one], np.flatnonzero(one), None))
+    text = results_text(replace(given, subjects="02,03"), three, "a", {"a": alone}, None)
+    assert "feet: a, 1 person of recordings" in text
+    assert "Trained on subjects 02,03, tested" in text
 
 
 def test_lateral_features_need_a_left_and_a_right(three: EegData) -> None:
