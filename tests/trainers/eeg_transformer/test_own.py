@@ -132,6 +132,16 @@ def test_a_command_takes_everybody_and_tests_whom_it_is_told(three: EegData) -> 
         load_data(replace(given, subjects="01,02"), quiet=True)
 
 
+def test_under_mlflow_run_a_relative_table_says_where_it_was_looked_for(
+    three: EegData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = ("--classes", "left_hand,right_hand,feet", "--network", "windows", "--subject_table", "who.csv")
+    config(three.files[0].parent, *argv)
+    monkeypatch.setenv("MLFLOW_RUN_ID", "abc")
+    with pytest.raises(InputError, match=r"subject_table: 'who.csv' is not in .*, the project's folder, .* absolute"):
+        config(three.files[0].parent, *argv)
+
+
 def test_sessions_are_held_out_whole(tmp_path: Path) -> None:
     for subject in (1, 2):
         for session in (1, 2):
