@@ -9,12 +9,13 @@ from matplotlib.figure import Figure  # without pyplot: it needs no display, and
 def plot_step_curves(
     steps: Sequence[int], curves: Mapping[str, Mapping[str, Sequence[float]]], title: str, unit: str = "step"
 ) -> Figure:
-    """One panel for each entry of `curves`: {panel title: {curve name: values, one per step}}."""
+    """One panel for each entry of `curves`: {panel title: {curve name: values, one per step}}; one step is a dot."""
+    marker = "o" if len(steps) == 1 else None
     figure = Figure(figsize=(5.5 * len(curves), 3.8), layout="constrained")
     axes = figure.subplots(1, len(curves), squeeze=False)[0]
     for axis, (panel, lines) in zip(axes, curves.items(), strict=True):
         for name, values in lines.items():
-            axis.plot(steps, values, label=name, linewidth=1.2)
+            axis.plot(steps, values, label=name, linewidth=1.2, marker=marker)
         axis.set_title(panel)
         axis.set_xlabel(unit)
         axis.grid(alpha=0.3)

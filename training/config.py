@@ -159,7 +159,7 @@ def parse_config(config_class: type[C], presets: Mapping[str, Mapping[str, Any]]
         config = preset_config(config_class, presets, preset, **given)
     else:
         config = build_config(config_class, given)
-    _check_data_dir(config)
+    _check_places(config)
     if dry_run:
         print(json.dumps(as_params(config), indent=2))
         sys.exit(0)
@@ -270,12 +270,14 @@ def check_unchanged(
         )
 
 
-def _check_data_dir(config: Any) -> None:
-    """InputError for a relative data_dir that `mlflow run` would look for in another folder than its caller's."""
-    path = getattr(config, "data_dir", None)
-    if "MLFLOW_RUN_ID" in os.environ and path is not None and not path.is_absolute() and not path.exists():
+def _check_places(config: Any) -> None:
+    """InputError for a relative path to data that `mlflow run` would look for in another folder than its caller's."""
+    for name in ("data_dir", "subject_table") if "MLFLOW_RUN_ID" in os.environ else ():
+        path = getattr(config, name, None)
+        if path is None or path.is_absolute() or path.exists():
+            continue
         raise InputError(
-            f"data_dir: {str(path)!r} is not in {Path.cwd()}, the project's folder, in which `mlflow run` starts its "
+            f"{name}: {str(path)!r} is not in {Path.cwd()}, the project's folder, in which `mlflow run` starts its "
             "trainers; give an absolute path"
         )
 

@@ -14,6 +14,8 @@ from tracking.run import AnyRun
 from training.config import as_option, as_params, build_config
 from training.trial import StudyTrial
 
+Presets = Mapping[str, Mapping[str, Any]]
+
 Measure = Callable[[nn.Module, Tensor], Mapping[str, float]]
 """(network, a batch of its inputs) -> {objective: value}."""
 
@@ -51,11 +53,12 @@ class Target:
     only one should make. validation, test: measures of a network on validation data and on test data, for objectives
     that the trainer does not report itself. test_metrics: names of the test figures that the trainer records.
     by_hand: how the config is trained outside a study; None: by this trainer.
+    presets_of: (presets, the data set asked for, if any) -> the presets for it.
     """
 
     name: str
     config: type
-    presets: Mapping[str, Mapping[str, Any]]
+    presets: Presets
     train: Callable[[Any, StudyTrial], int]
     space: Mapping[str, str]
     objectives: Mapping[str, str]
@@ -73,6 +76,7 @@ class Target:
     test: MeasureFor = measure_nothing
     test_metrics: Callable[[Any], tuple[str, ...]] = lambda config: ()
     by_hand: Callable[[Any], ByHand] | None = None
+    presets_of: Callable[[Presets, str | None], Presets] = lambda presets, dataset: presets
 
     def space_of(self, preset: str) -> Mapping[str, str]:
         """The declared search space; less of it for the preset quick."""
@@ -92,9 +96,9 @@ class Target:
                 f"{self.name} has no parameter {', '.join(unknown)}; its own are {', '.join(sorted(known))}"
             )
         quick = self.quick if preset == "quick" else {}
-        return build_config(
-            self.config, {**self.presets[preset], "preset": preset, **self.every_run, **quick, **values}
-        )
+        usual = {**self.presets[preset], **self.every_run, **quick}
+        own = self.presets_of({preset: usual}, values.get("dataset"))[preset]
+        return build_config(self.config, {**own, "preset": preset, **values})
 
     def length(self, config: Any) -> int:
         """Steps of a training with `config`."""

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from common.errors import InputError, run_main
@@ -109,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         seed=args.seed,
         own=own,
     )
-    print(data.table())
+    print(replace(data, notes=() if whole else data.notes).table())  # said above
     of = data.summary()
     subjects = "1 subject" if of["n_subjects"] == 1 else f"{of['n_subjects']} subjects"
     labels = "no labels" if args.unlabelled else ", ".join(f"{of[f'n_{name}']} {name}" for name in data.classes)

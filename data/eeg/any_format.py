@@ -5,10 +5,11 @@ EEGMMI's files, at whatever rate, with whatever electrodes, from whatever events
 """
 
 import importlib.util
+import itertools
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +31,18 @@ from data.eeg.recording import (
 )
 from data.eeg.signal_checks import check_signal, dead_stretches, median_deviation
 
-READING_VERSION = 2  # raise it when the same files and settings give other trials
+READING_VERSION = 3  # raise it when the same files and settings give other trials
 
 JOINT = re.compile(r"edge.*|boundary|new segment(?:/.*)?", re.IGNORECASE)
 """Annotations where the signal jumps: MNE's, EEGLAB's and BrainVision's names of a pause or a cut."""
 NO_EVENT = re.compile(rf"(?:{JOINT.pattern})|bad.*|comment(?:/.*)?", re.IGNORECASE)
 """Annotations that say nothing of what a person did."""
+
+
+BOUNCE = 0.005
+"""Seconds, or three samples: a code that a stim channel holds for less before another is not one that was sent."""
+NEAREST_CUES = 0.1
+"""Seconds: nobody is asked twice within."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,57 @@ def event_times(raw: mne.io.BaseRaw) -> list[tuple[str, int]]:
     return [(name, sample - raw.first_samp) for sample, name in sorted(found)]
 
 
+def check_stim(raw: mne.io.BaseRaw, wanted: Collection[str]) -> None:
+    """BadRecording where a stim channel passes through another code on its way to one of `wanted`, or through that:
+    which of the two was sent?
+    """
+    if not len(mne.pick_types(raw.info, meg=False, stim=True)):
+        return
+    steps = mne.find_events(raw, output="step", consecutive=True, shortest_event=1, uint_cast=True, verbose="ERROR")
+    shortest = max(3, round(BOUNCE * raw.info["sfreq"]))
+    for (sample, _, code), (later, before, after) in itertools.pairwise(steps.tolist()):
+        bounces = code and after and before == code and later - sample < shortest
+        if bounces and {str(code), str(after)} & set(wanted):
+            raise BadRecording(
+                f"its stim channel bounces: code {code} holds for {later - sample} samples before {after}, at "
+                f"{(sample - raw.first_samp) / raw.info['sfreq']:.3f} s; clean it, or give events as annotations"
+            )
+
+
+@dataclass(frozen=True)
+class Marked:
+    """An event with its time: seconds from the recording's start, and how long it lasts, 0 where that is not said."""
+
+    name: str
+    seconds: float
+    duration: float
+
+
+def marked_events(raw: mne.io.BaseRaw) -> list[Marked]:
+    """`event_times` with the durations of the annotations among them."""
+    rate, start = float(raw.info["sfreq"]), began(raw)
+    lasting: dict[str, list[tuple[float, float]]] = {}
+    for note in raw.annotations:
+        if note["duration"] * rate > 1:  # formats that know no other give an event one sample
+            lasting.setdefault(note["description"], []).append((note["onset"] - start, float(note["duration"])))
+    found = []
+    for name, sample in event_times(raw):
+        durations = [d for onset, d in lasting.get(name, []) if abs(onset * rate - sample) <= 1]
+        found.append(Marked(name, sample / rate, durations[0] if durations else 0.0))
+    return found
+
+
+def joints(raw: mne.io.BaseRaw) -> list[float]:
+    """Seconds from the start at which the signal jumps: every JOINT but one at the start itself."""
+    onsets = [note["onset"] - began(raw) for note in raw.annotations if JOINT.fullmatch(note["description"])]
+    return [onset for onset in onsets if onset * raw.info["sfreq"] > 1]
+
+
+def began(raw: mne.io.BaseRaw) -> float:
+    """Seconds of the first sample on the clock of the annotations."""
+    return float(raw.first_time) if raw.annotations.orig_time is not None else 0.0
+
+
 def matching_event(wanted: str, names: Sequence[str]) -> str | None:
     """The event that is meant: the name itself, or "S1" or "S  1" for BrainVision's "Stimulus/S  1"."""
     if wanted in names:
@@ -188,20 +246,21 @@ def read_any_trials(
     if too_high := [f for f in reading.notch if f + 1 >= recorded_hz / 2]:
         raise BadRecording(f"notch={too_high[0]:g}: recorded at {recorded_hz:g} Hz, it has nothing there; leave it out")
     events = event_times(raw) if reading.events else []
+    if reading.events:
+        check_stim(raw, {name for names in reading.events for name in names})
     signal, unfiltered = _signal(raw, reading, preprocessing.sfreq)
     flat, clipped = check_signal(unfiltered, reading.electrodes, recorded_hz)
     if recorded_hz != preprocessing.sfreq:
         remarks.append(f"resampled from {recorded_hz:g} to {preprocessing.sfreq:g} Hz")
     if reading.events:
-        cues, labels = _class_events(events, reading.events)
+        cues, labels = _class_events(events, reading.events, recorded_hz)
         starts = np.round(cues * preprocessing.sfreq / recorded_hz).astype(int) + preprocessing.first_sample
         remarks += _overlaps(starts, labels, preprocessing)
     else:
         starts, labels, preprocessing = stretches(signal.shape[1], preprocessing)
     inside = (starts >= 0) & (starts + preprocessing.n_times <= signal.shape[1])
-    began = raw.first_time if raw.annotations.orig_time is not None else 0.0
-    whole = ~beside_joint(raw.annotations, starts, preprocessing, began)
-    kept = inside & whole & ~marked_bad(raw.annotations, starts, preprocessing, began)
+    whole = ~beside_joint(raw, starts, preprocessing)
+    kept = inside & whole & ~marked_bad(raw.annotations, starts, preprocessing, began(raw))
     if n_joined := int((inside & ~whole).sum()):
         remarks.append(f"{n_joined} trials dropped: the recording was paused or cut in or beside them")
     report = RecordingReport(
@@ -222,16 +281,21 @@ def read_any_trials(
     return bandpass_trials(signal, starts[kept], preprocessing), labels[kept].astype(np.int64), report
 
 
-def beside_joint(
-    annotations: mne.Annotations, starts: np.ndarray, preprocessing: Preprocessing, began: float
-) -> np.ndarray:
-    """Whether a trial [n_trials], with the signal that the filter needs around it, reaches over a JOINT behind the
-    recording's start. began: seconds of the first sample on the annotations' clock.
-    """
+def read_whole(raw: mne.io.BaseRaw, preprocessing: Preprocessing, reading: Reading) -> np.ndarray:
+    """What `read_any_trials` cuts trials from, whole and band-passed: float32 [n_electrodes, n_times], volts."""
+    signal, _ = _signal(raw, reading, preprocessing.sfreq)
+    low, high = preprocessing.l_freq, preprocessing.h_freq
+    filtered = mne.filter.filter_data(
+        signal, preprocessing.sfreq, l_freq=low, h_freq=high, fir_design="firwin", verbose="ERROR"
+    )
+    return filtered.astype(np.float32)
+
+
+def beside_joint(raw: mne.io.BaseRaw, starts: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """Whether a trial [n_trials], with the signal that the filter needs around it, reaches over one of `joints`."""
     half = len(fir_kernel(preprocessing.sfreq, preprocessing.l_freq, preprocessing.h_freq)) // 2
-    joints = [(n["onset"] - began) * preprocessing.sfreq for n in annotations if JOINT.fullmatch(n["description"])]
     found = np.zeros(len(starts), dtype=bool)
-    for joint in (joint for joint in joints if joint > 1):
+    for joint in (seconds * preprocessing.sfreq for seconds in joints(raw)):
         found |= (starts - half < joint) & (joint < starts + preprocessing.n_times + half)
     return found
 
@@ -277,14 +341,25 @@ def _named(reference: tuple[str, ...], names: Mapping[str, str], ch_names: Seque
     return found
 
 
-def _class_events(events: Sequence[tuple[str, int]], classes: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
-    """(samples of the cues, labels) of the events of the classes. BadRecording where two are at one sample."""
+def _class_events(
+    events: Sequence[tuple[str, int]], classes: Sequence[Sequence[str]], sfreq: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(samples of the cues, labels) of the events of the classes. BadRecording where two are at one sample, or nearer
+    than two cues can be.
+    """
     label_of = {name: label for label, names in enumerate(classes) for name in names}
     found = [(sample, label_of[name]) for name, sample in events if name in label_of]
     cues, labels = (np.array(column, dtype=int) for column in (zip(*found, strict=True) if found else ((), ())))
     twice = np.flatnonzero(np.diff(cues) == 0)
     if len(twice):
         raise BadRecording(f"two events of the classes lie at sample {cues[twice[0]]}: one signal under two labels")
+    near = np.flatnonzero(np.diff(cues) < NEAREST_CUES * sfreq)
+    if len(near):
+        first, second = cues[near[0] : near[0] + 2] / sfreq
+        raise BadRecording(
+            f"{len(near)} events of the classes follow another within {NEAREST_CUES:g} s, at {first:.3f} and "
+            f"{second:.3f} s the first: a cue that counts twice (a stim channel that bounces?); clean its events"
+        )
     return cues, labels
 
 

@@ -160,7 +160,7 @@ def _build(folder: Path, jobs: Sequence[ReadJob], *, on_bad: str, workers: int, 
                 label += labels.tolist()
                 reports.append(report)
         if not label:
-            why = bad[0].reason if bad else "no trial fits between their ends"
+            why = bad[0].reason if bad else why_none(reports, jobs[0].preprocessing)
             raise InputError(f"no trial is left of {len(jobs)} recordings, {jobs[0].file} and following: {why}")
         index = {
             "label": label,
@@ -169,6 +169,18 @@ def _build(folder: Path, jobs: Sequence[ReadJob], *, on_bad: str, workers: int, 
             "trials_sha256": digest.hexdigest(),
         }
         write_checked_json(temporary / "index.json", index)
+
+
+def why_none(reports: Sequence[RecordingReport], preprocessing: Preprocessing) -> str:
+    """What became of all the trials of recordings that none was cut from."""
+    lost, bad, all_of_them = (
+        sum(numbers)
+        for numbers in zip(*((report.n_lost, report.n_bad, sum(report.n_of_class)) for report in reports), strict=True)
+    )
+    reaching = f"reach past the recordings' ends (tmin={preprocessing.tmin:g}, tmax={preprocessing.tmax:g})"
+    counts = ((lost, reaching), (bad, "touch what is marked bad"))
+    found = [f"{n} of {all_of_them} {what}" for n, what in counts if n]
+    return ", ".join(found) or "no trial fits between their ends"
 
 
 def bad_recording(file: Path, reason: str) -> InputError:

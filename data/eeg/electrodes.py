@@ -42,7 +42,8 @@ def standard_name(name: str, montage: str = DEFAULT_MONTAGE) -> str | None:
 
 @dataclass(frozen=True)
 class Channels:
-    """names: {channel of the file: electrode}, in the file's order; others: its channels that are no electrode.
+    """names: {channel of the file: electrode}, in the file's order; others: those that are no electrode, stim
+    channels apart.
 
     positions: metres, [n_electrodes, 3], x to the right ear, y to the nose, z up. from_file: whether they are the
     file's own.
@@ -83,7 +84,8 @@ def channels_of(info: mne.Info, montage: str | None) -> Channels:
         if by_file
         else standard_positions(tuple(names.values()), montage or DEFAULT_MONTAGE)
     )
-    return Channels(names, tuple(name for name in info.ch_names if name not in names), positions, by_file)
+    others = tuple(name for name in info.ch_names if name not in names and kinds[name] != "stim")
+    return Channels(names, others, positions, by_file)
 
 
 @functools.cache

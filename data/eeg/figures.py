@@ -35,7 +35,7 @@ def recording_figures(data: EegData, recording: int = 0) -> dict[str, Figure]:
         labelled, times = (data.label >= 0).all(), data.times
         if labelled and times[-1] - times[0] >= SHORTEST_SPECTRUM:
             figures["spectrum_topomaps"] = spectrum_topomaps(read_epochs(file, data.preprocessing), title)
-        if covers_task(data):
+        if covers_task(data) and people_with_both(data):
             figures["contralateral_topomap"] = contralateral_topomap(data)
     return figures
 
@@ -55,7 +55,7 @@ def own_figures(data: EegData, recording: int, title: str) -> dict[str, Figure]:
             figures["raw_traces"] = raw_traces(raw, f"{title}, first trials", start=0)
         if len(epochs) and data.times[-1] - data.times[0] >= SHORTEST_SPECTRUM:
             figures["spectrum_topomaps"] = spectrum_topomaps(epochs, title)
-        if covers_task(data) and len(data.classes) == 2:
+        if covers_task(data) and len(data.classes) == 2 and people_with_both(data):
             figures["contralateral_topomap"] = contralateral_topomap(data)
     return figures
 
@@ -64,6 +64,11 @@ def covers_task(data: EegData) -> bool:
     """Whether the trials are labelled and reach over TASK_WINDOW."""
     times = data.times
     return bool((data.label >= 0).all() and times[0] <= TASK_WINDOW[0] and TASK_WINDOW[1] <= times[-1])
+
+
+def people_with_both(data: EegData) -> list[int]:
+    """The subjects that have trials of two classes."""
+    return [int(s) for s in np.unique(data.subject) if len(np.unique(data.label[data.subject == s])) == 2]
 
 
 def raw_traces(raw: mne.io.BaseRaw, title: str, start: float = 12) -> Figure:
@@ -110,7 +115,7 @@ def contralateral_map(data: EegData) -> np.ndarray:
     over subjects.
 
     Imagining a fist weakens mu on the opposite side: negative on the left (C3), positive on the right (C4).
-    The trials must cover TASK_WINDOW.
+    The trials must cover TASK_WINDOW, and somebody's be of both classes.
     """
     inside = (data.times >= TASK_WINDOW[0]) & (data.times <= TASK_WINDOW[1])
     band = scipy.signal.butter(4, MU_BAND, "bandpass", fs=data.sfreq, output="sos")
@@ -120,8 +125,7 @@ def contralateral_map(data: EegData) -> np.ndarray:
         power[trial] = 10 * np.log10(np.maximum((mu**2).mean(axis=1), 1e-24))
     differences = [
         power[own & (data.label == 1)].mean(axis=0) - power[own & (data.label == 0)].mean(axis=0)
-        for own in (data.subject == subject for subject in np.unique(data.subject))
-        if len(np.unique(data.label[own])) == 2
+        for own in (data.subject == subject for subject in people_with_both(data))
     ]
     return np.mean(differences, axis=0)
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.files import hash_of
-from data.eeg.any_format import READING_VERSION
+from data.eeg.any_format import READING_VERSION, Reading
 from data.eeg.cache import Excluded, bad_recording, cached_trials, reports_of
 from data.eeg.eegmmi import RECORDINGS_PER_WORKER, plan_eegmmi
 from data.eeg.electrodes import electrode_info, standard_positions
@@ -54,7 +54,8 @@ class EegData:
     ch_names, positions: of the electrodes; metres in the head's frame [n_chans, 3], x to the right, y to the nose.
     dataset: the name of the source. fingerprint: SHA-256 of everything the trials depend on (settings,
     the bytes of every recording, MNE's version); it also names the folder they are kept in. recordings: what
-    was found in each. excluded: what was left out; notes: what else was. files: where each recording lies.
+    was found in each. excluded: what was left out; notes: what else was. files: where each recording lies. reading: how
+    recordings of one's own are read.
     """
 
     dataset: str
@@ -74,6 +75,7 @@ class EegData:
     classes: tuple[str, ...] = LEFT_RIGHT
     names: Names = field(default_factory=Names)
     notes: tuple[str, ...] = ()
+    reading: Reading | None = None
 
     @property
     def sfreq(self) -> float:
@@ -340,4 +342,5 @@ def _assemble(
         classes=plan.classes,
         names=plan.names,
         notes=plan.notes,
+        reading=plan.jobs[0].reading,
     )

@@ -59,8 +59,8 @@ def find_recordings(folder: Path, pattern: str | None = None, table: Path | None
     """The recordings under `folder` and whose they are; InputError where that is not clear.
 
     pattern: the end of a file's path without its suffix, such as "{subject}_{run}" or "{subject}/block{run}", with
-    {subject}, {session}, {run}, and * for anything else. table: CSV or TSV with the columns file, subject and perhaps
-    session and run.
+    {subject}, {session}, {run}, and * for anything else. table: CSV (, or ;) or TSV with the columns file, subject and
+    perhaps session and run.
     """
     if table is not None:
         if pattern is not None:
@@ -213,7 +213,9 @@ def _read_table(folder: Path, table: Path) -> list[Named]:
         text = table.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"subject_table={str(table)!r}: it cannot be read ({error})") from error
-    rows = list(csv.DictReader(text.splitlines(), delimiter="\t" if "\t" in text.split("\n", 1)[0] else ","))
+    heads = text.split("\n", 1)[0]
+    delimiter = next((mark for mark in "\t;" if mark in heads), ",")  # spreadsheets write ; where , is in numbers
+    rows = list(csv.DictReader(text.splitlines(), delimiter=delimiter))
     if not rows or not {"file", "subject"} <= set(rows[0]):
         raise InputError(
             f"subject_table={str(table)!r} needs a first line with file and subject, and perhaps session and run, and "

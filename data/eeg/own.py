@@ -94,7 +94,9 @@ class Survey:
         lines = [f"left out: {_within(f, self.folder)}: its name does not fit" for f in self.files.unmatched]
         others = Counter(name for found in self.scans.values() for name in found.others)
         if others:
-            lines.append(f"left out: channels that are no known electrode: {_counts(dict(others))}")
+            lines.append(
+                f"left out: channels that are no known electrode, or without a position: {_counts(dict(others))}"
+            )
         bad = Counter(name for found in self.scans.values() for name in found.bad)
         if bad:
             lines.append(f"marked bad in recordings, but read (drop= leaves them out): {_counts(dict(bad))}")

@@ -38,6 +38,7 @@ LEFT_RIGHT_RUNS = (3, 4, 7, 8, 11, 12)
 TRIALS_PER_RUN = 15
 
 ALLOWED_TASK_SECONDS = (3.9, 4.4)  # EEGMMI's T1 and T2 last 4.1 s; the recordings with the wrong clock say 5.125 s
+USUAL_SD_UV = (0.5, 1000.0)  # of a channel, unfiltered, slow drift included; beyond, the unit is likely to be wrong
 MAX_TRIAL_SECONDS = 600.0  # from the cue, before and behind it
 
 
@@ -113,6 +114,8 @@ class RecordingReport:
     @property
     def notes(self) -> str:
         parts = list(self.remarks)
+        if not USUAL_SD_UV[0] <= self.median_sd_uv <= USUAL_SD_UV[1]:
+            parts.append(f"SD {self.median_sd_uv:g} uV, where EEG has 5 to 100: is its unit right?")
         if self.n_lost:
             parts.append(f"{self.n_lost} trials run past the end")
         if self.n_bad:

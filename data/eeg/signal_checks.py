@@ -25,7 +25,10 @@ def check_signal(signal: np.ndarray, ch_names: Sequence[str], sfreq: float) -> t
     flat, clipped = find_faulty_channels(signal, ch_names, sfreq)
     if len(flat) + len(clipped) > max_faulty(len(ch_names)):
         names = " ".join((*flat, *clipped)[:12])
-        raise BadRecording(f"{len(flat)} flat and {len(clipped)} clipped channels of {len(ch_names)} ({names} ...)")
+        unit = f"; all stay within {FLAT_VOLTS:g} V: perhaps their unit is wrong" if len(flat) == len(ch_names) else ""
+        raise BadRecording(
+            f"{len(flat)} flat and {len(clipped)} clipped channels of {len(ch_names)} ({names} ...){unit}"
+        )
     return flat, clipped
 
 
@@ -41,9 +44,10 @@ def check_values(signal: np.ndarray, ch_names: Sequence[str]) -> None:
     wrong = np.flatnonzero(~(highest <= MAX_VOLTS))
     if len(wrong):
         worst = highest[wrong[0]]
-        reaches = f"reaches {worst:.3g} V" if np.isfinite(worst) else "holds values that are not numbers"
+        if np.isnan(worst):
+            raise BadRecording(f"channel {ch_names[wrong[0]]} holds values that are not numbers: repair or drop it")
         raise BadRecording(
-            f"channel {ch_names[wrong[0]]} {reaches}, as do {len(wrong) - 1} others, where EEG stays below "
+            f"channel {ch_names[wrong[0]]} reaches {worst:.3g} V, as do {len(wrong) - 1} others, where EEG stays below "
             f"{MAX_VOLTS:g} V: its unit or its limits in the header are wrong"
         )
 

@@ -162,3 +162,4 @@ def test_the_sign_flip_test_by_hand() -> None:
     """Of 3, 2 and -1 the mean is 4/3; 6 and 4 thirds are as large: +++, ++- and their negatives, 4 of 8 patterns."""
     assert sign_flip_p([3.0, 2.0, -1.0]) == pytest.approx(4 / 8)
     assert sign_flip_p([0.0, 0.0]) == 1.0
+    assert sign_flip_p([0.3]) == least_sign_flip_p(1) == 1.0

@@ -104,9 +104,9 @@ def comparison_text(table: Table, taus: Mapping[float, Mapping[str, float]]) -> 
     )
 
 
-def plot_label_shares(table: Table, baselines: Mapping[str, Result], title: str) -> Figure:
+def plot_label_shares(table: Table, baselines: Mapping[str, Result], title: str, n_classes: int) -> Figure:
     """Accuracy per trial, mean over subjects with its interval, over the share of the labels; baselines with all
-    labels.
+    labels; what guessing has, in red.
     """
     figure = Figure(figsize=(7, 4.4), layout="constrained")
     axis = figure.subplots()
@@ -121,7 +121,7 @@ def plot_label_shares(table: Table, baselines: Mapping[str, Result], title: str)
         mean = baselines[name].interval[0]
         axis.axhline(mean, color=colour, linestyle=":", linewidth=1)
         axis.annotate(f"{name}, all labels", (100 * shares[0], mean), fontsize=7, va="bottom", color=colour)
-    axis.axhline(0.5, color="red", linewidth=0.6)
+    axis.axhline(1 / n_classes, color="red", linewidth=0.6)
     axis.set_xscale("log")
     axis.set_xticks([100 * share for share in shares], [f"{percent(share)} %" for share in shares])
     axis.minorticks_off()
@@ -238,9 +238,8 @@ def record_comparison(
     what = f"{config.dataset}, {config.split}"
     table = results_by_share(fits, results, windows, folds)
     baselines = {name: result for name, result in results.items() if name not in NAMES}
-    run.log_figure(
-        plot_label_shares(table, baselines, f"Does pre-training help? {what}"), "figures/label_fractions.png"
-    )
+    figure = plot_label_shares(table, baselines, f"Does pre-training help? {what}", len(data.classes))
+    run.log_figure(figure, "figures/label_fractions.png")
     starts = {key: fit for key, fit in done.items() if key.startswith("pretrain_")}
     plain = {key.removeprefix("pretrain_"): fit["curve"] for key, fit in starts.items() if "_tau_" not in key}
     run.log_figure(plot_pretraining(plain, f"pre-training: {what}"), "figures/pretraining.png")
@@ -255,7 +254,7 @@ def record_comparison(
         )
     fold = folds[-1]
     figure = plot_embeddings(
-        shown, data, windows, fold, device=device, seed=config.seed, title=f"Test windows of {fold.name}: {what}"
+        shown, data, windows, fold, device=device, seed=config.seed, title=f"Test windows of the last fold: {what}"
     )
     run.log_figure(figure, "figures/embeddings.png")
     metrics: dict[str, float] = {}

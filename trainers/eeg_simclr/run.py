@@ -201,7 +201,8 @@ def run_neighbour(config: EegSimclrConfig, trial: StudyTrial | None = None) -> i
             metrics, alias = results[OWN].metrics(OWN), session.trial.alias
             register_neighbour(run, config, data, network=final, reference=reference, metrics=metrics, alias=alias)
         common = results_text(config, data, OWN, results=results, leakage=leakage)
-        text = render_summary(Path(__file__).parent, results=common, comparison=None, found=found, best=ALL)
+        parts_of_text = {"results": common, "comparison": None, "found": found, "best": ALL, "is_own": data.is_own}
+        text = render_summary(Path(__file__).parent, **parts_of_text)
         end_with_summary(session, text, leakage, seconds=time.monotonic() - began)
     return session.status
 

@@ -3,6 +3,7 @@
 from common.errors import InputError
 from trainers.eeg_simclr.config import OWN, PRESETS, EegSimclrConfig
 from trainers.eeg_simclr.run import run_eeg_simclr
+from training.eeg.config import presets_of
 from training.eeg.tuning import (
     EVERY_RUN,
     EVERY_TRIAL,
@@ -36,6 +37,7 @@ TARGET = Target(
     name="eeg_simclr",
     config=EegSimclrConfig,
     presets=PRESETS,
+    presets_of=presets_of,
     train=run_eeg_simclr,
     space=SPACE,
     objectives=OBJECTIVES,

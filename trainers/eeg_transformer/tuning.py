@@ -3,6 +3,7 @@
 from common.errors import InputError
 from trainers.eeg_transformer.config import OWN, PRESETS, EegTransformerConfig
 from trainers.eeg_transformer.run import run_eeg_transformer
+from training.eeg.config import presets_of
 from training.eeg.tuning import (
     EVERY_RUN,
     EVERY_TRIAL,
@@ -34,6 +35,7 @@ TARGET = Target(
     name="eeg_transformer",
     config=EegTransformerConfig,
     presets=PRESETS,
+    presets_of=presets_of,
     train=run_eeg_transformer,
     space=SPACE,
     objectives=OBJECTIVES,

@@ -140,11 +140,11 @@ def plot_over_length(
     return figure
 
 
-def plot_labelling(labelled: Sequence[Labelled], dataset: str) -> Figure:
+def plot_labelling(labelled: Sequence[Labelled], dataset: str, states: Sequence[str]) -> Figure:
     """Balanced accuracy, time and memory against the number of tokens that the same recording is cut into."""
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     panels: list[tuple[str, Callable[[Labelled], float]]] = [
-        ("balanced accuracy (chance 0.333)", lambda row: row.balanced[0]),
+        (f"balanced accuracy (chance {1 / len(states):.3f})", lambda row: row.balanced[0]),
         ("seconds a recording", lambda row: row.seconds),
         # No growth has no place on a logarithmic axis.
         ("growth of peak memory, megabytes", lambda row: row.megabytes if row.megabytes > 0 else math.nan),
@@ -161,13 +161,15 @@ def plot_labelling(labelled: Sequence[Labelled], dataset: str) -> Figure:
         tokens = sorted({row.n_tokens for row in labelled})
         axis.set_xticks(tokens, [f"{n:,}" for n in tokens])
         axis.minorticks_off()  # their labels would overlap
-        axis.set_xlabel("tokens of a two-minute recording")
+        axis.set_xlabel("tokens of a whole recording")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
         if label.startswith("balanced"):
-            axis.axhline(1 / 3, color="grey", linestyle=":", linewidth=0.8)
+            axis.axhline(1 / len(states), color="grey", linestyle=":", linewidth=0.8)
             axis.legend(frameon=False, fontsize=8)
         else:
             axis.set_yscale("log")
-    figure.suptitle(f"{dataset}: rest, left or right at every sample of whole recordings", fontsize=10)
+    figure.suptitle(
+        f"{dataset}: {', '.join(states[:-1])} or {states[-1]} at every sample of whole recordings", fontsize=10
+    )
     return figure

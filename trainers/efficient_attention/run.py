@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,8 +23,9 @@ from torch import nn
 
 from common.errors import InputError
 from common.progress import Progress
-from data.eeg.labelling import Recording, whole_recordings
+from data.eeg.labelling import Recording, cycle_seconds, labels_without_signal, states_of, whole_recordings
 from data.eeg.load import EegData
+from data.eeg.recording import RecordingReport
 from data.eeg.sources import EEG_SOURCES
 from data.eeg.splits import Fold, shuffled_labels
 from data.eeg.windows import Windows
@@ -79,6 +80,8 @@ from training.session import Session
 from training.summary import render_summary
 from training.trial import StudyTrial
 
+R = TypeVar("R", Recording, RecordingReport)
+
 
 def labelled_subjects(config: EfficientAttentionConfig, data: EegData) -> list[int]:
     """The subjects whose whole recordings are labelled."""
@@ -86,24 +89,20 @@ def labelled_subjects(config: EfficientAttentionConfig, data: EegData) -> list[i
 
 
 def check_recordings(config: EfficientAttentionConfig, data: EegData) -> None:
-    """InputError for labelling or streaming of recordings whose rest has no label, or in longer parts than the
-    recordings have; they come last, after all folds.
+    """InputError for labelling or streaming without recordings to train on and to test on, of states that are not
+    there, or in longer parts than the recordings have; they come last, after all folds.
     """
     if not config.label_patches:
         return
-    if data.is_own:
-        raise InputError(
-            f"label_patches: whole recordings are labelled by EEGMMI's T0, T1 and T2; give label_patches=none for "
-            f"dataset={config.dataset}"
-        )
     subjects = labelled_subjects(config, data)
     if config.label_test == "people" and len(subjects) < 2:
         raise InputError(
             "label_test=people: labelling trains on some subjects and tests on others, and there is one; give more, or "
             "label_test=runs"
         )
+    check_states(config, data, subjects)
     shortest = round(min(r.seconds for r in data.recordings if r.subject in subjects) * data.sfreq)
-    trained_on = shortest - latest_start(data.sfreq)
+    trained_on = shortest - latest_start(data.sfreq, cycle_seconds(data, subjects))
     for field, longest in (("label_patches", max(config.label_patches)), ("stream_patch", config.stream_patch)):
         if longest > trained_on:
             raise InputError(
@@ -123,6 +122,29 @@ def check_recordings(config: EfficientAttentionConfig, data: EegData) -> None:
             f"a recording, in pieces of stream_piece={config.stream_piece} and stream_seconds={config.stream_seconds}; "
             f"give at most {compared}"
         )
+
+
+def check_states(config: EfficientAttentionConfig, data: EegData, subjects: Sequence[int]) -> None:
+    """InputError unless there are recordings to train on, with samples of every state, and others to test on."""
+    reports = [report for report in data.recordings if report.subject in subjects]
+    train, test = labelling_split(reports, config.label_test)
+    if not train or not test:
+        raise InputError(
+            f"label_test={config.label_test}: nobody has two recordings, and labelling trains on a person's others and "
+            "tests on the last; give label_test=people, or label_patches=none"
+        )
+    if data.reading is None:  # EEGMMI's annotations were checked when its trials were cut
+        return
+    states, label_of = states_of(data), labels_without_signal(data, subjects)
+    latest = latest_start(data.sfreq, cycle_seconds(data, subjects))
+    for what, part, first in (("train", train, latest), ("test", test, 0)):
+        found = np.concatenate([label_of[report.subject, report.run][first:] for report in part])
+        if missing := [name for k, name in enumerate(states) if not (found == k).any()]:
+            raise InputError(
+                f"label_patches: no sample is {missing[0]} in the recordings to {what} on ({part[0].file} ...): a task "
+                "lasts as long as its event, or until tmax, and rest is what no event covers; give "
+                "label_patches=none, or another label_test or tmax"
+            )
 
 
 @torch.no_grad()
@@ -242,26 +264,29 @@ def record_tasks(run: AnyRun, config: EfficientAttentionConfig, data: EegData, d
             plot_over_length(recall, "share of right answers", "Associative recall", share=True), "figures/recall.png"
         )
     if labelled:
-        run.log_figure(plot_labelling(labelled, config.dataset), "figures/labelling.png")
-    people = EEG_SOURCES[config.dataset].people
+        run.log_figure(plot_labelling(labelled, config.dataset, states_of(data)), "figures/labelling.png")
+    people = f"people of {config.dataset}" if data.is_own else EEG_SOURCES[config.dataset].people
     what = f"{people[0].upper()}{people[1:]}, {config.label_test} that training did not see"
-    return tasks_report(recall, labelled, streamed, what, on_gpu=device.type == "cuda")
+    return tasks_report(recall, labelled, streamed, what, states=states_of(data), on_gpu=device.type == "cuda")
 
 
 def label_plans(
-    config: EfficientAttentionConfig, n_chans: int, n_times: int, sfreq: float
+    config: EfficientAttentionConfig, data: EegData, subjects: Sequence[int], n_times: int
 ) -> tuple[list[LabelSizes], list[LabelSizes]]:
     """(what is trained to label recordings of n_times samples, the causal networks for streaming)."""
+    cycle, n_states = cycle_seconds(data, subjects), len(states_of(data))
 
     def plan(name: str, patch_len: int, causal: bool = False) -> LabelSizes:
         return LabelSizes(
             name,
             patch_len,
-            n_chans=n_chans,
+            n_chans=len(data.ch_names),
             n_times=n_times,
-            sfreq=sfreq,
+            sfreq=data.sfreq,
             epochs=config.label_epochs,
             causal=causal,
+            n_states=n_states,
+            cycle_seconds=cycle,
         )
 
     plans = [
@@ -273,7 +298,7 @@ def label_plans(
     return plans, [plan(name, config.stream_patch, causal=True) for name in config.stream_mechanisms]
 
 
-def labelling_split(recordings: Sequence[Recording], by: str) -> tuple[list[Recording], list[Recording]]:
+def labelling_split(recordings: Sequence[R], by: str) -> tuple[list[R], list[R]]:
     """(to train on, to test on). by: "runs", each subject's last one is tested on; "people", the last third of them."""
     subjects = list(dict.fromkeys(r.subject for r in recordings))
     last = {s: max(r.run for r in recordings if r.subject == s) for s in subjects}
@@ -293,7 +318,7 @@ def label_and_stream(
         recordings = [whitened(recording) for recording in recordings]
     train, test = labelling_split(recordings, config.label_test)
     n_times = max(r.signal.shape[1] for r in recordings)
-    whole, causal = label_plans(config, len(data.ch_names), n_times, data.sfreq)
+    whole, causal = label_plans(config, data, subjects, n_times)
     plans = [*whole, *causal]
     progress = Progress(len(plans) * config.label_epochs, unit="labelling epoch")
     measured = config.memory and device.type == "cpu"
@@ -307,7 +332,7 @@ def label_and_stream(
         labelled.append(replace(row, megabytes=megabytes))
         metrics = {
             "label_balanced_accuracy": row.balanced[0],
-            "label_left_right": row.left_right,
+            "label_within_tasks": row.within_tasks,
             "label_seconds": row.seconds,
             "label_megabytes": megabytes,
         }

@@ -1,8 +1,9 @@
 """Two tasks on which the length of the sequence matters, and a recording labelled as it comes in: part of
 `efficient_attention`.
 
-Recall has a known answer that no token holds alone. Labelling gives every sample of a whole two-minute recording a
-state (rest, left, right); the same recording is cut into more and more, shorter and shorter slices.
+Recall has a known answer that no token holds alone. Labelling gives every sample of a whole recording a state (rest,
+left, right; of recordings of one's own, rest or one of their classes); the same recording is cut into more and more,
+shorter and shorter slices.
 """
 
 import math
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor, nn
 
-from data.eeg.labelling import STATES, UNLABELLED, Recording
+from data.eeg.labelling import CYCLE_SECONDS, STATES, UNLABELLED, Recording
 from data.recall import recall_sequences
 from evaluation.classification import mean_interval, paired_interval
 from models.attention.spec import AttentionSpec
@@ -30,7 +31,6 @@ from training.eeg.load import SHRINKAGE
 from training.summary import render_text
 
 N_VALUES = 8
-CYCLE_SECONDS = 8.3  # rest and task of EEGMMI's protocol
 
 Note = Callable[[str], None]
 
@@ -93,7 +93,9 @@ def recall_accuracy(name: str, sizes: RecallSizes, seed: int, device: torch.devi
 
 @dataclass(frozen=True)
 class LabelSizes:
-    """The network that labels recordings, and how it is trained. window: of `local`; None for its usual one."""
+    """The network that labels recordings, and how it is trained. window: of `local`; None for its usual one.
+    cycle_seconds: see `data.eeg.labelling`.
+    """
 
     mechanism: str
     patch_len: int
@@ -107,6 +109,8 @@ class LabelSizes:
     n_layers: int = 2
     dropout: float = 0.1
     lr: float = 0.003
+    n_states: int = len(STATES)
+    cycle_seconds: float = CYCLE_SECONDS
     window: int | None = None
 
     @property
@@ -118,7 +122,7 @@ class LabelSizes:
             torch.manual_seed(seed)
             return RecordingTransformer(
                 self.n_chans,
-                len(STATES),
+                self.n_states,
                 patch_len=self.patch_len,
                 d_model=self.d_model,
                 n_heads=self.n_heads,
@@ -135,9 +139,10 @@ class Labelled:
     """What one mechanism reached at one patch length. Accuracies are means over the test recordings' samples, in [0,
     1].
 
-    accuracy: of all three states; balanced: mean over the states (chance 1/3), with its interval over subjects;
-    left_right: within tasks, of the two hands (chance 1/2). seconds, megabytes: inference on one recording, one CPU
-    thread or the GPU; growth of peak memory in a fresh process. by_subject: balanced accuracy of each.
+    accuracy: of all states; balanced: mean over the states (of EEGMMI three: chance 1/3), with its interval over
+    subjects; within_tasks: of the class, where there is one (of EEGMMI's two hands: chance 1/2). seconds, megabytes:
+    inference on one recording, one CPU thread or the GPU; growth of peak memory in a fresh process. by_subject:
+    balanced accuracy of each.
     """
 
     mechanism: str
@@ -145,7 +150,7 @@ class Labelled:
     n_tokens: int
     accuracy: float
     balanced: tuple[float, float, float]
-    left_right: float
+    within_tasks: float
     training_seconds: float
     seconds: float
     megabytes: float = math.nan
@@ -167,9 +172,9 @@ def scale_of(recordings: Sequence[Recording]) -> np.ndarray:
     return (1 / np.sqrt(np.mean([r.signal.var(axis=1) for r in recordings], axis=0)))[:, None].astype(np.float32)
 
 
-def latest_start(sfreq: float) -> int:
+def latest_start(sfreq: float, cycle_seconds: float) -> int:
     """The last sample that training on a recording begins at."""
-    return round(CYCLE_SECONDS * sfreq) - 1
+    return max(0, round(cycle_seconds * sfreq) - 1)
 
 
 def train_labeller(
@@ -180,14 +185,16 @@ def train_labeller(
     rest."""
     network = sizes.build(seed).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), sizes.lr, weight_decay=0.01)
+    latest = latest_start(sizes.sfreq, sizes.cycle_seconds)
+    train = [recording for recording in train if (recording.label[latest:] >= 0).any()]
     # The states are not equally frequent: rest is half of the time.
-    counts = np.sum([np.bincount(r.label[r.label >= 0], minlength=len(STATES)) for r in train], axis=0)
-    weight = torch.tensor(counts.sum() / (len(STATES) * np.maximum(counts, 1)), dtype=torch.float32, device=device)
+    counts = np.sum([np.bincount(r.label[r.label >= 0], minlength=sizes.n_states) for r in train], axis=0)
+    weight = torch.tensor(counts.sum() / (sizes.n_states * np.maximum(counts, 1)), dtype=torch.float32, device=device)
     dice = np.random.default_rng(seed)
     total, update = sizes.epochs * len(train), 0
     for epoch in range(sizes.epochs):
         for i in dice.permutation(len(train)):
-            first = int(dice.integers(latest_start(sizes.sfreq) + 1))
+            first = int(dice.integers(latest + 1))
             x = torch.from_numpy(train[i].signal[None, :, first:] * scale).to(device)
             label = torch.from_numpy(train[i].label[first:]).to(device)
             rate = min(1.0, (update + 1) / (0.1 * total)) * 0.5 * (1 + math.cos(math.pi * update / total))
@@ -217,20 +224,23 @@ def per_sample(logits: Tensor, n_times: int, patch_len: int) -> Tensor:
 def label_scores(
     network: RecordingTransformer, test: Sequence[Recording], scale: np.ndarray, device: torch.device
 ) -> tuple[float, dict[int, float], float]:
-    """(accuracy, balanced accuracy of each subject, accuracy of the hand within tasks)."""
+    """(accuracy, balanced accuracy of each subject, accuracy of the class within tasks)."""
     by_subject: dict[int, list[float]] = {}
-    right, hands = [], []
+    right, within = [], []
     for recording in test:
         x = torch.from_numpy(recording.signal[None] * scale).to(device)
         logits = per_sample(network(x)[0], len(recording.label), network.patch_len).cpu().numpy()
         known = recording.label >= 0
+        if not known.any():
+            continue
         logits, label = logits[known], recording.label[known]
         right.append((logits.argmax(1) == label).mean())
         task = label > 0
-        hands.append((logits[task, 1:].argmax(1) + 1 == label[task]).mean())
+        if task.any():
+            within.append((logits[task, 1:].argmax(1) + 1 == label[task]).mean())
         by_subject.setdefault(recording.subject, []).append(balanced_accuracy_score(label, logits.argmax(1)))
     balanced = {subject: float(np.mean(values)) for subject, values in by_subject.items()}
-    return float(np.mean(right)), balanced, float(np.mean(hands))
+    return float(np.mean(right)), balanced, float(np.mean(within))
 
 
 @torch.inference_mode()
@@ -271,14 +281,14 @@ def label_recordings(
     began = time.monotonic()
     network = train_labeller(sizes, train, scale=scale, seed=seed, device=device, note=note)
     training_seconds = time.monotonic() - began
-    accuracy, by_subject, hands = label_scores(network, test, scale, device)
+    accuracy, by_subject, within = label_scores(network, test, scale, device)
     return network, Labelled(
         f"{sizes.mechanism}, causal" if sizes.causal else sizes.mechanism,
         sizes.patch_len,
         sizes.n_tokens,
         accuracy=accuracy,
         balanced=mean_interval(list(by_subject.values())),
-        left_right=hands,
+        within_tasks=within,
         training_seconds=training_seconds,
         seconds=inference_seconds(network, torch.from_numpy(test[0].signal[None] * scale).to(device)),
         by_subject=by_subject,
@@ -360,6 +370,8 @@ def tasks_report(
     labelled: Sequence[Labelled],
     streamed: Sequence[Streamed],
     what: str,
+    *,
+    states: Sequence[str] = STATES,
     on_gpu: bool = False,
 ) -> str:
     """What the tasks gave, in Markdown, from the figures alone: the template tasks.md.j2. on_gpu: where labelling was
@@ -370,6 +382,8 @@ def tasks_report(
     return render_text(
         Path(__file__).parent / "tasks.md.j2",
         what=what,
+        states=states,
+        classes="hand" if tuple(states) == STATES else "class",
         on_gpu=on_gpu,
         guess=1 / N_VALUES,
         recall=recall,

@@ -3,6 +3,7 @@
 from trainers.eeg_transformer.config import PRESETS as TRANSFORMER_PRESETS
 from trainers.efficient_attention.config import PRESETS, EfficientAttentionConfig, transformer_config
 from trainers.efficient_attention.run import run_efficient_attention
+from training.eeg.config import presets_of
 from training.eeg.tuning import (
     EVERY_RUN,
     EVERY_TRIAL,
@@ -46,6 +47,7 @@ TARGET = Target(
     name="efficient_attention",
     config=EfficientAttentionConfig,
     presets=PRESETS,
+    presets_of=presets_of,
     train=run_efficient_attention,
     space=SPACE,
     objectives=OBJECTIVES,

@@ -110,7 +110,11 @@ class EegConfig(OwnRecordingsConfig, MachineConfig, RecordConfig, ResumableConfi
     split: Literal["cross_subject", "within_subject", "cross_session"] = option(
         "cross_subject", "test on other people, on other runs of the same person, or on other sessions"
     )
-    n_folds: int = option(5, "groups of subjects held out in turn; 0: one subject at a time", ge=0)
+    n_folds: int = option(
+        5,
+        "groups of subjects held out in turn (of your own recordings at most one a person); 0: one subject at a time",
+        ge=0,
+    )
     run_folds: int = option(0, "use only this many folds, the first ones, as tune does; 0: all", ge=0)
     fold_seed: OptionalInteger = option(None, "seed of the folds; not given: seed")
     validation_share: float = option(
@@ -206,13 +210,22 @@ def note_without_effect(
 
 
 def presets_for(presets: Mapping[str, Mapping[str, Any]], argv: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The presets of an EEG trainer; for a command line that asks for other data than EEGMMI's, with everybody.
-
-    Numbers of people and runs in presets, and in the defaults, are those of EEGMMI.
-    """
+    """The presets of an EEG trainer for the data set that a command line asks for: see `presets_of`."""
     words = [word.removeprefix("--dataset=") for word in argv]
     asked = [after for word, after in zip(["", *argv], words, strict=False) if word == "--dataset"]
     asked += [word for word, whole in zip(words, argv, strict=True) if word != whole]
-    if not asked or not is_own(asked[-1]):
+    return presets_of(presets, asked[-1] if asked else None)
+
+
+def presets_of(presets: Mapping[str, Mapping[str, Any]], dataset: str | None) -> dict[str, dict[str, Any]]:
+    """The presets of an EEG trainer; for other data than EEGMMI's, with everybody and all runs.
+
+    Numbers of people and runs in presets, and in the defaults, are those of EEGMMI.
+    """
+    if dataset is None or not is_own(dataset):
         return {name: dict(values) for name, values in presets.items()}
-    return {name: {**values, "subjects": "all", "runs": "all"} for name, values in presets.items()}
+    of_eegmmi = ("subjects", "runs", "unlabelled_runs")
+    return {
+        name: {**values, "subjects": "all", "runs": "all", **{f: "all" for f in of_eegmmi if values.get(f) is not None}}
+        for name, values in presets.items()
+    }

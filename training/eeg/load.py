@@ -70,12 +70,20 @@ def load_data(config: EegConfig, quiet: bool) -> tuple[EegData, Windows, list[Fo
     folds = make_folds(
         windows,
         config.split,
-        n_folds=config.n_folds,
+        n_folds=own_folds(config, data) if own else config.n_folds,
         validation_share=config.validation_share,
         seed=fold_seed,
         test_subjects=tested,
     )
     return data, windows, folds[: config.run_folds or None]
+
+
+def own_folds(config: EegConfig, data: EegData) -> int:
+    """`n_folds`, but no more than there are people, and three for three: two folds would leave one to train on."""
+    n_people = len(np.unique(data.subject))
+    if config.n_folds < 2 or n_people < 3:  # allowed, or refused, as for EEGMMI
+        return config.n_folds
+    return 3 if n_people == 3 else min(config.n_folds, n_people)
 
 
 def preprocessing_of(config: EegConfig) -> Preprocessing:

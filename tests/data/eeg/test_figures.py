@@ -1,5 +1,6 @@
 """The figures name their data and are drawn from it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,13 @@ def test_maps_are_left_out_where_the_trial_is_elsewhere_or_too_short(
     cut = Preprocessing(tmin=tmin, tmax=tmax)
     data = load_eeg("simulated", eeg_cache, subjects="1", runs="4,8", preprocessing=cut, quiet=True)
     assert set(recording_figures(data)) == {"raw_traces", "spectrum", *maps}
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")  # numpy's, at the mean of nothing
+def test_there_is_no_map_where_nobody_has_both_classes(simulated: EegData) -> None:
+    kept = (simulated.subject == 1) & (simulated.label == 0) | (simulated.subject == 2) & (simulated.label == 1)
+    columns = {name: getattr(simulated, name)[kept] for name in ("trials", "label", "subject", "run", "trial")}
+    assert "contralateral_topomap" not in recording_figures(replace(simulated, **columns))
 
 
 def test_the_map_is_the_difference_of_log_power() -> None:

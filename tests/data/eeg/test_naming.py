@@ -50,6 +50,8 @@ def test_a_table_says_it_instead(tmp_path: Path) -> None:
     table.write_text("file\tsubject\trun\none.edf\tanna\t1\ndeep/three.edf\tanna\t2\n")
     found = find_recordings(tmp_path, table=table).recordings
     assert [(r.subject, r.run, r.file.name) for r in found] == [("anna", "1", "one.edf"), ("anna", "2", "three.edf")]
+    table.write_text("file;subject;run\none.edf;anna;1\ndeep/three.edf;anna;2\n")  # as spreadsheets write it
+    assert find_recordings(tmp_path, table=table).recordings == found
     table.write_text("file,subject\nfour.edf,anna\n")
     with pytest.raises(InputError, match=r"line 2: .*four.edf is not there"):
         find_recordings(tmp_path, table=table)

@@ -54,7 +54,7 @@ def test_every_format_gives_the_same_trials(suffix: str, folders: dict[str, Path
     table = data.table()
     dropped = "" if suffix == ".gdf" else "; 1 trials dropped: marked bad in the recording"
     assert f"resampled from 250 to 160 Hz{dropped}\n" in table
-    assert re.search(r"channels that are no known electrode: (EEG-)?EOG1 \(2\)", table)
+    assert re.search(r"channels that are no known electrode, or without a position: (EEG-)?EOG1 \(2\)", table)
     assert data.summary()["n_left_hand"] == int((data.label == 0).sum()) > 0
 
 
@@ -255,6 +255,73 @@ def test_bad_input_is_one_clear_line(what: str, words: str, folders: dict[str, P
     with pytest.raises(InputError, match=words) as refused:
         load(folder, tmp_path / "cache", **changes)  # type: ignore[arg-type]
     assert "\n" not in str(refused.value)
+
+
+def with_stim(raw: mne.io.RawArray, bounce: str) -> mne.io.RawArray:
+    """The recording with its events on a stim channel instead, 1 left and 2 right, for 0.2 s; some switch badly."""
+    codes = np.zeros(raw.n_times)
+    for note in raw.annotations:
+        code = {"left_hand": 1, "right_hand": 2}.get(note["description"])
+        first = round((note["onset"] - raw.first_time) * SFREQ)
+        if code:
+            codes[first : first + 50] = code
+            if bounce == "gap":
+                codes[first + 2] = 0
+            elif bounce == "code":
+                codes[first] = 3 - code
+    kinds = [*raw.get_channel_types(), "stim"]
+    info = mne.create_info([*raw.ch_names, "STI"], SFREQ, kinds, verbose="ERROR")
+    return mne.io.RawArray(np.vstack([raw.get_data(), codes]), info, verbose="ERROR")
+
+
+def test_events_of_a_stim_channel_that_switches_cleanly(tmp_path: Path) -> None:
+    raw = own_raw(1, 1, n_trials=6)
+    write_recording(raw.copy(), tmp_path / "a" / "anna_1.fif")
+    write_recording(with_stim(raw, "not"), tmp_path / "b" / "anna_1.fif")
+    expected, found = load(tmp_path / "a", tmp_path / "c"), load(tmp_path / "b", tmp_path / "c", classes=("1", "2"))
+    np.testing.assert_array_equal(found.trials[GOOD[:5]], expected.trials)  # nothing is marked bad
+    np.testing.assert_array_equal(found.label[GOOD[:5]], expected.label)
+    assert "STI" not in found.table()
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("long", r"no trial is left of 1 recordings, .*: 6 of 6 reach past the recordings' ends \(tmin=-1, tmax=100\)"),
+        ("all bad", "6 of 6 touch what is marked bad"),
+        ("gap", r"6 events of the classes follow another within 0.1 s, at 3.000 and 3.012 s the first: a cue that"),
+        ("code", r"its stim channel bounces: code [12] holds for 1 samples before [12], at 3.000 s; clean it"),
+        ("tiny", "32 flat and 0 clipped channels of 32 .*all stay within 1e-06 V: perhaps their unit is wrong"),
+        ("nan", "channel F3 holds values that are not numbers"),
+        ("no names", "none of its channels is an electrode of colin27_1005 .*; give the montage that has these names"),
+        ("slow", "sampled at 50 Hz, it has nothing up to h_freq=30 Hz"),
+    ],
+)
+def test_recordings_that_cannot_be_used_are_refused_in_one_line(what: str, words: str, tmp_path: Path) -> None:
+    raw = own_raw(1, 1, n_trials=6, sfreq=50.0 if what == "slow" else SFREQ)
+    if what == "all bad":
+        whole = mne.Annotations(raw.first_time, raw.times[-1], "bad_all", orig_time=raw.annotations.orig_time)
+        raw.set_annotations(raw.annotations + whole)
+    elif what == "no names":
+        raw.rename_channels({name: f"EEG {k:03d}" for k, name in enumerate(NAMES_32)})
+    elif what in ("tiny", "nan"):
+        raw._data[:32] *= 1e-6 if what == "tiny" else 1
+        raw._data[3, 100] *= np.nan if what == "nan" else 1
+    elif what in ("gap", "code"):
+        raw = with_stim(raw, what)
+    write_recording(raw, tmp_path / "data" / "anna_1.fif")
+    preprocessing = Preprocessing(tmax=100) if what == "long" else Preprocessing()
+    classes = ("left:1", "right:2") if what in ("gap", "code") else HANDS
+    with pytest.raises(InputError, match=words) as refused:
+        load(tmp_path / "data", tmp_path / "c", classes=classes, preprocessing=preprocessing)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_unit_that_is_likely_to_be_wrong_is_said(tmp_path: Path) -> None:
+    raw = own_raw(1, 1, n_trials=6)
+    raw._data *= 1000
+    write_recording(raw, tmp_path / "anna_1.fif")
+    assert re.search(r"SD \S+ uV, where EEG has 5 to 100: is its unit right\?", load(tmp_path, tmp_path).table())
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,16 @@ from data.eeg.own import OwnFiles
 from tests.conftest import PATIENCE
 from tests.data.eeg.own_files import own_raw, write_own, write_recording
 from tests.running import client, environment, run_trainer, runs
+from trainers.eeg_simclr.comparison import NAMES as SIMCLR_NAMES
+from trainers.eeg_simclr.comparison import plot_label_shares
+from trainers.eeg_simclr.config import PRESETS as SIMCLR_PRESETS
 from trainers.eeg_transformer.config import PRESETS, EegTransformerConfig
+from trainers.tune.targets import load_target
 from training.config import parse_config
 from training.eeg.baselines import baseline_inputs, classical_log_probabilities
-from training.eeg.config import presets_for
+from training.eeg.config import presets_for, presets_of
 from training.eeg.load import load_data
+from training.eeg.records import results_text
 from training.eeg.results import Predictions, evaluate, moabb_table
 from training.eeg.slices import ALL, electrode_sets, lateral_mirror
 
@@ -66,6 +71,25 @@ def test_figures_and_tables_follow_the_classes(three: EegData) -> None:
     assert len(rows) == 3
 
 
+def test_the_chance_line_and_the_words_are_those_of_the_classes(three: EegData) -> None:
+    n = len(three.label)
+    log_p = np.log(np.full((n, 3), 0.2) + 0.4 * np.eye(3)[three.label])
+    result = evaluate(Predictions(log_p, three.label, three.subject, np.arange(n), None), seconds=2.5)
+    figure = plot_label_shares({1.0: dict.fromkeys(SIMCLR_NAMES, result)}, {}, "title", 3)
+    chance = [line.get_ydata()[0] for line in figure.axes[0].lines if line.get_color() == "red"]
+    assert chance == [pytest.approx(1 / 3)]
+    folder = three.files[0].parent
+    given = config(folder, "--classes", "left_hand,right_hand,feet", "--network", "windows", "--test_subjects", "02")
+    text = results_text(given, three, "a", {"a": result}, None)
+    assert f"# left_hand or right_hand or feet: a, 3 people of recordings, {n} test trials, split" in text
+    assert "Trained on all others, tested on 02, who are trained on nowhere" in text
+    one = three.subject == 1
+    alone = evaluate(Predictions(log_p[one], three.label[one], three.subject[one], np.flatnonzero(one), None))
+    text = results_text(replace(given, subjects="02,03"), three, "a", {"a": alone}, None)
+    assert "feet: a, 1 person of recordings" in text
+    assert "Trained on subjects 02,03, tested" in text
+
+
 def test_lateral_features_need_a_left_and_a_right(three: EegData) -> None:
     with pytest.raises(
         InputError, match=r"classes left_hand, right_hand, feet are not a left and a right one; .*windows"
@@ -108,6 +132,16 @@ def test_a_command_takes_everybody_and_tests_whom_it_is_told(three: EegData) -> 
         load_data(replace(given, subjects="01,02"), quiet=True)
 
 
+def test_under_mlflow_run_a_relative_table_says_where_it_was_looked_for(
+    three: EegData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = ("--classes", "left_hand,right_hand,feet", "--network", "windows", "--subject_table", "who.csv")
+    config(three.files[0].parent, *argv)
+    monkeypatch.setenv("MLFLOW_RUN_ID", "abc")
+    with pytest.raises(InputError, match=r"subject_table: 'who.csv' is not in .*, the project's folder, .* absolute"):
+        config(three.files[0].parent, *argv)
+
+
 def test_sessions_are_held_out_whole(tmp_path: Path) -> None:
     for subject in (1, 2):
         for session in (1, 2):
@@ -125,6 +159,31 @@ def test_sessions_are_held_out_whole(tmp_path: Path) -> None:
         assert not set(zip(data.subject[tested], data.session[tested], strict=True)) & set(
             zip(data.subject[trained], data.session[trained], strict=True)
         )
+
+
+@pytest.mark.parametrize(("n_folds", "expected"), [(None, 3), (2, 3), (5, 3), (0, 3), (1, None)])
+def test_three_people_make_three_folds(three: EegData, n_folds: int | None, expected: int | None) -> None:
+    """Two folds would leave one person to train on, five need five; what EEGMMI is refused stays refused."""
+    argv = ["--classes", "left_hand,right_hand,feet", "--network", "windows"]
+    given = config(three.files[0].parent, *argv, *(() if n_folds is None else ("--n_folds", str(n_folds))))
+    if expected is None:
+        with pytest.raises(InputError, match="n_folds=1: 3 subjects allow 2 to 3 folds"):
+            load_data(given, quiet=True)
+    else:
+        assert len(load_data(given, quiet=True)[2]) == expected
+
+
+def test_presets_name_no_people_and_runs_of_eegmmi() -> None:
+    for name, preset in presets_of(SIMCLR_PRESETS, "recordings").items():
+        assert (preset["subjects"], preset["runs"]) == ("all", "all")
+        assert preset["unlabelled_runs"] == (None if name == "quick" else "all")
+    assert presets_of(SIMCLR_PRESETS, "physionet") == SIMCLR_PRESETS
+    for name in ("eeg_transformer", "eeg_simclr", "efficient_attention"):
+        target = load_target(name)
+        own = target.build("quick", {"dataset": "recordings", "classes": HANDS})
+        assert (own.subjects, own.runs, own.classes) == ("all", "all", ("left_hand", "right_hand"))
+        assert target.build("quick", {"dataset": "recordings", "subjects": "1,2"}).subjects == "1,2"
+        assert target.build("quick", {}).subjects == (target.presets["quick"] | target.quick)["subjects"]
 
 
 @pytest.mark.parametrize(

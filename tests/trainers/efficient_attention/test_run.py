@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from common.errors import InputError
-from data.eeg.labelling import Recording
-from data.eeg.load import load_eeg
+from data.eeg.labelling import STATES, Recording
+from data.eeg.load import EegData, Preprocessing, load_eeg
+from data.eeg.own import OwnFiles
 from models.attention.spec import MECHANISMS
+from tests.data.eeg.own_files import write_own
 from tests.running import client, run_trainer, runs
 from tests.trainers.eeg_transformer.test_run import TINY, result
 from trainers.efficient_attention.conclusion import conclusion, plot_labelling
@@ -164,6 +166,24 @@ def test_people_are_trained_on_or_tested_on(folder: Path) -> None:
         check_recordings(quick(label_test="people", label_subjects=1), data)
 
 
+def test_recordings_of_ones_own_need_rest_and_another_run(tmp_path: Path) -> None:
+    one = write_own(tmp_path / "one", ".fif", runs=1, n_trials=4)
+    own = OwnFiles(classes=("left_hand", "right_hand"))
+
+    def load(**times: float) -> EegData:
+        asked = {"subjects": "all", "runs": "all", "own": own, "preprocessing": Preprocessing(**times), "quiet": True}
+        return load_eeg("recordings", tmp_path / "cache", one, **asked)
+
+    with pytest.raises(InputError, match=r"label_test=runs: nobody has two recordings.*give label_test=people"):
+        check_recordings(quick(), load())
+    check_recordings(quick(label_test="people"), load())
+    check_recordings(quick(label_patches=()), load())
+    with pytest.raises(
+        InputError, match=r"label_patches: no sample is rest in the .* train on \(sub-01_run-1.fif .*tmax"
+    ):
+        check_recordings(quick(label_test="people"), load(tmax=6.5))  # the cues are 6 s apart
+
+
 def test_the_command_refuses_them_with_status_2_and_no_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.session.start_run", lambda *_, **__: pytest.fail("a run was started"))
     config = quick(
@@ -181,8 +201,8 @@ def test_the_command_refuses_them_with_status_2_and_no_run(folder: Path, monkeyp
 
 def test_memory_that_was_not_measured_is_not_drawn() -> None:
     row = Labelled("sdpa", 160, 125, 0.7, (0.6, 0.5, 0.7), 0.55, 1.0, 0.01)
-    assert len(plot_labelling([row], "simulated").axes) == 2
-    assert len(plot_labelling([row, replace(row, megabytes=5.0)], "simulated").axes) == 3
+    assert len(plot_labelling([row], "simulated", STATES).axes) == 2
+    assert len(plot_labelling([row, replace(row, megabytes=5.0)], "simulated", STATES).axes) == 3
 
 
 @pytest.mark.parametrize(
@@ -258,3 +278,30 @@ def test_a_whole_run(folder: Path) -> None:
         assert f"## {heading}" in text
     assert "| none | 40 | 500 |" in text
     assert "| sdpa | 40 | 500 |" not in text  # longer than label_exact_tokens
+
+
+@pytest.mark.slow
+def test_a_whole_run_on_recordings_of_ones_own(folder: Path) -> None:
+    own = write_own(folder / "own", ".fif", n_trials=8, classes=("left_hand", "right_hand", "feet"))
+    text = run_trainer(
+        folder,
+        "efficient_attention",
+        dataset="recordings",
+        data_dir=own,
+        classes="left_hand,right_hand,feet",
+        epochs=1,
+        updates_per_epoch=1,
+        mechanisms="linear",
+        lengths="5",
+        rounds=1,
+        memory=False,
+        recall_pairs="none",
+        label_patches="160",
+        label_mechanisms="sdpa",
+        label_epochs=1,
+        stream_mechanisms="linear",
+        stream_seconds=20,
+    )
+    assert "left_hand or right_hand or feet: sdpa, 3 people of recordings" in text
+    assert "People of recordings, runs that training did not see: rest, left_hand, right_hand or feet at each" in text
+    assert "sdpa_label_within_tasks" in runs(folder)[-1].data.metrics

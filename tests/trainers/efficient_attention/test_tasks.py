@@ -121,6 +121,26 @@ def test_the_report_follows_from_the_figures() -> None:
     assert "Time and memory: one recording, one CPU thread." in text
 
 
+def test_the_report_names_the_states_of_ones_own_recordings() -> None:
+    row = Labelled("sdpa", 160, 125, 0.7, (0.6, 0.5, 0.7), 0.55, 1.0, 0.01)
+    text = tasks_report({}, [row], [], "People of recordings", states=("rest", "left_hand", "right_hand", "feet"))
+    assert "People of recordings: rest, left_hand, right_hand or feet at each sample" in text
+    assert "chance is 0.250" in text
+    assert "| class, within tasks |" in text
+    usual = tasks_report({}, [row], [], "Simulated subjects, runs")
+    assert "runs: rest, left or right at each sample. Balanced accuracy: chance is 0.333" in usual
+    assert "| hand, within tasks |" in usual
+
+
+def test_as_many_states_as_there_are_and_any_cycle() -> None:
+    train, test = recordings(2, 0), recordings(1, 1)
+    sizes = LabelSizes("linear", 10, 3, 1200, 100.0, 1, n_states=5, cycle_seconds=0.0)
+    network = train_labeller(sizes, train, scale_of(train), 0, CPU, lambda note: None)
+    assert network(torch.zeros(1, 3, 1200)).shape == (1, 120, 5)
+    unlabelled = replace(test[0], label=np.full_like(test[0].label, UNLABELLED))
+    assert label_scores(network, [*test, unlabelled], scale_of(train), CPU)[1][0] >= 0
+
+
 def test_the_report_names_the_device_and_leaves_out_what_was_not_measured() -> None:
     row = Labelled("sdpa", 160, 125, 0.7, (0.6, 0.5, 0.7), 0.55, 1.0, 0.01)
     text = tasks_report({}, [row], [Streamed("delta", 300, 16, 1e-6, 0.5, 0.6, 1600, 6000)], "", on_gpu=True)
