@@ -151,10 +151,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "unlabelled_runs": None,
         "tau_sweep": (0.05, 0.2, 0.5),
     },
-    "physionet": {"unlabelled_runs": "1-14"},
+    "physionet": {},
     "drawn": {
         "pretext": "channel",
-        "unlabelled_runs": "1-14",
         "width": 1.0,
         "kernels": (128, 64, 16, 64),
         "head_width": 1.0,

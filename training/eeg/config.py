@@ -224,8 +224,9 @@ def presets_of(presets: Mapping[str, Mapping[str, Any]], dataset: str | None) ->
     """
     if dataset is None or not is_own(dataset):
         return {name: dict(values) for name, values in presets.items()}
-    of_eegmmi = ("subjects", "runs", "unlabelled_runs")
-    return {
-        name: {**values, "subjects": "all", "runs": "all", **{f: "all" for f in of_eegmmi if values.get(f) is not None}}
+    named = {name for values in presets.values() for name in values} | {"subjects", "runs"}
+    of_eegmmi = named & {"subjects", "runs", "unlabelled_runs"}
+    return {  # None stays: a preset says by it that there are none
+        name: {**values, **{field: "all" for field in of_eegmmi if values.get(field, "") is not None}}
         for name, values in presets.items()
     }
