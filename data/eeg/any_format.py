@@ -241,7 +241,8 @@ def read_any_trials(
     recorded_hz, remarks = float(raw.info["sfreq"]), []
     if recorded_hz <= 2 * preprocessing.h_freq:
         raise BadRecording(
-            f"sampled at {recorded_hz:g} Hz, it has nothing up to h_freq={preprocessing.h_freq:g} Hz: give less"
+            f"sampled at {recorded_hz:g} Hz, a recording has no signal up to h_freq={preprocessing.h_freq:g} Hz: give "
+            "a lower h_freq"
         )
     if too_high := [f for f in reading.notch if f + 1 >= recorded_hz / 2]:
         raise BadRecording(f"notch={too_high[0]:g}: recorded at {recorded_hz:g} Hz, it has nothing there; leave it out")

@@ -161,7 +161,7 @@ def _build(folder: Path, jobs: Sequence[ReadJob], *, on_bad: str, workers: int, 
                 reports.append(report)
         if not label:
             why = bad[0].reason if bad else why_none(reports, jobs[0].preprocessing)
-            raise InputError(f"no trial is left of {len(jobs)} recordings, {jobs[0].file} and following: {why}")
+            raise InputError(f"no trial is left in {len(jobs)} recordings, of which {jobs[0].file} is the first: {why}")
         index = {
             "label": label,
             "recordings": [asdict(report) for report in reports],

@@ -75,7 +75,7 @@ def _files(
             instead = (
                 f"leave them out, such as by subjects={physionet.ranges(whole)}, who are all there"
                 if whole
-                else ("give other subjects or runs")
+                else "give other subjects or runs"
             )
             raise InputError(
                 f"data_dir={str(folder)!r} has {len(found)} of {len(pairs)} recordings; not those of people "
@@ -112,7 +112,7 @@ def _usable(
         if on_bad == "stop":
             raise bad_recording(files[pair], reason)
         if len(reasons) == len(files):
-            raise InputError(f"no recording is left of {len(files)}, {files[pair]} and following: {reason}")
+            raise InputError(f"all {len(files)} recordings are left out, {files[pair]} first: {reason}")
     left = {pair: digest for pair, digest in digests.items() if pair not in reasons}
     return left, [Excluded(*pair, reason) for pair, reason in reasons.items()]
 

@@ -234,7 +234,7 @@ def _readable(found: Survey, exclude: str, on_bad: str) -> tuple[list[Named], di
     wanted = [r for r in wanted if r not in faults]
     if not wanted:
         recording, reason = next(iter(left_out.items()))
-        raise InputError(f"no recording is left of {len(left_out)}, {recording.file} and following: {reason}")
+        raise InputError(f"all {len(left_out)} recordings are left out, {recording.file} first: {reason}")
     return wanted, left_out
 
 
@@ -274,7 +274,7 @@ def _classes(asked: Sequence[str], events: Mapping[str, int], labelled: bool) ->
         return {}
     there = f"the events there are {_counts(events)}"
     if len(asked) < 2:
-        given = f"classes={asked[0]}: one class is nothing to choose between" if asked else "classes: none are given"
+        given = f"classes={asked[0]}: give at least two classes" if asked else "classes: none are given"
         raise InputError(f"{given}; give two or more of the events, as classes=left_hand,right_hand; {there}")
     classes: dict[str, str] = {}
     for part in asked:

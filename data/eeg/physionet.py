@@ -21,7 +21,6 @@ LAYOUT = Path("MNE-eegbci-data/files/eegmmidb/1.0.0")
 
 N_SUBJECTS = 109
 N_RUNS = 14
-IMAGERY_RUNS = (4, 8, 12)
 
 KNOWN_BAD = {
     88: "sampled at 128 Hz, and its task lengths do not add up to the recording",

@@ -251,7 +251,7 @@ def test_a_recording_that_cannot_be_read_stops_or_is_left_out(folder: Path) -> N
     data = load(folder, on_bad="skip")
     assert len(data.trials) == 30
     assert [(entry.run, entry.reason) for entry in data.excluded] == [(8, "it cannot be read (Is a directory)")]
-    with pytest.raises(InputError, match=r"no recording is left of 1, .*S002R08.edf and following: it cannot be read"):
+    with pytest.raises(InputError, match=r"all 1 recordings are left out, .*S002R08.edf first: it cannot be read"):
         load(folder, on_bad="skip", runs="8")
     path.rmdir()
     path.with_suffix(".away").rename(path)
@@ -319,7 +319,7 @@ def test_physionets_bytes_at_another_path_are_named(folder: Path, monkeypatch: p
     for checksums in (True, False):
         with pytest.raises(InputError, match=expected):
             load(folder, checksums=checksums)
-    with pytest.raises(InputError, match=r"no recording is left of 1, .*S002R04.edf and following: the bytes of"):
+    with pytest.raises(InputError, match=r"all 1 recordings are left out, .*S002R04.edf first: the bytes of"):
         load(folder, runs="4", on_bad="skip")
 
 

@@ -228,7 +228,7 @@ def change(folder: Path, what: str) -> dict[str, object]:
         ("pattern", r"subject_pattern='P\{subject\}_\{run\}' fits none of the 2 recordings"),
         (
             "one class",
-            r"classes=left_hand: one class is nothing to choose between; .*left_hand \(6\), right_hand \(6\)",
+            r"classes=left_hand: give at least two classes; .*left_hand \(6\), right_hand \(6\)",
         ),
         ("no class", r"classes: none are given; give two or more of the events"),
         (
@@ -245,7 +245,7 @@ def change(folder: Path, what: str) -> dict[str, object]:
         ("subjects", "'anna' is not among the recordings; there are 01, 02"),
         ("montage name", "montage='biosemi33' is not one of MNE's"),
         ("reference", "reference=M1: it has no channel M1"),
-        ("nobody", "no recording is left of 2"),
+        ("nobody", "all 2 recordings are left out"),
         ("notch", "notch=200: recorded at 250 Hz, it has nothing there; leave it out"),
     ],
 )
@@ -287,14 +287,14 @@ def test_events_of_a_stim_channel_that_switches_cleanly(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("what", "words"),
     [
-        ("long", r"no trial is left of 1 recordings, .*: 6 of 6 reach past the recordings' ends \(tmin=-1, tmax=100\)"),
+        ("long", r"no trial is left in 1 recordings, .*: 6 of 6 reach past the recordings' ends \(tmin=-1, tmax=100\)"),
         ("all bad", "6 of 6 touch what is marked bad"),
         ("gap", r"6 events of the classes follow another within 0.1 s, at 3.000 and 3.012 s the first: a cue that"),
         ("code", r"its stim channel bounces: code [12] holds for 1 samples before [12], at 3.000 s; clean it"),
         ("tiny", "32 flat and 0 clipped channels of 32 .*all stay within 1e-06 V: perhaps their unit is wrong"),
         ("nan", "channel F3 holds values that are not numbers"),
         ("no names", "none of its channels is an electrode of colin27_1005 .*; give the montage that has these names"),
-        ("slow", "sampled at 50 Hz, it has nothing up to h_freq=30 Hz"),
+        ("slow", "sampled at 50 Hz, a recording has no signal up to h_freq=30 Hz"),
     ],
 )
 def test_recordings_that_cannot_be_used_are_refused_in_one_line(what: str, words: str, tmp_path: Path) -> None:
