@@ -23,7 +23,7 @@ from sklearn.metrics import (
 )
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
-CLASSES = ("left", "right")
+LEFT_RIGHT = ("left", "right")
 N_DRAWN = 100_000
 """Draws of guessing among more than two classes: bounds to about 0.001."""
 
@@ -195,7 +195,7 @@ def accuracy_bounds(counts: Sequence[int], level: float = 0.95) -> tuple[float, 
 # figures
 
 
-def plot_confusion(counts: np.ndarray, title: str, classes: Sequence[str] = CLASSES) -> Figure:
+def plot_confusion(counts: np.ndarray, title: str, classes: Sequence[str] = LEFT_RIGHT) -> Figure:
     """The confusion matrix with counts and row shares."""
     side = 0.9 * max(0, len(classes) - 2)
     figure = Figure(figsize=(3.8 + side, 3.6 + side), layout="constrained")
@@ -264,7 +264,7 @@ def plot_positions(
 
 
 def plot_calibration(
-    label: np.ndarray, p: np.ndarray, title: str, bins: int = 10, classes: Sequence[str] = CLASSES
+    label: np.ndarray, p: np.ndarray, title: str, bins: int = 10, classes: Sequence[str] = LEFT_RIGHT
 ) -> Figure:
     """Share of class 1 among trials against its predicted probability; of more than two classes, share of right answers
     against the probability of the class answered. The diagonal is perfect.

@@ -29,14 +29,14 @@ def recording_figures(data: EegData, recording: int = 0) -> dict[str, Figure]:
     with mne.utils.use_log_level("ERROR"):  # MNE's plots announce what they do
         filtered = read_filtered(file, data.preprocessing)
         figures = {
-            "raw_traces": raw_traces(filtered, title),
-            "spectrum": spectrum(read_raw(file), filtered, title),
+            "raw_traces": plot_raw_traces(filtered, title),
+            "spectrum": plot_spectrum(read_raw(file), filtered, title),
         }
         labelled, times = (data.label >= 0).all(), data.times
         if labelled and times[-1] - times[0] >= SHORTEST_SPECTRUM:
-            figures["spectrum_topomaps"] = spectrum_topomaps(read_epochs(file, data.preprocessing), title)
+            figures["spectrum_topomaps"] = plot_spectrum_topomaps(read_epochs(file, data.preprocessing), title)
         if covers_task(data) and people_with_both(data):
-            figures["contralateral_topomap"] = contralateral_topomap(data)
+            figures["contralateral_topomap"] = plot_contralateral_topomap(data)
     return figures
 
 
@@ -52,11 +52,11 @@ def own_figures(data: EegData, recording: int, title: str) -> dict[str, Figure]:
         if len(epochs):
             signal = np.concatenate(list(epochs.get_data()[:3]), axis=1)
             raw = mne.io.RawArray(signal, data.info())
-            figures["raw_traces"] = raw_traces(raw, f"{title}, first trials", start=0)
+            figures["raw_traces"] = plot_raw_traces(raw, f"{title}, first trials", start=0)
         if len(epochs) and data.times[-1] - data.times[0] >= SHORTEST_SPECTRUM:
-            figures["spectrum_topomaps"] = spectrum_topomaps(epochs, title)
+            figures["spectrum_topomaps"] = plot_spectrum_topomaps(epochs, title)
         if covers_task(data) and len(data.classes) == 2 and people_with_both(data):
-            figures["contralateral_topomap"] = contralateral_topomap(data)
+            figures["contralateral_topomap"] = plot_contralateral_topomap(data)
     return figures
 
 
@@ -71,7 +71,7 @@ def people_with_both(data: EegData) -> list[int]:
     return [int(s) for s in np.unique(data.subject) if len(np.unique(data.label[data.subject == s])) == 2]
 
 
-def raw_traces(raw: mne.io.BaseRaw, title: str, start: float = 12) -> Figure:
+def plot_raw_traces(raw: mne.io.BaseRaw, title: str, start: float = 12) -> Figure:
     """The exercise's `raw.plot(start=12, duration=5)`: 20 channels, scaled to the filtered signal."""
     with mne.viz.use_browser_backend("matplotlib"):
         figure = raw.plot(
@@ -88,7 +88,7 @@ def raw_traces(raw: mne.io.BaseRaw, title: str, start: float = 12) -> Figure:
     return _finished(figure)
 
 
-def spectrum(raw: mne.io.BaseRaw, filtered: mne.io.BaseRaw, title: str) -> Figure:
+def plot_spectrum(raw: mne.io.BaseRaw, filtered: mne.io.BaseRaw, title: str) -> Figure:
     """Power spectral density of every channel, as recorded and (the exercise's `raw.compute_psd().plot()`) as
     filtered.
     """
@@ -102,7 +102,7 @@ def spectrum(raw: mne.io.BaseRaw, filtered: mne.io.BaseRaw, title: str) -> Figur
     return _finished(figure)
 
 
-def spectrum_topomaps(epochs: mne.Epochs, title: str) -> Figure:
+def plot_spectrum_topomaps(epochs: mne.Epochs, title: str) -> Figure:
     """The exercise's `epochs.compute_psd().plot_topomap()`: power over the scalp in the classical bands."""
     figure, axes = plt.subplots(1, 5, figsize=(14, 3.2), layout="constrained")  # MNE's five bands
     epochs.compute_psd(verbose="ERROR").plot_topomap(axes=list(axes), show=False)
@@ -130,15 +130,15 @@ def contralateral_map(data: EegData) -> np.ndarray:
     return np.mean(differences, axis=0)
 
 
-def contralateral_topomap(data: EegData) -> Figure:
+def plot_contralateral_topomap(data: EegData) -> Figure:
     """`contralateral_map` on the scalp: blue where right-fist trials have less mu power."""
     n_subjects = len(np.unique(data.subject))
     title = f"{data.dataset}: {n_subjects} subject{'s' if n_subjects > 1 else ''}, 0.5-3.5 s after the cue"
     what = f"{data.classes[1]} - {data.classes[0]}" if data.is_own else "right - left fist"
-    return scalp_map(contralateral_map(data), data, title, f"{what}, mu power (dB)")
+    return plot_scalp_map(contralateral_map(data), data, title, f"{what}, mu power (dB)")
 
 
-def scalp_map(values: np.ndarray, data: EegData, title: str, unit: str) -> Figure:
+def plot_scalp_map(values: np.ndarray, data: EegData, title: str, unit: str) -> Figure:
     """One value a channel [n_chans] on the scalp, red above zero and blue below."""
     info = data.info()
     figure, axis = plt.subplots(figsize=(5, 4.4), layout="constrained")

@@ -5,7 +5,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from data.eeg.figures import scalp_map
+from data.eeg.figures import plot_scalp_map
 from data.eeg.load import EegData
 from data.eeg.splits import Fold
 from data.eeg.windows import Windows
@@ -99,6 +99,6 @@ def record_explanations(
         run.log_figure(plot_attention(maps, config, data), "figures/attention.png")
     loss = occlusion(network, windows, chosen, device)
     title = f"{config.dataset}: log-probability lost without the channel, {fold.name}"
-    run.log_figure(scalp_map(loss, data, title, "nats"), "figures/occlusion.png")
+    run.log_figure(plot_scalp_map(loss, data, title, "nats"), "figures/occlusion.png")
     run.log_dict({name: float(value) for name, value in zip(data.ch_names, loss, strict=True)}, "occlusion.json")
     return [data.ch_names[i] for i in np.argsort(loss)[::-1][:5]]

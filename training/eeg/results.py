@@ -11,7 +11,7 @@ from data.eeg.load import EegData
 from data.eeg.splits import Fold
 from data.eeg.windows import Windows
 from evaluation.classification import (
-    CLASSES,
+    LEFT_RIGHT,
     accuracy_by_position,
     accuracy_by_subject,
     balanced_accuracy,
@@ -170,7 +170,7 @@ def subjects_table(results: Mapping[str, Result], names: Mapping[int, str] | Non
     return "\n".join(rows) + "\n"
 
 
-def chance_verdict(result: Result, classes: Sequence[str] = CLASSES) -> str:
+def chance_verdict(result: Result, classes: Sequence[str] = LEFT_RIGHT) -> str:
     """How the balanced accuracy per trial stands to what guessing reaches in as many trials, in words.
 
     Of the accuracy itself a constant answer reaches the larger class's share. With as many of all classes it is the
