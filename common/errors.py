@@ -1,5 +1,6 @@
 """The error that users see, and the place that turns it, or a signal, into an exit status."""
 
+import errno
 import os
 import re
 import signal
@@ -9,7 +10,6 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
-from common.files import disk_is_full
 from common.parent import stop_without_parent, works_for_another
 
 LONGEST_LINE = 2000
@@ -68,6 +68,18 @@ def is_out_of_memory(error: Exception) -> bool:
         r"out of memory|allocate memory|not enough memory|Storage size calculation overflowed|multiplication overflow"
     )
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(re.search(words, str(error))))
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether the error says that no more can be written: the disk is full, a quota or a limit of sizes is reached."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return True
+    # torch.save and safetensors raise errors of their own.
+    words = (
+        r"No space left on device|PytorchStreamWriter failed writing|unexpected pos \d+ vs \d+|Disk quota exceeded"
+        r"|basic_ios::clear: iostream error"
+    )
+    return error is not None and bool(re.search(words, str(error)))
 
 
 def stop_signals() -> list[signal.Signals]:

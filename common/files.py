@@ -5,7 +5,6 @@ import errno
 import hashlib
 import json
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -17,18 +16,6 @@ from filelock import FileLock, Timeout
 
 CHECKSUM = "sha256"
 """The key under which a checked JSON file holds the hash of all its other keys."""
-
-
-def disk_is_full(error: BaseException | None) -> bool:
-    """Whether the error says that no more can be written: the disk is full, a quota or a limit of sizes is reached."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return True
-    # torch.save and safetensors raise errors of their own.
-    words = (
-        r"No space left on device|PytorchStreamWriter failed writing|unexpected pos \d+ vs \d+|Disk quota exceeded"
-        r"|basic_ios::clear: iostream error"
-    )
-    return error is not None and bool(re.search(words, str(error)))
 
 
 def fsync_path(path: Path) -> None:

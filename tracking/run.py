@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import numpy as np
 from PIL import Image
 
-from common.errors import InputError, stop_signals
-from common.files import disk_is_full
+from common.errors import InputError, disk_is_full, stop_signals
 from tracking.environment import environment, run_tags, usual_experiment
 from tracking.outbox.spool import Spool, Writer, raise_marks
 from tracking.registry.evaluations import Evaluation, evaluation_tags

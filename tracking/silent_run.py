@@ -78,6 +78,9 @@ class SilentRun:
         """Nothing is left to deliver."""
         return True
 
+    def end(self, error: BaseException | None) -> None:
+        pass
+
     def url(self) -> str:
         """No page."""
         return ""

@@ -12,8 +12,7 @@ import torch
 from mlflow import MlflowClient
 
 import tracking
-from common.errors import InputError
-from common.files import disk_is_full
+from common.errors import InputError, disk_is_full
 from tracking.outbox.spool import Spool
 
 Fill = Callable[[tracking.Run], None]
