@@ -27,15 +27,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.wgan_settings import feature_extractor
 from common.errors import run_main
 from data.images.load import ImageSet
 from evaluation.calibration import calibration_of
-from evaluation.efficientnet import efficientnet_extractor
-from evaluation.features import Extractor, extract, network_extractor
+from evaluation.features import Extractor, extract
 from evaluation.frechet import Gaussian, bootstrap_differences, frechet_of, interval
 from evaluation.images import drawn_rows
 from models.gan.density_ratio import CoarsePixels, LogRatio, RatioSettings, fit_log_ratio, platt_scale
-from models.gan.digit_classifier import DigitFeatures
 from models.gan.isir import run_chains
 from trainers.isir_fid.calibration import other_codes, real_batches, real_images
 from trainers.isir_fid.config import PRESETS, IsirFidConfig
@@ -49,12 +48,12 @@ CPU = torch.device("cpu")
 COST = 51
 """Images that are generated for each one that is kept."""
 DEFAULT = (8, 0.3)
-SETTINGS = [(cells, noise) for cells in (4, 8, 16) for noise in (0.1, 0.3, 0.6)]
+RATIOS = [(cells, noise) for cells in (4, 8, 16) for noise in (0.1, 0.3, 0.6)]
 JUDGES = [(4, 0.1), (8, 0.1), (16, 0.1)]
 
 
 @dataclass(frozen=True)
-class Setting:
+class Comparison:
     """A generator, what it is compared with, and the pool of its codes [51 n, nz]."""
 
     config: IsirFidConfig
@@ -96,12 +95,12 @@ def rated(ratio: nn.Module, x: Tensor) -> Tensor:
     return torch.cat([ratio(part)[:, 0] for part in x.split(5000)])
 
 
-def told_apart(setting: Setting, drawn: Tensor) -> float:
+def told_apart(comparison: Comparison, drawn: Tensor) -> float:
     """Mean AUC of fresh ratios between held-out real images and the half of the drawn ones that they have not seen."""
     first, second = drawn[::2], drawn[1::2]
-    real, held_out, found = setting.real(setting.train), setting.real(setting.held_out), []
+    real, held_out, found = comparison.real(comparison.train), comparison.real(comparison.held_out), []
     for cells, noise in JUDGES:
-        x = [coarse(images, cells, setting.colour) for images in (real, first, second, held_out)]
+        x = [coarse(images, cells, comparison.colour) for images in (real, first, second, held_out)]
         judge = fitted(x[0], x[1], x[1], noise, seed=7)
         scores = [rated(judge, part).numpy() for part in (x[3], x[2])]
         found.append(calibration_of(*scores, *platt_scale(*map(torch.from_numpy, scores))).auc)
@@ -150,29 +149,29 @@ WAYS: dict[str, Callable[[Tensor, int, int], Tensor]] = {
 }
 
 
-def chains(setting: Setting, ratio: nn.Module, kernel: str) -> Tensor:
+def chains(comparison: Comparison, ratio: nn.Module, kernel: str) -> Tensor:
     """Codes [n, nz] of I-SIR or Ex2MCMC with COST images for each."""
-    rate = nn.Sequential(CoarsePixels(DEFAULT[0], setting.colour), ratio).eval()
+    rate = nn.Sequential(CoarsePixels(DEFAULT[0], comparison.colour), ratio).eval()
     return run_chains(
         rate,
-        setting.generator.network,
-        n_chains=setting.n,
+        comparison.generator.network,
+        n_chains=comparison.n,
         n_iterations=5,
         n_particles=10 if kernel == "isir" else 7,
-        n_z=setting.generator.nz,
-        generator=torch.Generator().manual_seed(setting.config.seed),
+        n_z=comparison.generator.nz,
+        generator=torch.Generator().manual_seed(comparison.config.seed),
         kernel="isir" if kernel == "isir" else "ex2mcmc",
         mala_steps=3,
-        step_size=setting.config.step_size,
+        step_size=comparison.config.step_size,
     ).z
 
 
-def row(setting: Setting, name: str, z: Tensor, plain: Tensor) -> tuple[Tensor, dict[str, float], str]:
+def row(comparison: Comparison, name: str, z: Tensor, plain: Tensor) -> tuple[Tensor, dict[str, float], str]:
     """(images, distances less plain's, a line of the table) of codes [n, nz]."""
-    images = setting.images(z)
-    x = extract(setting.extractor, images.split(100)).x
+    images = comparison.images(z)
+    x = extract(comparison.extractor, images.split(100)).x
     cells, found = [], {}
-    for reference, gaussian in setting.references.items():
+    for reference, gaussian in comparison.references.items():
         value = frechet_of(x, gaussian)
         cells.append(f"{value:.2f}")
         if len(x) == len(plain):
@@ -186,95 +185,95 @@ def row(setting: Setting, name: str, z: Tensor, plain: Tensor) -> tuple[Tensor, 
     return images, found, f"| {name} | {' | '.join(cells)} | {100 * share:.0f} % |"
 
 
-def prepare(uri: str, n: int, options: list[str]) -> Setting:
+def prepare(uri: str, n: int, options: list[str]) -> Comparison:
     config = parse_config(IsirFidConfig, PRESETS, ["--model_uri", uri, *options], "isir_fid")
     generator = load_any_generator(config.model_uri, config.nz, CPU)
     reference = reference_images(config, generator)
     real = real_images(config, generator, reference)
-    if reference.name == "digits":
-        network = DigitFeatures(train_classifier(config.cache_dir)[0])
-        extractor = network_extractor("digits", network, "isir_ways", "digits", CPU)
-    else:
-        extractor = efficientnet_extractor(CPU)
+    extractor = feature_extractor(reference.name, train_classifier(config.cache_dir)[0])
     rows = {"train": real.fitted, "held out": real.held_out}
     references = {
         name: Gaussian.of(extract(extractor, real_batches(images, drawn_rows(len(images), 5000, 0), 100)).moments)
         for name, images in rows.items()
     }
     codes = latent_codes(COST * n, generator.nz, config.seed)
-    return Setting(config, generator, real.fitted, real.held_out, extractor, references, codes, n)
+    return Comparison(config, generator, real.fitted, real.held_out, extractor, references, codes, n)
 
 
-def measure(setting: Setting, features_too: bool) -> dict[str, float]:
+def measure(comparison: Comparison, features_too: bool) -> dict[str, float]:
     """Print both tables; the distance from the held-out images of every way and ratio, plain's divided by it."""
-    config, generator, n, seed = setting.config, setting.generator, setting.n, setting.config.seed
+    config, generator, n, seed = comparison.config, comparison.generator, comparison.n, comparison.config.seed
     codes = other_codes(config, generator)
-    sides = {"fake": codes.fit, "scale": codes.scale, "judge": codes.judge, "pool": setting.codes}
+    sides = {"fake": codes.fit, "scale": codes.scale, "judge": codes.judge, "pool": comparison.codes}
     grids = {  # the finest of the settings; coarser ones are means of it
-        name: torch.cat([coarse(part, 16, setting.colour) for part in images_of(generator, z, config.batch_size, CPU)])
+        name: torch.cat(
+            [coarse(part, 16, comparison.colour) for part in images_of(generator, z, config.batch_size, CPU)]
+        )
         for name, z in sides.items()
     }
-    grids["real"] = coarse(setting.real(setting.train, config.n_ratio), 16, setting.colour)
-    grids["held out"] = coarse(setting.real(setting.held_out), 16, setting.colour)
+    grids["real"] = coarse(comparison.real(comparison.train, config.n_ratio), 16, comparison.colour)
+    grids["held out"] = coarse(comparison.real(comparison.held_out), 16, comparison.colour)
 
     def seen(name: str, cells: int) -> Tensor:
         square = grids[name].reshape(len(grids[name]), -1, 16, 16)
         return CoarsePixels(cells, colour=True)(square)
 
-    plain_codes = setting.codes[::COST]
-    plain = extract(setting.extractor, setting.images(plain_codes).split(100)).x
-    names = " | ".join(f"{name} | less plain (95 %)" for name in setting.references)
-    print(f"| way, {COST} images for one | {names} | distinct |\n|---|{'---|' * (2 * len(setting.references) + 1)}")
-    images, base, line = row(setting, "plain", plain_codes, plain)
+    plain_codes = comparison.codes[::COST]
+    plain = extract(comparison.extractor, comparison.images(plain_codes).split(100)).x
+    names = " | ".join(f"{name} | less plain (95 %)" for name in comparison.references)
+    print(f"| way, {COST} images for one | {names} | distinct |\n|---|{'---|' * (2 * len(comparison.references) + 1)}")
+    images, base, line = row(comparison, "plain", plain_codes, plain)
     print(line, flush=True)
     found: dict[str, float] = {}
 
     cells, noise = DEFAULT
     ratio = fitted(seen("real", cells), seen("fake", cells), seen("scale", cells), noise, seed)
     log_w = rated(ratio, seen("pool", cells))
-    ways = {name: setting.codes[choose(log_w, n, seed)] for name, choose in WAYS.items()}
-    ways = {"isir 5 x 10": chains(setting, ratio, "isir"), "ex2mcmc": chains(setting, ratio, "ex2mcmc"), **ways}
+    ways = {name: comparison.codes[choose(log_w, n, seed)] for name, choose in WAYS.items()}
+    ways = {"isir 5 x 10": chains(comparison, ratio, "isir"), "ex2mcmc": chains(comparison, ratio, "ex2mcmc"), **ways}
     for name, z in ways.items():
-        _, values, line = row(setting, name, z, plain)
+        _, values, line = row(comparison, name, z, plain)
         found[name] = base["held out"] / values["held out"]
         print(line, flush=True)
 
     print(f"\n| ratio | {names} | distinct | log loss, held out | AUC | told apart |\n|---|{'---|' * 8}")
-    print(f"| plain | | | | | | | | {told_apart(setting, images):.3f} |", flush=True)
-    for cells, noise in SETTINGS:
+    print(f"| plain | | | | | | | | {told_apart(comparison, images):.3f} |", flush=True)
+    for cells, noise in RATIOS:
         ratio = fitted(seen("real", cells), seen("fake", cells), seen("scale", cells), noise, seed)
         scores = [rated(ratio, seen(name, cells)) for name in ("held out", "judge")]
         label = f"{cells} cells, noise {noise:g}"
-        found[label] = base["held out"] / print_ratio(setting, label, rated(ratio, seen("pool", cells)), scores, plain)
+        found[label] = base["held out"] / print_ratio(
+            comparison, label, rated(ratio, seen("pool", cells)), scores, plain
+        )
     if features_too:
         label = "features, noise 0.3"
-        found[label] = base["held out"] / by_features(setting, label, sides, plain)
+        found[label] = base["held out"] / by_features(comparison, label, sides, plain)
     return found
 
 
-def print_ratio(setting: Setting, label: str, log_w: Tensor, scores: list[Tensor], plain: Tensor) -> float:
+def print_ratio(comparison: Comparison, label: str, log_w: Tensor, scores: list[Tensor], plain: Tensor) -> float:
     """A line of the second table; the distance from the held-out images."""
     worth = calibration_of(scores[0].numpy(), scores[1].numpy(), *platt_scale(*scores))
-    z = setting.codes[sir(log_w, setting.n, setting.config.seed)]
-    images, values, line = row(setting, label, z, plain)
-    print(f"{line} {worth.log_loss:.3f} | {worth.auc:.3f} | {told_apart(setting, images):.3f} |", flush=True)
+    z = comparison.codes[sir(log_w, comparison.n, comparison.config.seed)]
+    images, values, line = row(comparison, label, z, plain)
+    print(f"{line} {worth.log_loss:.3f} | {worth.auc:.3f} | {told_apart(comparison, images):.3f} |", flush=True)
     return values["held out"]
 
 
-def by_features(setting: Setting, label: str, sides: dict[str, Tensor], plain: Tensor) -> float:
+def by_features(comparison: Comparison, label: str, sides: dict[str, Tensor], plain: Tensor) -> float:
     """The same with a ratio of the feature network's outputs, each divided by its deviation over real images."""
-    config = setting.config
+    config = comparison.config
     x = {
-        name: extract(setting.extractor, images_of(setting.generator, z, 100, CPU)).x.float()
+        name: extract(comparison.extractor, images_of(comparison.generator, z, 100, CPU)).x.float()
         for name, z in sides.items()
     }
-    for name, images in (("real", setting.train), ("held out", setting.held_out)):
-        x[name] = extract(setting.extractor, setting.real(images, config.n_ratio).split(100)).x.float()
+    for name, images in (("real", comparison.train), ("held out", comparison.held_out)):
+        x[name] = extract(comparison.extractor, comparison.real(images, config.n_ratio).split(100)).x.float()
     mean, deviation = x["real"].mean(0), x["real"].std(0).clamp_min(1e-6)
     x = {name: (part - mean) / deviation for name, part in x.items()}
     ratio = fitted(x["real"], x["fake"], x["scale"], 0.3, config.seed)
     scores = [rated(ratio, x[name]) for name in ("held out", "judge")]
-    return print_ratio(setting, label, rated(ratio, x["pool"]), scores, plain)
+    return print_ratio(comparison, label, rated(ratio, x["pool"]), scores, plain)
 
 
 def main() -> None:
@@ -290,14 +289,14 @@ def main() -> None:
     args = parser.parse_args()
     options = ["--preset", args.preset, "--n_ratio", str(args.n_ratio)]
     options += ["--data_dir", str(args.data_dir)] if args.data_dir else []
-    setting = prepare(args.model_uri, args.n, options)
-    found = measure(setting, args.features_too)
+    comparison = prepare(args.model_uri, args.n, options)
+    found = measure(comparison, args.features_too)
     conditions = {
         "generator": args.model_uri,
         "n": args.n,
         "images for one": COST,
-        "score": setting.extractor.score,
-        "reference": setting.held_out.source,
+        "score": comparison.extractor.score,
+        "reference": comparison.held_out.source,
         "cores": os.cpu_count(),
         "torch": torch.__version__,
     }

@@ -21,26 +21,19 @@ import numpy as np
 import torch
 
 from common.errors import InputError, run_main
-from data.eeg.labelling import Recording, labels_of_samples
-from data.eeg.physionet import N_SUBJECTS, parse_numbers, recording_path
-from data.eeg.recording import Preprocessing, read_filtered
+from data.eeg.labelling import Recording, whole_recordings
+from data.eeg.load import load_eeg
+from data.eeg.physionet import N_SUBJECTS, parse_numbers
+from data.eeg.recording import Preprocessing
 from evaluation.classification import mean_interval, paired_interval
 from models.attention.spec import MECHANISMS
 from trainers.efficient_attention.tasks import LabelSizes, label_scores, scale_of, train_labeller, whitened
 
-RUNS = (4, 8, 12)
-
 
 def runs_of(folder: Path, people: Sequence[int]) -> list[Recording]:
     """The people's runs of imagined fists, band-passed and whitened as in `efficient_attention`, labelled by sample."""
-    found = []
-    for subject in people:
-        for run in RUNS:
-            raw = read_filtered(recording_path(folder, subject, run), Preprocessing())
-            signal = raw.get_data().astype(np.float32)
-            label = labels_of_samples(raw.annotations, signal.shape[1], raw.info["sfreq"])
-            found.append(whitened(Recording(subject, run, signal, label)))
-    return found
+    data = load_eeg("physionet", Path("cache"), folder, subjects=",".join(map(str, people)), runs="4,8,12")
+    return [whitened(recording) for recording in whole_recordings(data, people)]
 
 
 def sizes_of(way: str, patch_len: int, recordings: Sequence[Recording], epochs: int) -> LabelSizes:
@@ -68,7 +61,7 @@ def check_ways(ways: Sequence[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", type=Path, required=True, help="the folder that holds MNE-eegbci-data")
+    parser.add_argument("--data_dir", type=Path, required=True, help="EEGMMI, in any of its layouts")
     parser.add_argument("--train", default="1-12", help="people to train on")
     parser.add_argument("--choose", default="13-16", help="people who choose the number of epochs")
     parser.add_argument("--judge", default="17-28", help="people who are reported")
@@ -97,19 +90,29 @@ def main() -> None:
             chosen = float(np.mean(list(label_scores(network, runs["choose"], scale, cpu)[1].values())))
             tried.append((chosen, sizes, network, time.process_time() - began))
         chosen, sizes, network, seconds = max(tried, key=lambda each: each[0])
-        accuracy, judged[way], hands = label_scores(network, runs["judge"], scale, cpu)
+        accuracy, judged[way], within = label_scores(network, runs["judge"], scale, cpu)
         mean, low, high = mean_interval(list(judged[way].values()))
-        row = {"way": way, "sizes": asdict(sizes), "choose": chosen, "balanced": [mean, low, high], "hands": hands}
+        row = {
+            "way": way,
+            "sizes": asdict(sizes),
+            "choose": chosen,
+            "balanced": [mean, low, high],
+            "within_tasks": within,
+        }
         row |= {"accuracy": accuracy, "by_subject": judged[way], "training_seconds": seconds}
         line = f"{way:10s} {sizes.epochs} epochs, to choose {chosen:.3f}; judged {mean:.3f} ({low:.3f} to {high:.3f})"
-        line += f", hand {hands:.3f}"
+        line += f", within tasks {within:.3f}"
         if way != "none" and "none" in judged:
             row["gain"] = gain = paired_interval(judged[way], judged["none"])
             line += f", less none {gain[0]:+.3f} ({gain[1]:+.3f} to {gain[2]:+.3f})"
         rows.append(row)
         print(f"{line}; {seconds:.0f} s", flush=True)
-    conditions = {part: list(numbers) for part, numbers in people.items()} | {"seed": args.seed}
-    print(json.dumps({"conditions": conditions, "rows": rows}))
+    plain = float(np.mean(list(judged[ways[0]].values())))
+    conditions = {part: list(numbers) for part, numbers in people.items()} | {"seed": args.seed, "rows": rows}
+    ratios = {
+        f"balanced accuracy of {way} / {ways[0]}": float(np.mean(list(judged[way].values()))) / plain for way in judged
+    }
+    print(json.dumps({"name": "labelling", "ratios": ratios, "spread": {}, "conditions": conditions}))
 
 
 if __name__ == "__main__":

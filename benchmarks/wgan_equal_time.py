@@ -20,7 +20,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from benchmarks.wgan_settings import load, reference_pixels
+from benchmarks.wgan_settings import ALONE, load, reference_pixels
 from benchmarks.wgan_step import NoLog
 from common.errors import run_main
 from data.images.load import ImageBatches, ImageSet
@@ -30,7 +30,8 @@ from evaluation.figures import image_grid
 from evaluation.frechet import Gaussian, frechet_distance
 from models.gan import mimicry
 from trainers.wgan.config import PRESETS, WganConfig, build_networks
-from trainers.wgan.loop import Training, sample_images, training_steps
+from trainers.wgan.loop import sample_images, training_steps
+from trainers.wgan.run import build_training
 from training.config import parse_config
 
 TURN = 20.0
@@ -63,23 +64,15 @@ def batches_of(config: WganConfig, images: ImageSet) -> ImageBatches:
 
 
 def our_side(config: WganConfig, images: ImageSet) -> Side:
-    G, D = build_networks(config, grey=False)
-    betas = (config.beta1_critic, config.beta2)
-    training = Training(
-        G,
-        D,
-        nz=config.nz,
-        lr_generator=config.lr_generator,
-        lr_critic=config.lr_critic,
-        betas_generator=betas,
-        betas_critic=betas,
-        ema_decay=config.ema_decay,
-        seed=config.seed,
-    )
+    training = build_training(config, ALONE, grey=False)
     steps = training_steps(
         training, batches_of(config, images), n_dis=config.n_dis, gp_scale=config.gp_scale, steps=10**9
     )
-    return Side(lambda: (next(steps), None)[1], {"ours": training.G, "ours, averaged": training.ema.model})
+
+    def step() -> None:
+        next(steps)
+
+    return Side(step, {"ours": training.G, "ours, averaged": training.ema.model})
 
 
 def mimicry_side(config: WganConfig, images: ImageSet) -> Side:
@@ -87,9 +80,10 @@ def mimicry_side(config: WganConfig, images: ImageSet) -> Side:
     G, D = mimicry.build_networks(config.image_size, nz=config.nz, ngf=config.ngf, ndf=config.ndf)
     for network, first in zip((G, D), build_networks(config, grey=False), strict=True):
         network.load_state_dict(first.state_dict())
-    betas = (config.beta1_critic, config.beta2)
-    optimizers = [torch.optim.Adam(G.parameters(), config.lr_generator, betas)]
-    optimizers.append(torch.optim.Adam(D.parameters(), config.lr_critic, betas))
+    optimizers = [
+        torch.optim.Adam(G.parameters(), config.lr_generator, (config.beta1_generator, config.beta2)),
+        torch.optim.Adam(D.parameters(), config.lr_critic, (config.beta1_critic, config.beta2)),
+    ]
     batches, labels, log = iter(batches_of(config, images)), torch.zeros(config.batch_size), NoLog()
 
     def step() -> None:
@@ -133,6 +127,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     options = ["--preset", args.preset, "--data_dir", str(args.data_dir), "--seed", str(args.seed)]
+    options += ["--lr_decay", "none"]  # the number of steps is not known before
     config = parse_config(WganConfig, PRESETS, options, "wgan")
     images, extractor = load(config, config.split), efficientnet_extractor(torch.device("cpu"))
     pixels = torch.from_numpy(reference_pixels(config, images))

@@ -34,12 +34,15 @@ from evaluation.features import Extractor, extract, network_extractor
 from evaluation.frechet import Gaussian, frechet_distance
 from evaluation.images import drawn_rows
 from models.gan.digit_classifier import DigitClassifier, DigitFeatures
-from trainers.wgan.config import PRESETS, WganConfig, build_networks
-from trainers.wgan.loop import METRICS, Training, sample_images, training_steps
+from trainers.wgan.config import PRESETS, WganConfig
+from trainers.wgan.loop import METRICS, sample_images, training_steps
+from trainers.wgan.run import build_training
 from training.config import parse_config
 from training.generators.digit_features import train_classifier
+from training.processes import Processes
 
 N_IMAGES = 2000
+ALONE = Processes(rank=0, world_size=1, device=torch.device("cpu"))
 SETTLED, SPAN = 100, 100
 """Steps before the gradient norm is looked at, and steps of a mean."""
 HELD = 1.3
@@ -52,13 +55,11 @@ def config_of(setting: str, seed: int) -> WganConfig:
     return parse_config(WganConfig, PRESETS, [*options, "--seed", str(seed)], "wgan")
 
 
-def feature_extractor(config: WganConfig, digits: Path) -> Extractor:
-    """The network in whose features the data set's images are compared; `digits`: the weights of the digits' one."""
-    if DATASETS[config.dataset].features != "digits":
+def feature_extractor(dataset: str, classifier: DigitClassifier) -> Extractor:
+    """The network in whose features the data set's images are compared; `classifier`: of the digits."""
+    if DATASETS[dataset].features != "digits":
         return efficientnet_extractor(torch.device("cpu"))
-    classifier = DigitClassifier().eval()
-    classifier.load_state_dict(torch.load(digits))
-    return network_extractor("digits", DigitFeatures(classifier), "settings", "digits", torch.device("cpu"))
+    return network_extractor("digits", DigitFeatures(classifier.eval()), "benchmark", "digits", torch.device("cpu"))
 
 
 def reference_pixels(config: WganConfig, images: ImageSet) -> np.ndarray:
@@ -81,25 +82,15 @@ def run(setting: str, seed: int, threads: int, digits: Path) -> dict[str, float]
     config, began = config_of(setting, seed), time.process_time()
     images = load(config, config.split)
     batches = ImageBatches(images, config.batch_size, seed=seed, device=torch.device("cpu"), flip=config.flip)
-    G, D = build_networks(config, images.is_grey)
-    training = Training(
-        G,
-        D,
-        nz=config.nz,
-        lr_generator=config.lr_generator,
-        lr_critic=config.lr_critic,
-        betas_generator=(config.beta1_generator, config.beta2),
-        betas_critic=(config.beta1_critic, config.beta2),
-        decay_steps=config.steps if config.lr_decay == "linear" else None,
-        ema_decay=config.ema_decay,
-        seed=seed,
-    )
+    training = build_training(config, ALONE, images.is_grey)
     rows = list(training_steps(training, batches, n_dis=config.n_dis, gp_scale=config.gp_scale, steps=config.steps))
     seconds = time.process_time() - began
     curves = torch.stack(rows)
     norms = curves[SETTLED:, METRICS.index("input_gradient_norm")]
     losses = curves[:, METRICS.index("critic_loss")]
-    extractor = feature_extractor(config, digits)
+    classifier = DigitClassifier()
+    classifier.load_state_dict(torch.load(digits))
+    extractor = feature_extractor(config.dataset, classifier)
     codes = torch.randn(N_IMAGES, config.nz, generator=torch.Generator().manual_seed(seed))
     real, made = (
         Gaussian.of(extract(extractor, torch.from_numpy(pixels).split(100)).moments)

@@ -38,7 +38,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
-    _set_shared_mode(temporary, 0o666)
+    set_shared_mode(temporary, 0o666)
     try:
         yield temporary
         fsync_path(temporary)
@@ -58,7 +58,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
-    _set_shared_mode(temporary, 0o777)
+    set_shared_mode(temporary, 0o777)
     try:
         yield temporary
         for file in temporary.rglob("*"):
@@ -104,7 +104,7 @@ def only_process(path: Path, waiting: str | None = None) -> Iterator[bool]:
         lock.release()
 
 
-def _set_shared_mode(path: Path, mode: int) -> None:
+def set_shared_mode(path: Path, mode: int) -> None:
     """What tempfile makes is private; what people share gets the mode their umask asks for."""
     umask = os.umask(0)
     os.umask(umask)

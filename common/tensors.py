@@ -9,14 +9,17 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from common.files import set_shared_mode
+
 CHECKSUM = "sha256"
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors to a safetensors file, the SHA-256 of their bytes in its metadata."""
+    """Write tensors to a safetensors file, the SHA-256 of their bytes in its metadata; readable as the umask says."""
     # Cloned, since safetensors refuses tensors that share memory.
     own = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
     save_file(own, path, metadata={CHECKSUM: _digest(own)})
+    set_shared_mode(path, 0o666)  # safetensors writes for its owner alone
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -1,13 +1,16 @@
 """Runs trainers as their users do: a process of their own, in an empty folder, with a store of its own."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run
@@ -28,19 +31,39 @@ def command(entry_point: str, **parameters: object) -> list[str]:
     return [sys.executable, "-m", f"trainers.{entry_point}", *options]
 
 
-def run_trainer(folder: Path, entry_point: str, status: int = 0, **parameters: object) -> str:
-    """Run it to its end in `folder`; asserts the exit status, returns stdout and stderr together."""
-    done = subprocess.run(
+def start_trainer(
+    folder: Path, entry_point: str, variables: Mapping[str, str] | None = None, **parameters: object
+) -> subprocess.CompletedProcess[str]:
+    """Run it to its end in `folder`, with `variables` beside its environment; stdout has stderr, too."""
+    return subprocess.run(
         command(entry_point, **parameters),
         cwd=folder,
-        env=environment(folder),
+        env={**environment(folder), **(variables or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         timeout=PATIENCE,
     )
+
+
+def run_trainer(folder: Path, entry_point: str, status: int = 0, **parameters: object) -> str:
+    """Run it to its end in `folder`; asserts the exit status, returns stdout and stderr together."""
+    done = start_trainer(folder, entry_point, **parameters)
     assert done.returncode == status, done.stdout
     return done.stdout
+
+
+@contextlib.contextmanager
+def small_file_system(folder: Path, kilobytes: int) -> Iterator[Path]:
+    """A file system of that size in `folder`, which is made; the test is skipped where none can be mounted."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no small file system can be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def client(folder: Path) -> MlflowClient:

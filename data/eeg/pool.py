@@ -12,7 +12,7 @@ import torch
 from data.eeg.aligned_windows import AlignedWindows, centred_over
 from data.eeg.load import EegData
 from data.eeg.splits import Fold, LeakageError
-from data.eeg.windows import Windows
+from data.eeg.windows import Windows, recording_number
 
 
 class ChannelPool:
@@ -84,7 +84,7 @@ def _recordings(subject: np.ndarray, run: np.ndarray, split: str) -> np.ndarray:
     """What must not be shared with held-out windows: the subject (cross_subject), or the subject's run
     (within_subject).
     """
-    return subject if split == "cross_subject" else subject * 1000 + run
+    return subject if split == "cross_subject" else recording_number(subject, run)
 
 
 def pretraining_rows(pool: ChannelPool, windows: Windows, fold: Fold, split: str) -> np.ndarray:

@@ -20,7 +20,7 @@ from sklearn.model_selection import (
 )
 
 from common.errors import InputError
-from data.eeg.windows import Windows
+from data.eeg.windows import Windows, recording_number
 
 Split = Literal["cross_subject", "within_subject", "cross_session"]
 
@@ -136,7 +136,7 @@ def check_no_leakage(windows: Windows, fold: Fold, split: Split) -> None:
     (within_subject).
     """
     parts = {"training": fold.train, "validation": fold.validation, "test": fold.test}
-    run = windows.subject * 1000 + windows.run
+    run = recording_number(windows.subject, windows.run)
     for one, other in (("training", "validation"), ("training", "test"), ("validation", "test")):
         columns = {"trial": windows.trial}
         if split == "cross_subject":

@@ -19,6 +19,11 @@ FLOOR_VOLTS = 1e-9  # a thousandth of a step of EEGMMI's converter: a deviation 
 FLOOR_SHARE = 1e-6  # of the mean: a deviation below is float32's rounding
 
 
+def recording_number(subject: np.ndarray, run: np.ndarray) -> np.ndarray:
+    """One number for each subject and run, [n]; numbers of runs are below 1000."""
+    return subject * 1000 + run
+
+
 class Windows(Protocol):
     """What batches and splits need of windows; `EegWindows` and `TorcheegWindows` both have it."""
 

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PATIENCE
 from tests.faults.fuzzing import CASES, run_cases
-from tests.running import client, command, environment, history, runs
+from tests.running import client, environment, history, runs, start_trainer
 from tests.trainers.wgan.test_run import TINY, assert_same_weights, checkpoint_of
 from trainers.wgan.loop import METRICS
 
@@ -23,12 +22,9 @@ DYING = Path(__file__).parent / "dying"
 
 def start(folder: Path, resume: bool, **variables: str) -> subprocess.CompletedProcess[str]:
     """Train in `folder` by a process of its own that the `variables` may kill."""
-    known = environment(folder)
-    known |= {"PYTHONPATH": os.pathsep.join([str(DYING), known["PYTHONPATH"]]), **variables}
-    argv = command("wgan", **SETTINGS, **({"resume": "latest"} if resume else {}))
-    return subprocess.run(
-        argv, cwd=folder, env=known, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE
-    )
+    path = os.pathsep.join([str(DYING), environment(folder)["PYTHONPATH"]])
+    settings = {**SETTINGS, "resume": "latest"} if resume else SETTINGS
+    return start_trainer(folder, "wgan", {"PYTHONPATH": path, **variables}, **settings)
 
 
 @dataclass(frozen=True)

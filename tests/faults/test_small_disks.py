@@ -1,24 +1,14 @@
 """Trainings on file systems of any size: they end, or one line says what is missing; no run is left open."""
 
-import os
 import random
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import PATIENCE
 from tests.faults.fuzzing import CASES, run_cases
 from tests.faults.test_kills import SETTINGS
-from tests.running import command, environment, runs
-
-
-def mounted(folder: Path, kilobytes: int) -> bool:
-    folder.mkdir()
-    size = f"size={kilobytes}k"
-    command = ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)]
-    return not os.geteuid() and not subprocess.run(command, capture_output=True).returncode
+from tests.running import runs, small_file_system, start_trainer
 
 
 @pytest.mark.parametrize(
@@ -29,21 +19,9 @@ def test_a_training_on_a_small_disk(tmp_path: Path, empty_store: Path, n: int) -
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
         shutil.copy(empty_store, folder / "mlflow.db")
-        disk = folder / "disk"
-        if not mounted(disk, int(4 * 2 ** chance.uniform(0, 14))):  # 4 kB to 64 MB
-            pytest.skip("no small file system can be mounted here")
-        try:
-            done = subprocess.run(
-                command("wgan", **SETTINGS, output_dir=disk / "runs"),
-                cwd=folder,
-                env=environment(folder),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=PATIENCE,
-            )
-        finally:
-            subprocess.run(["umount", "-l", str(disk)], check=True)
+        kilobytes = int(4 * 2 ** chance.uniform(0, 14))  # 4 kB to 64 MB
+        with small_file_system(folder / "disk", kilobytes) as disk:
+            done = start_trainer(folder, "wgan", **SETTINGS, output_dir=disk / "runs")
         assert "Traceback" not in done.stdout, done.stdout
         states = {run.info.status for run in runs(folder)}
         if done.returncode == 0:

@@ -2,8 +2,6 @@
 
 import contextlib
 import errno
-import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from mlflow import MlflowClient
 
 import tracking
 from common.errors import InputError, disk_is_full
+from tests.running import small_file_system
 from tracking.outbox.spool import Spool
 
 Fill = Callable[[tracking.Run], None]
@@ -21,13 +20,8 @@ Fill = Callable[[tracking.Run], None]
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MB; the test is skipped where none can be mounted."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
-    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("no small file system can be mounted here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with small_file_system(tmp_path / "disk", kilobytes=4096) as folder:
+        yield folder
 
 
 def fill(folder: Path) -> None:

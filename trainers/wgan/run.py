@@ -22,6 +22,7 @@ from trainers.wgan.config import PRESETS, WganConfig, build_networks
 from trainers.wgan.loop import METRICS, Training, sample_images, training_steps
 from trainers.wgan.records import describe, evaluate, log_figures, lost_critic, register_networks, write_summary
 from training.config import changeable_fields, launch_processes, operational_fields, parse_config
+from training.processes import Processes
 from training.session import Session, Stopped
 from training.step_log import StepLog
 from training.trial import StudyTrial
@@ -77,10 +78,10 @@ def check_resumable(config: WganConfig, session: Session, images: ImageSet) -> N
     session.check_unchanged(images.fingerprint, other_data, operational=operational, changeable=changeable)
 
 
-def build_training(config: WganConfig, session: Session, grey: bool) -> Training:
+def build_training(config: WganConfig, processes: Processes, grey: bool) -> Training:
     """Networks, optimisers and average, as the parameters ask for; grey: for images without colour."""
-    G, D = (network.to(session.device) for network in build_networks(config, grey))
-    if session.processes.world_size > 1:
+    G, D = (network.to(processes.device) for network in build_networks(config, grey))
+    if processes.world_size > 1:
         synchronise_batch_norms(G)
     return Training(
         G,
@@ -183,7 +184,7 @@ def run_wgan(config: WganConfig, trial: StudyTrial | None = None) -> int:
         rank=session.processes.rank,
         world_size=session.processes.world_size,
     )
-    training = build_training(config, session, images.is_grey)
+    training = build_training(config, session.processes, images.is_grey)
     log_before = restore(config, session, images, training=training, batches=batches)
     codes = torch.randn(config.n_samples, config.nz, generator=torch.Generator().manual_seed(config.seed))
     codes = codes.to(session.device)

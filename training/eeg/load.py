@@ -14,7 +14,7 @@ from data.eeg.own import OwnFiles
 from data.eeg.recording import fir_kernel
 from data.eeg.sources import EEG_SOURCES, is_own
 from data.eeg.splits import Fold, make_folds, shuffled_labels
-from data.eeg.windows import EegWindows, Windows
+from data.eeg.windows import EegWindows, Windows, recording_number
 from models.eeg.whitening import mean_covariance, whitening
 from training.config import changeable_fields, operational_fields
 from training.eeg.config import EegConfig
@@ -165,8 +165,8 @@ def served_trials(config: EegConfig, data: EegData) -> np.ndarray:
 
 
 def recording_of(data: EegData) -> np.ndarray:
-    """A number for the recording of each trial, [n_trials]: its subject and run in one."""
-    return data.subject * 1000 + data.run
+    """A number for the recording of each trial, [n_trials]."""
+    return recording_number(data.subject, data.run)
 
 
 def group_of(data: EegData, split: str) -> np.ndarray:

@@ -9,9 +9,6 @@ path of the images. training/generators/published.py says what is in the folder;
 
 import argparse
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError, run_main
+from common.files import atomic_folder
 from common.tensors import save_tensors
 from tracking.registry.models import CONFIG_NAME, WEIGHTS_NAME, load_weights
 from training.generators.published import write_checksums
@@ -36,23 +34,15 @@ def publish(folder: Path, generator_uri: str, critic_uri: str | None, ratio_uri:
     networks = {"generator": load_weights(generator.uri), "critic": load_weights(critic.uri)}
     if ratio_uri is not None:
         networks["density_ratio"] = load_weights(load_density_ratio(ratio_uri, generator, CPU).uri)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with atomic_folder(folder) as temporary:
         for name, (state, config) in networks.items():
-            _write(beside / name, state, _without_paths(config, folder.name))
-        write_checksums(beside)
-        beside.chmod(0o755)
-        os.rename(beside, folder)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
+            _write(temporary / name, state, _without_paths(config, folder.name))
+        write_checksums(temporary)
 
 
 def _write(folder: Path, state: dict[str, Tensor], config: dict[str, Any]) -> None:
     folder.mkdir()
     save_tensors(folder / WEIGHTS_NAME, state)
-    (folder / WEIGHTS_NAME).chmod(0o644)  # safetensors writes for its owner alone
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=1) + "\n")
 
 

@@ -1,6 +1,7 @@
 """Sizes, names and builders that the tests of attention share, and their oracle."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -51,3 +52,15 @@ def softmax(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         weight = (k @ q[:, :, i, :, None]).squeeze(-1).div(math.sqrt(q.shape[-1])).exp()
         out[:, :, i] = (weight[..., None] * v).sum(2) / weight.sum(-1, keepdim=True)
     return out
+
+
+def assert_equal_with_gradients(out: Tensor, expected: Tensor, leaves: Sequence[Tensor]) -> None:
+    """In float64 to 1e-10, with the gradients of a random sum of the outputs by all leaves."""
+    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
+    weight = torch.randn_like(out)
+    for got, wanted in zip(
+        torch.autograd.grad((out * weight).sum(), leaves),
+        torch.autograd.grad((expected * weight).sum(), leaves),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from models.attention import delta
 from models.attention.spec import DeltaAttention, StateSpace
-from tests.models.attention.attention_cases import DH, B, H, build, qkv
+from tests.models.attention.attention_cases import DH, B, H, assert_equal_with_gradients, build, qkv
 
 pytestmark = pytest.mark.usefixtures("seeded_float64")
 
@@ -42,14 +42,7 @@ def test_chunks_equal_the_recurrence_with_their_gradients(name: str, causal: boo
     if not causal:
         expected = expected + recurrent(mechanism, *(t.flip(2) for t in inputs)).flip(2)
     out = mechanism(*inputs, causal=causal)
-    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
-    weight = torch.randn_like(out)
-    for got, wanted in zip(
-        torch.autograd.grad((out * weight).sum(), leaves),
-        torch.autograd.grad((expected * weight).sum(), leaves),
-        strict=True,
-    ):
-        torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
+    assert_equal_with_gradients(out, expected, leaves)
 
 
 @pytest.mark.parametrize("name", NAMES)

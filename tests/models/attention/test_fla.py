@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.attention import delta
-from tests.models.attention.attention_cases import build, qkv
+from tests.models.attention.attention_cases import assert_equal_with_gradients, build, qkv
 
 FLA = importlib.util.find_spec("fla")
 pytestmark = [
@@ -89,11 +89,4 @@ def test_equals_the_reference_with_its_gradients(name: str, oracle: Oracle, caus
         expected = expected + theirs(*(t.flip(2) for t in inputs)).flip(2)
     out = mechanism(*inputs, causal=causal)
     assert expected.dtype == torch.float64
-    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
-    weight = torch.randn_like(out)
-    for got, wanted in zip(
-        torch.autograd.grad((out * weight).sum(), leaves),
-        torch.autograd.grad((expected * weight).sum(), leaves),
-        strict=True,
-    ):
-        torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
+    assert_equal_with_gradients(out, expected, leaves)
