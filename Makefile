@@ -11,7 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # A process per core (at most 4: each loads PyTorch) with one thread each: threads of several processes would wait for each other.
-PYTEST := OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4
+# By file, so that what the tests of a file share is made once; in the order of tests/conftest.py, the long ones first.
+PYTEST := OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
@@ -62,11 +63,11 @@ ui: $(VENV)/.ready
 
 # docs/serving.md. Nothing is unpickled; no line per request.
 serve: $(VENV)/.ready
-	export MLFLOW_TRACKING_URI=$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false \
+	@export MLFLOW_TRACKING_URI=$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false \
 	MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD=false UVICORN_LOG_LEVEL=warning; \
-	model=$(MODEL); \
-	if [ -d "$$model" ] && [ -f "$$model/SHA256SUMS" ]; then printed=$$(python -m tracking import "$$model") || exit 2; \
-	model=$$(echo "$$printed" | tail -n 1); fi; \
+	printed=$$(python -m tracking resolve "$(MODEL)") || exit 2; \
+	model=$$(echo "$$printed" | tail -n 1); \
+	echo "serving $$model on http://127.0.0.1:$(PORT): GET /health answers when it is ready; Ctrl-C ends it"; \
 	exec mlflow models serve -m "$$model" --env-manager local --host 127.0.0.1 --port $(PORT) $(ARGS)
 
 test: $(VENV)/.ready-dev
@@ -75,10 +76,11 @@ test: $(VENV)/.ready-dev
 test-all: $(VENV)/.ready-dev
 	$(PYTEST) -m "" $(ARGS)
 
-# Status and table of all faults, also where some fail.
+# Status and table of all faults, also where some fail. A test of hundreds of trainings takes as long as it takes; each of
+# them has a limit of its own.
 faults: $(VENV)/.ready-dev
 	rm -rf .faults && mkdir .faults
-	FAULT_CASES=$(CASES) FAULT_SEED=$(SEED) FAULT_RESULTS=$(abspath .faults) $(PYTEST) -m fault tests/faults -rP $(ARGS); \
+	FAULT_CASES=$(CASES) FAULT_SEED=$(SEED) FAULT_RESULTS=$(abspath .faults) $(PYTEST) -m fault tests/faults -rP --timeout 0 $(ARGS); \
 	status=$$?; python -m tests.faults.table .faults docs/reliability.md && exit $$status
 
 # Debian's PostgreSQL, for tests/stack, and its Chromium, for the report's pages; those tests are skipped without them.

@@ -16,6 +16,17 @@ PATIENCE = 1500.0
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# `make test` tells its children that they are part of it; a `make` that a test starts would then print other lines.
+for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
+    os.environ.pop(name, None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Trainings first: a long file at the end would run alone, while the other processes wait."""
+    items.sort(
+        key=lambda item: item.path.relative_to(ROOT / "tests").parts[0] not in ("trainers", "training", "tracking")
+    )
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:

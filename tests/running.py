@@ -16,6 +16,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run
 
 from tests.conftest import PATIENCE, ROOT
+from tests.warm import run_warm
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -29,6 +30,18 @@ def command(entry_point: str, **parameters: object) -> list[str]:
     """`python -m trainers.<entry_point> --name value ...`."""
     options = [word for name, value in parameters.items() for word in (f"--{name}", str(value))]
     return [sys.executable, "-m", f"trainers.{entry_point}", *options]
+
+
+def begin_trainer(folder: Path, entry_point: str, **parameters: object) -> subprocess.Popen[str]:
+    """Begin it in `folder`, and do not wait; stdout has stderr, too."""
+    return subprocess.Popen(
+        command(entry_point, **parameters),
+        cwd=folder,
+        env=environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def start_trainer(
@@ -47,10 +60,17 @@ def start_trainer(
 
 
 def run_trainer(folder: Path, entry_point: str, status: int = 0, **parameters: object) -> str:
-    """Run it to its end in `folder`; asserts the exit status, returns stdout and stderr together."""
-    done = start_trainer(folder, entry_point, **parameters)
-    assert done.returncode == status, done.stdout
-    return done.stdout
+    """Run it to its end in `folder`, in a process that has its imports already (tests/warm.py), unless it is to become
+    several; asserts the exit status, returns stdout and stderr together.
+    """
+    if "nproc" in parameters:
+        done = start_trainer(folder, entry_point, **parameters)
+        found, text = done.returncode, done.stdout
+    else:
+        argv = command(entry_point, **parameters)[3:]
+        found, text = run_warm(f"trainers.{entry_point}", argv, folder, environment(folder))
+    assert found == status, text
+    return text
 
 
 @contextlib.contextmanager

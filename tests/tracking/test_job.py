@@ -106,7 +106,8 @@ def test_latest_says_where_it_found_nothing(
 ) -> None:
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     (make_run(tmp_path, "other-entry-point", entry_point="fid") / "checkpoint.pt").touch()
-    assert find_resumable("latest", "wgan", tmp_path) is None
+    monkeypatch.chdir(tmp_path.parent)
+    assert find_resumable("latest", "wgan", Path(tmp_path.name)) is None
     assert capsys.readouterr().out == (
         f"resume=latest: no unfinished wgan run with a checkpoint in {tmp_path}; starting a new one\n"
     )
