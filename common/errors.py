@@ -1,6 +1,8 @@
 """The error that users see, and the place that turns it, or a signal, into an exit status."""
 
+import contextlib
 import errno
+import importlib
 import os
 import re
 import signal
@@ -23,20 +25,38 @@ class InputError(Exception):
     """
 
 
+def run_module(name: str) -> None:
+    """`run_main` with the `main` of a module, which is imported here.
+
+    PyTorch takes seconds, in which a signal, Ctrl-C too, ends the process at once, without a word, and so does the end
+    of its launcher.
+    """
+    if works_for_another():
+        stop_without_parent()
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    if on_interrupt is signal.default_int_handler:  # not where it is ignored, in the background of a shell
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    main = importlib.import_module(name).main
+
+    def heeding_ctrl_c() -> int | None:
+        signal.signal(signal.SIGINT, on_interrupt)
+        return main()
+
+    run_main(heeding_ctrl_c)
+
+
 def run_main(main: Callable[[], int | None]) -> None:
     """Run `main` and exit: status 2 with one line on stderr for an InputError, else main's own status.
 
-    Too little memory, or space on the disk, is status 1 with one line. Ctrl-C is status 130, without a traceback. Under
-    torchrun and `mlflow run`, SIGTERM comes where these are killed.
+    Too little memory, or space on the disk, is status 1 with one line. Ctrl-C is status 130, without a traceback.
     SIGTERM (status 143) and SIGHUP, which a closed terminal sends (129), raise SystemExit wherever `main` is, so that
-    an open run ends as KILLED. A trainer with checkpoints uses `tracking.StopRequest`, which handles the signals
-    itself while it is active.
+    an open run ends as KILLED; where Python drops it, in a finalizer, the signal comes again. A trainer with
+    checkpoints uses `tracking.StopRequest`, which handles the signals itself while it is active.
     """
     if threading.current_thread() is threading.main_thread():
         for number in stop_signals():
             signal.signal(number, _exit_on)
-    if works_for_another():
-        stop_without_parent()
+        sys.unraisablehook = _deliver_again
     try:
         status = main()
     except KeyboardInterrupt:
@@ -100,7 +120,33 @@ def leave_terminal(number: int) -> None:
         os.close(nowhere)
 
 
+class _StoppedBySignal(SystemExit):
+    """What `_exit_on` raises: exit status 128 + signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.number = number
+
+
 def _exit_on(number: int, frame: FrameType | None) -> None:
     leave_terminal(number)
     signal.signal(number, signal.SIG_IGN)  # schedulers repeat the signal, and the run must still be ended properly
-    sys.exit(128 + number)
+    raise _StoppedBySignal(number)
+
+
+def _deliver_again(dropped: "sys.UnraisableHookArgs") -> None:
+    """Send the signal once more whose exception Python has dropped.
+
+    A signal is handled between any two steps of Python, in a finalizer or a callback of a weak reference too, and an
+    exception raised there goes nowhere: the process would run on, and ignore every further signal.
+    """
+    if isinstance(dropped.exc_value, _StoppedBySignal):
+        number = dropped.exc_value.number
+        signal.signal(number, _exit_on)
+    elif isinstance(dropped.exc_value, KeyboardInterrupt):
+        number = signal.SIGINT
+    else:
+        sys.__unraisablehook__(dropped)
+        return
+    with contextlib.suppress(RuntimeError):  # no thread can begin while Python ends: the process is going already
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()  # sent from here, it would be dropped again

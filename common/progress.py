@@ -37,6 +37,10 @@ class Progress:
         elif not self.quiet and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._print_line()
 
+    def advance_to(self, done: int) -> None:
+        """Count on to `done` steps: a part that ended early, or was finished before, counts whole."""
+        self.advance(max(0, done - self.done))
+
     def __enter__(self) -> "Progress":
         return self
 

@@ -1,14 +1,17 @@
 """Tensors in safetensors files with a checksum: a changed bit would otherwise be read as another number."""
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from common.archives import check_unpacked_size
 from common.files import set_shared_mode
 
 CHECKSUM = "sha256"
@@ -51,3 +54,14 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def load_torchscript(path: Path, device: torch.device | str) -> Any:
+    """The module of a TorchScript file, in eval mode. ValueError for one that would unpack to far more than its size.
+
+    torch advises its users to write other files than TorchScript; these files are there, and are read in silence.
+    """
+    check_unpacked_size(path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.load.*deprecated")
+        return torch.jit.load(str(path), map_location=device).eval()

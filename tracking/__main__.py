@@ -1,7 +1,8 @@
-"""Commands on the store: `python -m tracking sync | reap | promote | import | init`.
+"""Commands on the store: `python -m tracking sync | reap | promote | import | resolve | init`.
 
 sync delivers what training runs could not. reap ends runs that died silently. promote makes a model version the
-champion. import registers published weights. init makes the store's database.
+champion. import registers published weights. resolve says which model an address names. init makes the store's
+database.
 """
 
 import argparse
@@ -50,6 +51,10 @@ def main(argv: list[str] | None = None) -> int:
     promote_parser.add_argument("--alias", default="champion", help="alias to move (default: champion)")
     import_parser = commands.add_parser("import", help="register published weights; prints the generator's address")
     import_parser.add_argument("folder", type=Path, help="such as pretrained/digits32")
+    resolve_parser = commands.add_parser(
+        "resolve", help="print the exact address of a model to serve; published weights are registered first"
+    )
+    resolve_parser.add_argument("model", help="models:/name, models:/name@alias, runs:/id/name, or a folder")
     commands.add_parser("init", help="make the SQLite database of the store, if it is not there")
     arguments = parser.parse_args(argv)
     if arguments.command == "init":
@@ -62,6 +67,9 @@ def main(argv: list[str] | None = None) -> int:
 
         print(register_published(arguments.folder).uri)
         return 0
+    if arguments.command == "resolve":
+        print(resolved(arguments.model))
+        return 0
     if arguments.command == "sync":
         return sync(arguments.folder)
     if arguments.command == "promote":
@@ -70,6 +78,20 @@ def main(argv: list[str] | None = None) -> int:
         return promote(arguments.uri, arguments.metric, arguments.alias)
     reap(arguments.experiment, arguments.minutes)
     return 0
+
+
+def resolved(model: str) -> str:
+    """The address of the MLflow model that `model` names: with its version's number, of published weights the
+    registered generator's. InputError where there is none.
+    """
+    from tracking.registry.models import served_address
+    from training.generators.published import is_published
+
+    if is_published(model):
+        from training.generators.registration import register_published
+
+        return register_published(Path(model)).uri
+    return served_address(model)
 
 
 def sync(folder: Path) -> int:

@@ -99,7 +99,8 @@ def find_checkpoint(output_dir: Path, run_id: str) -> Path | None:
         if store.is_absent(error):
             return None
         raise InputError(
-            f"checkpoint of run {run_id}: not in {output_dir}, and the store failed: {store.reason(error)}"
+            f"checkpoint of run {run_id}: not in {Path(output_dir).absolute()}, and the store failed: "
+            f"{store.reason(error)}"
         ) from None
     return path
 
@@ -231,6 +232,8 @@ def _keep_previous(path: Path, previous: Path) -> None:
         os.replace(path, previous)
         return
     os.replace(temporary, previous)
+    # After a kill between this line and the next checkpoint both are one file already, and replacing does nothing.
+    temporary.unlink(missing_ok=True)
 
 
 def _check_plain(value: Any, where: str) -> None:

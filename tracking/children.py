@@ -74,6 +74,4 @@ def _client() -> Iterator[Any]:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(
-            f"tracking store {store.shown()}: {store.reason(error)}; start it, or correct MLFLOW_TRACKING_URI"
-        ) from None
+        raise InputError(store.trouble(store.shown(), error)) from None

@@ -190,9 +190,7 @@ class Reader:
         except Exception as error:
             if absent and store.is_absent(error):
                 raise InputError(absent) from None
-            raise InputError(
-                f"tracking store {self.uri}: {store.reason(error)}; start it, or correct MLFLOW_TRACKING_URI"
-            ) from None
+            raise InputError(store.trouble(self.uri, error)) from None
 
 
 def resolved_params(run: RecordedRun, names: Sequence[str] | None = None) -> dict[str, str]:

@@ -42,7 +42,8 @@ def folder_to_resume(output_dir: Path, resume: str, entry_point: str) -> Path | 
         if read_facts(path.parent).get("entry_point") == entry_point and not is_finished(path.parent)
     ]
     if not unfinished:
-        print(f"resume=latest: no unfinished {entry_point} run with a checkpoint in {output_dir}; starting a new one")
+        where = output_dir.absolute()  # `mlflow run` starts trainers in another folder than its own
+        print(f"resume=latest: no unfinished {entry_point} run with a checkpoint in {where}; starting a new one")
         return None
     return max(
         unfinished,
@@ -70,8 +71,8 @@ def check_checkpoint_missing(output_dir: Path, run_id: str) -> None:
     folder = run_folder(output_dir, run_id)
     if read_facts(folder).get("status") == "FINISHED":
         raise InputError(
-            f"resume: run {run_id} is finished, and its checkpoint is neither in {folder} nor in the store; start a "
-            "new run without resume"
+            f"resume: run {run_id} is finished, and its checkpoint is neither in {folder.absolute()} nor in the store; "
+            "start a new run without resume"
         )
 
 
@@ -124,7 +125,7 @@ def run_of_this_job(entry_point: str, output_dir: Path) -> str | None:
     ]
     if not begun and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
         print(
-            f"torchrun restarted job {job}, and no run of it is in {output_dir}: starting a new one (with several "
-            "machines, output_dir must be a folder that they share)"
+            f"torchrun restarted job {job}, and no run of it is in {Path(output_dir).absolute()}: starting a new "
+            "one (with several machines, output_dir must be a folder that they share)"
         )
     return max(begun, key=lambda folder: folder.stat().st_mtime).name if begun else None

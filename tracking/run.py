@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import InputError, disk_is_full, stop_signals
+from common.figures import show_as_written
 from tracking.environment import environment, run_tags, usual_experiment
 from tracking.outbox.spool import Spool, Writer, raise_marks
 from tracking.registry.evaluations import Evaluation, evaluation_tags
@@ -122,6 +123,7 @@ class Run:
         """Record a matplotlib figure as the artifact `path` (`figures/loss.png`; the suffix sets the format)."""
         folder, name = _split(path)
         file, relative = self._spool.new_file(name)
+        show_as_written(figure)
         figure.savefig(file, dpi=120, bbox_inches="tight")
         self._spool.add("file", file=relative, name=name, folder=folder)
 

@@ -198,9 +198,7 @@ def _stored_run(facts: Mapping[str, Any], folder: Path | None, inherited: str | 
             ) from None
         must_ask = run_id is not None and folder is None and run_id != inherited
         if must_ask or not uri.startswith("http") or not store.is_away(error):
-            raise InputError(
-                f"tracking store {shown}: {store.reason(error)}; start it, or correct MLFLOW_TRACKING_URI"
-            ) from None
+            raise InputError(store.trouble(shown, error)) from None
         print(
             f"tracking: {shown} does not answer ({store.reason(error)}); recording on disk, delivering when it is back"
         )

@@ -25,7 +25,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.file_utils import local_file_uri_to_path
 
+from common.addresses import without_query_secrets
 from common.errors import InputError
+from tracking.answers import NotMlflow, look_at_answers
 
 # This package does its own retrying, on disk and without a time limit; MLflow's seven tries would hold the
 # writer for minutes. It prints the run's address itself, once.
@@ -49,6 +51,16 @@ NOISY_LOGGERS = (
     "alembic",
 )
 
+S3_CREDENTIALS = (
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
+)
+"""S3's answers to credentials that are wrong or too old."""
+
 MAX_TAG_LENGTH = 8000
 MAX_PARAM_LENGTH = 6000
 
@@ -70,7 +82,7 @@ def without_secrets(uri: str) -> str:
     """
     uri = re.sub(r"(https?://)[^/?#\s]*@", r"\1", uri)
     uri = re.sub(r"(://[^/?#\s:@]*):[^/?#\s]*@", r"\1@", uri)
-    return re.sub(r"([?&](?:password|token)=)[^&\s]*", r"\1***", uri)
+    return without_query_secrets(uri)
 
 
 def shown() -> str:
@@ -115,6 +127,7 @@ def connect(uri: str) -> MlflowClient:
         os.environ.setdefault(name, value)
     for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    look_at_answers()
     if re.match(r"(file:|\.?/|[A-Za-z]:\\)", uri) and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() != "true":
         raise InputError(
             f"tracking store {uri}: MLflow no longer writes to folders of files; set MLFLOW_TRACKING_URI to "
@@ -321,6 +334,7 @@ def is_refused(error: Exception) -> bool:
 
     Any other error (away, overloaded, no rights) may be gone later.
     """
+    error = _told_by_store(error)
     if not isinstance(error, MlflowException):
         return False
     # MLflow's check of an artifact's path gives no code of its own.
@@ -329,10 +343,51 @@ def is_refused(error: Exception) -> bool:
 
 def is_too_large(error: Exception) -> bool:
     """A gateway before the server, or the artifacts' store, takes no request of this size."""
-    answer = getattr(error, "response", None)
-    if isinstance(answer, Mapping):  # S3's
-        return answer.get("Error", {}).get("Code") == "EntityTooLarge"
-    return getattr(answer, "status_code", None) == 413 or "failed with error code 413" in str(error)
+    return status_of(error) == 413 or _s3_code(error) == "EntityTooLarge"
+
+
+def is_final(error: Exception) -> bool:
+    """The request was understood and refused: it would be again, unless somebody changes the store or a gateway.
+
+    Neither final are faults of the store (500 and above but 501, "not implemented") nor what passes: no or old
+    credentials, timeouts, conflicts, locks, too many requests.
+    """
+    if is_refused(error) or is_too_large(error):
+        return True
+    status = status_of(error)
+    passing = (401, 407, 408, 409, 423, 425, 429, 499)
+    return status == 501 or (status is not None and 400 <= status < 500 and status not in passing)
+
+
+def status_of(error: Exception) -> int | None:
+    """The HTTP status of the answer that became this error; None where there was no answer."""
+    error = _told_by_store(error)
+    if _s3_code(error) in S3_CREDENTIALS:
+        return 401  # S3 has 400 and 403 for these
+    for each in (error, error.__context__):  # boto's own error for an upload keeps the answer in its context only
+        answer = getattr(each, "response", None)
+        if isinstance(answer, Mapping):
+            return answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is None and isinstance(error, MlflowException):
+        told = re.search(r"failed with error code (\d{3}) != ", str(error))
+        status = int(told[1]) if told else error.get_http_status_code()
+    return status
+
+
+def _told_by_store(error: Exception) -> Exception:
+    """What MLflow's client made an error of its own of: any trouble in finding a logged model becomes an invalid value,
+    and what `answers` says of an answer the end of a long text.
+    """
+    claims = isinstance(error, MlflowException) and error.error_code == "INVALID_PARAMETER_VALUE"
+    if claims and isinstance(error.__cause__, MlflowException | OSError):
+        error = error.__cause__
+    return error.__context__ if isinstance(error.__context__, NotMlflow) else error
+
+
+def _s3_code(error: Exception) -> str | None:
+    answers = (getattr(each, "response", None) for each in (error, error.__context__))
+    return next((answer.get("Error", {}).get("Code") for answer in answers if isinstance(answer, Mapping)), None)
 
 
 def is_away(error: Exception) -> bool:
@@ -347,8 +402,22 @@ def is_away(error: Exception) -> bool:
     return isinstance(error, OSError)
 
 
+def trouble(uri: str, error: Exception) -> str:
+    """What the store at `uri` (an address without secrets) failed with, and what to do about it, in one line."""
+    if isinstance(_told_by_store(error), NotMlflow):
+        return f"tracking store {uri}: {reason(error)}"
+    if "database is locked" in str(error):
+        advice = "another process is writing to it: wait for that one, or stop it, and try again"
+    elif uri.startswith("sqlite"):
+        advice = "correct MLFLOW_TRACKING_URI"
+    else:
+        advice = "start it, or correct MLFLOW_TRACKING_URI"
+    return f"tracking store {uri}: {reason(error)}; {advice}"
+
+
 def reason(error: Exception) -> str:
     """The error in one short line, without object addresses or stack traces."""
+    error = _told_by_store(error)
     if versions := re.search(r"out-of-date database schema \(found version (\w+), but expected (\w+)\)", str(error)):
         return (
             f"the database was made by another version of MLflow (schema {versions[1]}, that of MLflow "
@@ -357,5 +426,7 @@ def reason(error: Exception) -> str:
         )
     text = " ".join(str(error).split())
     text = without_secrets(text)
+    if isinstance(error, NotMlflow):
+        return text
     innermost = re.findall(r"\[Errno -?\d+\] [A-Za-z ]+|timed out|Name or service not known|database is locked", text)
     return innermost[-1] if innermost else text[:200]

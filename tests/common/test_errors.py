@@ -40,6 +40,107 @@ def test_a_signal_ends_main_in_good_order_unless_a_stop_request_waits_for_it(nam
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+@pytest.mark.parametrize("place", ["finalizer", "callback"])
+def test_a_signal_that_comes_where_python_drops_exceptions_ends_main_too(name: str, code: int, place: str) -> None:
+    program = f"""
+import os, signal, time, weakref
+from common.errors import run_main
+
+def stopped(reference=None):
+    os.kill(os.getpid(), signal.{name})
+    for _ in range(1000):
+        pass
+    print("not reached")
+
+class Last:
+    if "{place}" == "finalizer":
+        __del__ = stopped
+
+def main():
+    thing = Last()
+    reference = weakref.ref(thing, stopped) if "{place}" == "callback" else None
+    try:
+        del thing
+        time.sleep({PATIENCE})
+        print("slept")
+    finally:
+        print("ended in good order")
+
+run_main(main)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("ended in good order\n", code), done.stderr
+    assert done.stderr == ""
+
+
+def test_other_errors_of_a_finalizer_are_told() -> None:
+    program = """
+from common.errors import run_main
+
+class Last:
+    def __del__(self):
+        raise ValueError("lost words")
+
+run_main(lambda: Last() and None)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "ValueError: lost words" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_while_a_trainer_is_imported_ends_it_without_a_word(tmp_path: Path, name: str) -> None:
+    """PyTorch takes seconds, and Ctrl-C comes first of all where a parameter was mistyped."""
+    (tmp_path / "slow.py").write_text(f"import os, signal\nos.kill(os.getpid(), signal.{name})\nmain = print\n")
+    done = run_module(tmp_path, "slow")
+    assert (done.returncode, done.stdout, done.stderr) == (-getattr(signal, name), "", "")
+
+
+def test_ctrl_c_behind_the_import_is_status_130_and_where_it_is_ignored_nothing(tmp_path: Path) -> None:
+    later = "import os, signal\n\ndef main():\n    os.kill(os.getpid(), signal.SIGINT)\n    print('went on')\n"
+    (tmp_path / "later.py").write_text(later)
+    done = run_module(tmp_path, "later")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    done = run_module(tmp_path, "later", "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); ")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "went on\n", "")
+
+
+def run_module(folder: Path, name: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    program = (
+        f"{before}import sys; sys.path.insert(0, {str(folder)!r}); import common.errors as e; e.run_module({name!r})"
+    )
+    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("becomes_another", [False, True])
+def test_a_trainer_whose_launcher_dies_while_it_is_imported_ends(tmp_path: Path, becomes_another: bool) -> None:
+    """becomes_another: as a trainer of nproc=2 becomes torchrun, which looks for its parent when it is imported."""
+    other = (
+        "import common.parent, os, sys, time\n"
+        "print('begun', flush=True)\n"
+        "while os.getppid() == int(sys.argv[1]):\n"
+        "    time.sleep(0.01)\n"
+        "common.parent.stop_without_parent()\n"
+        f"time.sleep({PATIENCE})\n"
+    )
+    becoming = f"import os, sys\nos.execv(sys.executable, [sys.executable, '-c', {other!r}, str(os.getppid())])\n"
+    at_once = f"import time\nprint('begun', flush=True)\ntime.sleep({PATIENCE})\n"
+    (tmp_path / "slow.py").write_text(becoming if becomes_another else at_once)
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import common.errors as e; e.run_module('slow')"
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {program!r}])"],
+        cwd=ROOT,
+        env={**os.environ, "MLFLOW_RUN_ID": "a"},
+        stdout=subprocess.PIPE,
+    )
+    assert launcher.stdout is not None
+    assert launcher.stdout.readline() == b"begun\n"
+    launcher.kill()
+    assert launcher.stdout.read() == b""  # its end: nobody has the pipe any more
+    launcher.wait()
+
+
 def test_under_nohup_a_closed_terminal_stops_nothing() -> None:
     program = SIGNAL_TWICE.replace("NAME", "SIGHUP")
     command = ["nohup", sys.executable, "-c", program]

@@ -13,14 +13,13 @@ from tests.conftest import PATIENCE, ROOT
 
 PARENT = """
 import subprocess, sys, time
-subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+subprocess.Popen([sys.executable, "-c", "from common.errors import run_module; run_module('child')"])
 time.sleep(3600)
 """
 
 CHILD = """
-import os, sys, time
+import os, time
 from pathlib import Path
-from common.errors import run_main
 
 def main():
     Path("started").write_text(str(os.getpid()))
@@ -29,9 +28,12 @@ def main():
     except SystemExit as ended:
         Path("ended").write_text(str(ended.code))
         raise
-
-run_main(main)
 """
+
+
+def start_parent(folder: Path, **variables: str) -> subprocess.Popen[bytes]:
+    (folder / "child.py").write_text(CHILD)
+    return subprocess.Popen([sys.executable, "-c", PARENT], cwd=folder, env=environment(**variables))
 
 
 def wait_for(path: Path) -> str:
@@ -49,16 +51,70 @@ def environment(**more: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("variable", ["TORCHELASTIC_RUN_ID", "MLFLOW_RUN_ID"])
 def test_what_works_for_another_stops_when_that_is_killed(tmp_path: Path, variable: str) -> None:
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD], cwd=tmp_path, env=environment(**{variable: "1"}))
+    parent = start_parent(tmp_path, **{variable: "1"})
     wait_for(tmp_path / "started")
     parent.kill()
     parent.wait()
     assert wait_for(tmp_path / "ended") == "143"
 
 
+LATE_CHILD = """
+import os, sys, time
+from common.errors import run_module
+
+while os.getppid() == int(sys.argv[1]):
+    time.sleep(0.05)
+run_module("child")
+"""
+
+BRIEF_PARENT = """
+import os, subprocess, sys
+os.environ["TORCHRUN_ID"] = str(os.getpid())
+subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid())])
+"""
+
+
+@pytest.mark.parametrize("variable", ["TORCHELASTIC_RUN_ID", "MLFLOW_RUN_ID"])
+def test_what_lost_its_launcher_before_it_could_look_does_not_begin(tmp_path: Path, variable: str) -> None:
+    """Python takes a while to start, and the launcher may be killed meanwhile."""
+    (tmp_path / "child.py").write_text(CHILD)
+    arguments = [sys.executable, "-c", BRIEF_PARENT, LATE_CHILD]
+    with open(tmp_path / "log", "wb") as log:
+        process = subprocess.Popen(
+            arguments,
+            cwd=tmp_path,
+            env=environment(**{variable: "1"}),
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        printed, _ = process.communicate(timeout=PATIENCE)  # until the child has ended, too
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    assert (printed, (tmp_path / "log").read_bytes()) == (b"", b"")
+    if (tmp_path / "started").exists():
+        assert (tmp_path / "ended").read_text() == "143"
+
+
+def test_what_leads_a_session_of_its_own_is_no_orphan(tmp_path: Path) -> None:
+    """As under SLURM, cron, docker: who started it is of another session, and lives."""
+    (tmp_path / "child.py").write_text(CHILD)
+    code = "from common.errors import run_module; run_module('child')"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(MLFLOW_RUN_ID="1"), start_new_session=True
+    )
+    wait_for(tmp_path / "started")
+    time.sleep(2.5)
+    assert child.poll() is None
+    child.terminate()
+    assert child.wait() == 143
+
+
 def test_what_works_for_nobody_lives_on(tmp_path: Path) -> None:
     """`nohup python -m trainers.wgan &` in a shell that ends."""
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD], cwd=tmp_path, env=environment())
+    parent = start_parent(tmp_path)
     child = int(wait_for(tmp_path / "started"))
     parent.kill()
     parent.wait()

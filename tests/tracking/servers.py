@@ -94,13 +94,29 @@ class Server:
         self._process = None
 
 
+Fate = str | int | tuple[int, list[tuple[str, str]], bytes] | None
+
+PAGE = b"<!doctype html><title>Sign in</title><form>"
+
+NOT_MLFLOW: dict[str, Fate] = {
+    "a redirect to a login page": (302, [("Location", "/login?next=secret")], b""),
+    "a login page": (200, [("Content-Type", "text/html; charset=utf-8")], PAGE),
+    "nothing": (200, [("Content-Type", "text/plain")], b""),
+    "no content": (204, [], b""),
+    "OK": (200, [("Content-Type", "text/plain")], b"200 OK"),
+    "JSON of a portal": (200, [("Content-Type", "application/json")], b'{"status": "login", "url": "https://sso"}'),
+    "half an answer": (200, [("Content-Type", "application/json")], b'{"run": {"info": '),
+}
+"""Answers of gateways that stand for the server, and don't say that anything went wrong."""
+
+
 class Proxy:
     """A gateway before a server. `decide(method, path, body)` says what becomes of a request: None: it is passed on;
-    "lose": it is passed on, and the connection closed without the answer; "hang": nothing ever comes back; a number:
-    that status is the answer, and the server hears nothing.
+    "lose": it is passed on, and the connection closed without the answer; "hang": nothing ever comes back; a number, or
+    (a number, headers, content): that status is the answer, and the server hears nothing.
     """
 
-    def __init__(self, target: str, decide: Callable[[str, str, bytes], str | int | None]) -> None:
+    def __init__(self, target: str, decide: Callable[[str, str, bytes], Fate]) -> None:
         self.requests: list[tuple[str, str]] = []
         self.ending = threading.Event()
         proxy = self
@@ -114,8 +130,10 @@ class Proxy:
                 fate = decide(self.command, self.path, body)
                 if fate == "hang":
                     proxy.ending.wait()
-                if isinstance(fate, int):
-                    self.answer(fate, [], b"<html>refused by the gateway</html>")
+                if isinstance(fate, tuple):
+                    self.answer(fate[0], [*fate[1], ("Connection", "close")], fate[2])
+                elif isinstance(fate, int):
+                    self.answer(fate, [("Connection", "close")], b"<html>refused by the gateway</html>")
                 elif fate != "hang":
                     status, headers, content = self.forward(body)
                     if fate != "lose":

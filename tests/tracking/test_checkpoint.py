@@ -55,6 +55,15 @@ def test_round_trip_keeps_the_previous(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.pt", "checkpoint.pt.previous"]
 
 
+def test_nothing_is_left_over_after_a_kill_between_keeping_and_writing(tmp_path: Path) -> None:
+    """Two names of one file: to rename one to the other does nothing, by POSIX."""
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, state(1))
+    os.link(path, tmp_path / "checkpoint.pt.previous")  # the kill came here
+    save_checkpoint(path, state(2))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.pt", "checkpoint.pt.previous"]
+
+
 def test_a_state_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     save_checkpoint(path, state(1))

@@ -31,10 +31,13 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 # A trainer in small: a metric and a timing per step, an image every 5 steps, a checkpoint every 7.
 TRAINER = """
-import sys, time
+import math, sys, time
 from pathlib import Path
 import numpy as np
 from tracking import StopRequest, find_checkpoint, load_checkpoint, save_checkpoint, start_run
+from tracking.run import Run
+
+Run.deliver.__defaults__ = (1500.0, math.inf)  # a busy machine's server may take minutes to come back
 
 output_dir, resume = Path(sys.argv[1]), sys.argv[2] or None
 steps, pause = int(sys.argv[3]), float(sys.argv[4])
@@ -179,7 +182,9 @@ def test_bad_names_and_images_are_refused_at_once(database: str) -> None:
             run.log_image("grid", np.zeros((8, 8, 3), np.float32), 1)
 
 
-def test_a_refused_record_does_not_hold_up_the_others(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refused_record_does_not_hold_up_the_others(
+    database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with tracking.start_run("wgan", {}) as run:
         run._spool.add("metrics", step=1, values={"bad(name": 1.0})
         run._spool.append("this is not JSON")
@@ -187,7 +192,7 @@ def test_a_refused_record_does_not_hold_up_the_others(database: str, capsys: pyt
     assert MlflowClient(database).get_run(run.run_id).data.metrics == {"good": 1.0}
     refused = [json.loads(line) for line in (run.folder / "refused.jsonl").read_text().splitlines()]
     assert [record["op"] for record in refused] == ["metrics", "unreadable"]
-    assert "refused.jsonl" in capsys.readouterr().out
+    assert f"kept in {tmp_path}/runs/{run.run_id}/refused.jsonl" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -397,6 +402,37 @@ def test_signals_end_with_a_checkpoint(database: str, tmp_path: Path, number: in
     assert steps_of(client, run_id, "loss") == list(range(1, state["step"] + 1))
 
 
+TWICE = """
+import os, signal, sys, time
+from common.errors import run_main
+from tracking import StopRequest, start_run
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background inherits that it is ignored
+
+def main():
+    with start_run("toy", {}) as run, StopRequest():
+        run.log_metrics({"loss": 1.0}, 1)
+        print(run.run_id, flush=True)
+        for _ in range(2):  # in the middle of a step that takes long
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+        time.sleep(3600)
+
+run_main(main)
+"""
+
+
+def test_a_second_ctrl_c_ends_the_run_at_once_and_in_good_order(database: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": database}
+    done = subprocess.run(
+        [sys.executable, "-c", TWICE], env=environment, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    run = MlflowClient(database).get_run(done.stdout.split()[0])
+    assert (run.info.status, run.data.metrics) == ("KILLED", {"loss": 1.0})
+
+
 def test_server_dies_in_the_middle(server: Server, tmp_path: Path) -> None:
     process = train(tmp_path / "runs", "", 220, 0.03)
     run_id, _ = started(process)
@@ -428,12 +464,16 @@ def test_server_away_at_the_end_then_sync(
     assert tracking.load_weights(model.uri)[1] == {"n": 3}
     assert not run.finish()
     message = capsys.readouterr().out
-    assert re.search(r"62 records are not delivered .* python -m tracking sync /.*/runs", message), message
+    assert re.search(
+        r"62 records are not delivered \(.*Connection .*\); .* python -m tracking sync /.*/runs", message
+    ), message
     if run._writer.is_alive():
         run._writer.join(10)
         run._spool.close()
     assert commands.main(["sync", "runs"]) == 1  # still away: says so, keeps all
-    assert "62 of 62 records still wait" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "62 of 62 records still wait" in told
+    assert "run.json" not in told  # that server knows the run: it can go nowhere else
     server.start()
     assert commands.main(["sync", "runs"]) == 0
     assert "62 records delivered" in capsys.readouterr().out
@@ -466,6 +506,26 @@ def test_started_without_its_server(
     assert run_folder(Path("runs"), run.run_id) == Path("runs") / local_id
     with tracking.start_run("toy", {"n": 1}, resume=run.run_id) as again:
         assert again.run_id == run.run_id
+
+
+def test_a_run_begun_with_a_mistyped_address_goes_where_it_should(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(starting, "START_PATIENCE", 0.0)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    run = tracking.start_run("toy", {"n": 1})
+    run.log_metrics({"loss": 0.5}, 1)
+    assert not run.finish()
+    if run._writer.is_alive():
+        run._writer.join(10)
+        run._spool.close()
+    assert commands.main(["sync", "runs"]) == 1
+    facts = run.folder / "run.json"
+    assert f"where that address is wrong, correct tracking_uri in {facts}" in capsys.readouterr().out
+    facts.write_text(facts.read_text().replace("http://127.0.0.1:1", server.uri))
+    assert commands.main(["sync", "runs"]) == 0
+    found = MlflowClient(server.uri).get_run(json.loads(facts.read_text())["run_id"])
+    assert (found.info.status, found.data.metrics["loss"]) == ("FINISHED", 0.5)
 
 
 @pytest.mark.slow

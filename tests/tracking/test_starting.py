@@ -1,6 +1,10 @@
 """How a run starts: in which store and experiment, what is refused before anything is recorded, what is kept secret."""
 
+import contextlib
 import json
+import os
+import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ from common.errors import InputError
 from tests.tracking.servers import Proxy, Server
 from tracking import __main__ as commands
 from tracking import starting, store
+from tracking.reading import Reader
 
 
 @pytest.fixture
@@ -44,6 +49,19 @@ def test_an_artifact_folder_that_cannot_be_written_is_said_at_the_start(usual: M
     assert usual.search_runs([experiment]) == []
 
 
+def test_the_artifact_folder_of_a_resumed_run_is_looked_at_before_it_goes_on(usual: MlflowClient) -> None:
+    with tracking.start_run("toy", {}) as run:
+        pass
+    artifacts = store.local_artifacts(usual.get_run(run.run_id).info.artifact_uri)
+    assert artifacts is not None
+    shutil.rmtree(artifacts)
+    artifacts.touch()  # a folder that cannot be written, also for the superuser
+    before = usual.get_run(run.run_id).to_dictionary()
+    with pytest.raises(InputError, match=r"artifacts '.*' cannot be written"):
+        tracking.start_run("toy", {}, resume=run.run_id)
+    assert usual.get_run(run.run_id).to_dictionary() == before
+
+
 @pytest.mark.parametrize(
     ("uri", "folder"),
     [
@@ -59,21 +77,47 @@ def test_which_artifacts_lie_on_this_machine(uri: str | None, folder: str | None
     assert store.local_artifacts(uri) == (None if folder is None else Path(folder))
 
 
-def test_half_uploaded_artifacts_are_swept_when_the_run_goes_on(usual: MlflowClient) -> None:
+def test_a_locked_database_is_no_absent_server(
+    usual: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db?timeout=0.1")  # SQLite's own patience
+    monkeypatch.setattr(starting, "START_PATIENCE", 0.0)
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)) as other:
+        other.execute("begin exclusive")
+        with pytest.raises(
+            InputError, match=r"mlflow.db.*: database is locked; another process is writing to it: wait"
+        ):
+            tracking.start_run("toy", {})
+    with tracking.start_run("toy", {}):  # it is free
+        pass
+
+
+def test_what_a_killed_process_left_is_swept_when_the_run_goes_on(usual: MlflowClient) -> None:
     with tracking.start_run("toy", {}) as run:
         run.log_text("whole", "notes/a.txt")
     artifacts = store.local_artifacts(usual.get_run(run.run_id).info.artifact_uri)
     assert artifacts is not None
     (artifacts / "notes" / ".artifact.uploading.x1").write_text("ha")
+    before = {path.name for path in run.folder.iterdir()}
+    (run.folder / ".run.json.x1.tmp").write_text("{")
+    (run.folder / "models" / "critic-1").mkdir(parents=True)
+    (run.folder / "models" / "critic-1" / "MLmodel").touch()
     with tracking.start_run("toy", {}, resume=run.run_id):
         pass
     assert [path.name for path in (artifacts / "notes").iterdir()] == ["a.txt"]
+    assert {path.name for path in run.folder.iterdir()} == before
 
 
 def test_a_hanging_server_holds_the_start_once(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    proxy = Proxy(server.uri, lambda *_: "hang")
+    patience = []
+
+    def hang(*_: object) -> str:
+        patience.append(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"])
+        return "hang"
+
+    proxy = Proxy(server.uri, hang)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.uri)
     monkeypatch.setattr(starting, "START_PATIENCE", 1.0)
     try:
@@ -84,6 +128,7 @@ def test_a_hanging_server_holds_the_start_once(
         proxy.stop()
     assert opening.facts["run_id"] is None
     assert len(proxy.requests) <= 2
+    assert set(patience) == {"1"}  # seconds, of a minute while the run goes on
     assert "does not answer" in capsys.readouterr().out
 
 
@@ -97,6 +142,13 @@ def test_a_hanging_server_holds_the_start_once(
         ("https://token@host", "https://host"),
         ("postgresql://me:hunt@er2@host/db", "postgresql://me@host/db"),
         ("postgresql://host/db?user=me&password=hunter2", "postgresql://host/db?user=me&password=***"),
+        (
+            "postgresql://host/db?sslPassword=hunter2&sslmode=require",
+            "postgresql://host/db?sslPassword=***&sslmode=require",
+        ),
+        ("mysql+pymysql://host/db?passwd=hunter2", "mysql+pymysql://host/db?passwd=***"),
+        ("mssql+pyodbc:///?odbc_connect=PWD%3Dhunter2", "mssql+pyodbc:///?odbc_connect=***"),
+        ("https://host/?access_token=hunter2&x=1", "https://host/?access_token=***&x=1"),
         ("mysql+pymysql://me@host/db", "mysql+pymysql://me@host/db"),
         ("sqlite:////a/b@c.db", "sqlite:////a/b@c.db"),
         ("to http://me:hunter2@host/a failed, ask a@b.c", "to http://host/a failed, ask a@b.c"),
@@ -115,8 +167,10 @@ def secret(server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_password_in_the_address_is_nowhere_to_be_read(
-    server: Server, secret: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    server: Server, secret: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for name in ("AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_TOKEN", "POSTGRES_PASSWORD"):
+        monkeypatch.setenv(name, "hunter2")
     run = tracking.start_run("toy", {"n": 1})
     run.log_metrics({"loss": 1.0}, 1)
     assert run.deliver()
@@ -127,10 +181,17 @@ def test_a_password_in_the_address_is_nowhere_to_be_read(
     assert commands.main(["sync", "runs"]) == 1
     server.start()
     assert commands.main(["sync", "runs"]) == 0
-    stored = MlflowClient(server.uri).get_run(run.run_id)
+    client = MlflowClient(server.uri)
+    stored = client.get_run(run.run_id)
     assert stored.data.metrics == {"loss": 0.5}
+    artifacts = Path(client.download_artifacts(run.run_id, "", str(tmp_path)))
+    assert (artifacts / "environment.json").is_file()
+    with pytest.raises(InputError, match="experiment 'nope' is not in http") as refused:
+        Reader().runs("nope")
+    print(refused.value, Reader().uri)
     seen = capsys.readouterr()
-    files = [path.read_text(errors="replace") for path in Path("runs").rglob("*") if path.is_file()]
+    kept = [path for folder in (Path("runs"), artifacts) for path in folder.rglob("*") if path.is_file()]
+    files = [path.read_text(errors="replace") for path in kept]
     for text in (seen.out, seen.err, str(stored.to_dictionary()), *files):
         assert "hunter2" not in text
     assert json.loads((run.folder / "run.json").read_text())["tracking_uri"] == server.uri

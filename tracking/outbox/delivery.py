@@ -87,10 +87,13 @@ class Delivery:
             metrics, waiting = [], 0
             if operation.get("newest"):
                 operation = {**operation, "file": self._spool.take_newest(operation["file"])}
-            self._or_set_aside(operation, partial(self._send_one, client, facts, operation))
+            done = operation.get("again") and self._is_done(operation)
+            done = done or self._or_set_aside(operation, partial(self._send_one, client, facts, operation))
             self._spool.mark_sent(end)
-            if operation.get("file"):
-                self._spool.remove_file(operation["file"])  # one that was refused has been moved away
+            if done and operation.get("file"):
+                self._spool.remove_file(operation["file"])
+            elif done and operation.get("again") and operation["op"] == "register":
+                self._spool.remove_file(operation["folder"])
         self._send_metrics(client, run_id, metrics)
 
     def beat(self, after_outage: bool) -> None:
@@ -122,40 +125,66 @@ class Delivery:
                 synchronous=True,
             )
         except MlflowException as error:
-            if not store.is_refused(error):
+            if not store.is_final(error):
                 raise
             # One bad name refuses the whole batch: send them one by one and set the bad one aside.
-            for operation, _ in batch:
+            for operation, end in batch:
                 one = _metrics(operation)
                 self._or_set_aside(operation, partial(client.log_batch, run_id, metrics=one, synchronous=True))
+                self._spool.mark_sent(end)
         self._spool.mark_sent(batch[-1][1])
 
-    def _or_set_aside(self, operation: Operation, send: Callable[[], Any]) -> None:
+    def _or_set_aside(self, operation: Operation, send: Callable[[], Any]) -> bool:
+        """Whether it was accepted."""
+        error = self._refusal(send)
+        if error is not None and _may_be_lifted(error) and not store.is_too_large(error):
+            error = self._refusal(send)  # two processes may have met in the store: the second time decides
+        if error is None:
+            return True
+        again = _may_be_lifted(error)
+        reason = TOO_LARGE if store.is_too_large(error) else store.reason(error)
+        if operation["op"] == "register":
+            folder = self._spool.folder / operation["folder"]
+            _note_registered(folder, {"name": operation["registered_name"], "refused": reason})
+        self._spool.set_aside(operation, reason, again=again)
+        self.refused += 1
+        if self.refused == 1:
+            what = operation.get("name") or operation["op"]
+            print(
+                f"tracking: a record is set aside ({what}: {reason}); kept in "
+                f"{self._spool.folder.absolute()}/refused.jsonl, and the others are delivered"
+                + ("; `python -m tracking sync` tries it again" if again else "")
+            )
+        return False
+
+    def _is_done(self, operation: Operation) -> bool:
+        """Whether the file of an operation that is tried again was delivered before."""
+        place = operation.get("folder" if operation["op"] == "register" else "file")
+        return place is not None and not (self._spool.folder / place).exists()
+
+    def _refusal(self, send: Callable[[], Any]) -> Exception | None:
+        """Why the operation is refused while others are accepted; None if it is done.
+
+        Raises what may be gone later, and what refuses all that this run sends: its records keep their order.
+        """
         try:
             send()
+        except (FileNotFoundError, KeyError, Damaged) as error:
+            return error
         except Exception as error:
-            too_large = store.is_too_large(error)
-            if not (too_large or store.is_refused(error) or isinstance(error, FileNotFoundError | KeyError | Damaged)):
+            if not store.is_final(error):
                 raise
+            client, run_id = self.client(), self._spool.facts()["run_id"]
+            run = client.get_run(run_id)
             # A run deleted in the UI refuses everything, but can be restored: keep the backlog for then.
-            if store.is_refused(error) and self._deleted():
+            if run.info.lifecycle_stage == "deleted":
                 raise MlflowException("the run is deleted; `mlflow runs restore` brings it back") from error
-            reason = TOO_LARGE if too_large else store.reason(error)
-            if operation["op"] == "register":
-                folder = self._spool.folder / operation["folder"]
-                _note_registered(folder, {"name": operation["registered_name"], "refused": reason})
-            self._spool.set_aside(operation, reason)
-            self.refused += 1
-            if self.refused == 1:
-                what = operation.get("name") or operation["op"]
-                print(
-                    f"tracking: a record is set aside ({what}: {reason}); kept in {self._spool.folder}/refused.jsonl, "
-                    "and the others are delivered"
-                )
-
-    def _deleted(self) -> bool:
-        run = self.client().get_run(self._spool.facts()["run_id"])
-        return bool(run.info.lifecycle_stage == "deleted")
+            try:
+                client.set_tag(run_id, "heartbeat", run.data.tags.get("heartbeat", json.dumps(heartbeat())))
+            except Exception:
+                raise error from None
+            return error
+        return None
 
     def _send_one(self, client: MlflowClient, facts: Mapping[str, Any], operation: Operation) -> None:
         run_id = facts["run_id"]
@@ -169,6 +198,8 @@ class Delivery:
                 path = self._spool.folder / operation["file"]
                 if path.is_dir():
                     client.log_artifacts(run_id, str(path), _join(operation["folder"], path.name))
+                elif operation.get("again") and _is_stored(client, run_id, operation):
+                    pass  # a newer file of that name
                 elif path.is_file() or not operation.get("newest"):
                     client.log_artifact(run_id, str(path), operation["folder"] or None)
                 # else: a newer checkpoint took this one's place and is delivered already
@@ -204,6 +235,16 @@ def image_name(key: str, step: int, time_ms: int) -> str:
     """
     identity = uuid.uuid5(uuid.NAMESPACE_OID, f"{key}/{step}/{time_ms}")
     return f"{re.sub('/', '~', key)}+step+{step}+timestamp+{time_ms}+{identity}"
+
+
+def _may_be_lifted(error: Exception) -> bool:
+    """Whether rights, a size or a gateway's rules refused it: these can be corrected, a value cannot."""
+    return store.is_final(error) and not store.is_refused(error)
+
+
+def _is_stored(client: MlflowClient, run_id: str, operation: Operation) -> bool:
+    path = _join(operation["folder"], operation["name"])
+    return path in {file.path for file in client.list_artifacts(run_id, operation["folder"] or None)}
 
 
 def _metrics(operation: Operation) -> list[Metric]:
@@ -333,8 +374,9 @@ def _upload_model(client: MlflowClient, run_id: str, folder: Path, logged: Logge
 
 
 def _note_registered(folder: Path, result: Mapping[str, str]) -> None:
-    """For `log_model`, which waits for it."""
-    (folder.parent / f"{folder.name}.json").write_text(json.dumps(result) + "\n")
+    """For `log_model`, which waits for it, unless the model was set aside before."""
+    if folder.parent.name == "models":
+        (folder.parent / f"{folder.name}.json").write_text(json.dumps(result) + "\n")
 
 
 def _send_evaluations(client: MlflowClient, run_id: str, operation: Operation) -> None:

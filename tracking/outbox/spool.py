@@ -142,10 +142,10 @@ class Spool:
             temporary.write_bytes(_sealed(str(offset)))
             os.replace(temporary, self._sent_path)
 
-    def set_aside(self, operation: Operation, reason: str) -> None:
+    def set_aside(self, operation: Operation, reason: str, again: bool = False) -> None:
         """Keep an operation that the store refuses for good in `refused.jsonl`, its file or model in `refused/`.
 
-        The operations after it can then be sent.
+        The operations after it can then be sent. again: `take_back` may try it once more.
         """
         place = "folder" if operation["op"] == "register" else "file"
         relative = operation.get(place)
@@ -155,7 +155,32 @@ class Spool:
             os.replace(self.folder / relative, self.folder / kept)
             operation = {**operation, place: kept}
         with open(self.folder / "refused.jsonl", "a") as file:
-            file.write(json.dumps({"reason": reason, **operation}) + "\n")
+            file.write(json.dumps({"reason": reason, **operation, "again": again}) + "\n")
+
+    def take_back(self) -> None:
+        """Queue once more what was refused by rights, size or a gateway's rules: these may have been corrected.
+
+        Not what a newer record has replaced by now: tags, a status, a checkpoint.
+        """
+        path = self.folder / "refused.jsonl"
+        if not path.exists():
+            return
+        kept: list[bytes] = []
+        queued: list[Operation] = []
+        for line in io.BytesIO(path.read_bytes()):
+            operation = _parse(line)
+            old = operation["op"] in ("unreadable", "tags", "status") or operation.get("newest")
+            if operation.get("again") and not old:
+                queued.append(operation)
+            else:
+                kept.append(line)
+        for operation in queued:
+            self.append(json.dumps({key: value for key, value in operation.items() if key != "reason"}))
+        # Last: a process that is killed before queues them twice, and the second time their files are gone.
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(b"".join(kept))
+        if not kept:
+            path.unlink()
 
     def take_newest(self, relative: str) -> str:
         """Move the file away from the path that the training overwrites; returns where it is now.
@@ -179,7 +204,13 @@ class Spool:
 
     def sweep(self) -> None:
         """Remove what a killed process left: half-written files, and models and files that no waiting line names."""
-        for pattern in (".run.json.*.tmp", ".checkpoint.pt.*", "checkpoint.pt.link", "sent.tmp"):
+        for pattern in (
+            ".run.json.*.tmp",
+            ".refused.jsonl.*.tmp",
+            ".checkpoint.pt.*",
+            "checkpoint.pt.link",
+            "sent.tmp",
+        ):
             for path in self.folder.glob(pattern):
                 _remove(path)
         waiting = [_parse(line.encode()) for line in self.lines(self.sent)]
@@ -255,12 +286,15 @@ class Spool:
         return metrics, images
 
     def clear(self) -> None:
-        """Remove the delivered spool of a finished run; `run.json`, checkpoints and what was refused stay."""
+        """Remove the delivered spool of a finished run, its files and models; `run.json`, checkpoints and what was
+        refused stay.
+        """
         with self._lock:
             os.ftruncate(self._descriptor, 0)
             self.size = 0
         self.mark_sent(0)
-        shutil.rmtree(self.folder / "files", ignore_errors=True)
+        for name in ("files", "models"):  # a model of an earlier process: this one did not wait for its registration
+            shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def facts(self) -> dict[str, Any]:
         """`run.json`: run_id, entry_point, tracking_uri, experiment, status."""

@@ -38,15 +38,18 @@ def sync_run(folder: Path, fresh_run_id: str | None = None) -> int:
             uri = facts["tracking_uri"]
             spool.set_facts(tracking_uri=store.without_secrets(uri))
         store.use(uri)
+        spool.take_back()
         delivery = Delivery(spool, uri)
         waiting = spool.pending()
         try:
             while operations := spool.read(spool.sent):
                 delivery.send(operations)
         except Exception as error:
+            # No server knows the run yet, so that it may go to another.
+            hint = f"; where that address is wrong, correct tracking_uri in {folder}/run.json"
             print(
                 f"{folder}: {spool.pending()} of {waiting} records still wait: {store.without_secrets(uri)}: "
-                f"{store.reason(error)}"
+                f"{store.reason(error)}{'' if facts['run_id'] else hint}"
             )
             return 1
         refused = f", {delivery.refused} refused (see refused.jsonl there)" if delivery.refused else ""

@@ -5,29 +5,26 @@ input example; `served.py`, which answers requests to it (tracking/serving/flavo
 with `weights/config.json`, from which a trainer builds the module again to train it further.
 """
 
-import copy
 import hashlib
 import json
-import logging
 import re
 import shutil
 import tempfile
 import uuid
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from common.archives import check_unpacked_size
 from common.errors import InputError
 from common.files import hash_of
 from common.tensors import load_tensors, save_tensors
 from tracking.registry.evaluations import Evaluation, evaluation_tags
+from tracking.registry.programs import Program, quiet
 from tracking.run import AnyRun
 from tracking.serving.flavour import Sampler, serve_by_network, serve_by_sampler
 from tracking.silent_run import SilentRun
@@ -56,7 +53,7 @@ class NoWeights(InputError):
 
 def log_model(
     run: AnyRun,
-    module: torch.nn.Module,
+    module: torch.nn.Module | Program,
     name: str,
     example: np.ndarray,
     *,
@@ -75,12 +72,12 @@ def log_model(
     `registered_name`.
 
     Args:
-        example: an input batch of at least 2 (a batch of 1 would freeze the batch size at 1); its other
-        dimensions are fixed. config: what the module's constructor needs, as JSON values; `load_weights`
-        gives it back. metrics: shown on the model's page, and on the run's at `step` unless the run has that
-        value already. metadata: any JSON facts, kept in the model's MLmodel file. alias: moved to the new
-        version. sampler: of a generator, which is then served as a sampler of images instead of as an array in, an
-        array out.
+        module: or its Program, where it is written several times. example: an input batch of at least 2 (a batch of 1
+        would freeze the batch size at 1); its other dimensions are fixed. config: what the module's constructor needs,
+        as JSON values; `load_weights` gives it back. metrics: shown on the model's page, and on the run's at `step`
+        unless the run has that value already. metadata: any JSON facts, kept in the model's MLmodel file. alias: moved
+        to the new version. sampler: of a generator, which is then served as a sampler of images instead of as an array
+        in, an array out.
         evaluations: what `promote` compares versions by.
 
     If the server is away the model is saved in the run's folder and registered when the backlog is delivered.
@@ -116,7 +113,7 @@ def log_model(
 
 def save_model(
     folder: Path,
-    module: torch.nn.Module,
+    module: torch.nn.Module | Program,
     example: np.ndarray,
     config: Mapping[str, Any],
     metadata: Mapping[str, Any],
@@ -126,81 +123,22 @@ def save_model(
 
     Leaves the module and the global RNG as they are.
     """
-    frozen = copy.deepcopy(module).to("cpu").eval()
-    with torch.random.fork_rng(devices=[]), _quiet(), torch.no_grad():
-        packages = ("mlflow", "torch", "numpy", *(("pillow",) if sampler else ()))
-        output = _save_program(folder, frozen, example=example, metadata=metadata, packages=packages)
+    program = module if isinstance(module, Program) else Program(module, example)
+    packages = ("mlflow", "torch", "numpy", *(("pillow",) if sampler else ()))
+    with torch.random.fork_rng(devices=[]), quiet():
+        program.write(folder, metadata, packages)
         if sampler is None:
             in_volts = metadata.get("epochs", {}).get("unit") == "V"
             serve_by_network(folder, example.shape[1:], in_volts)
         else:
-            for rater, network in sampler.raters.items():
-                _save_program(
-                    folder / rater,
-                    copy.deepcopy(network).to("cpu").eval(),
-                    example=output.numpy(),
-                    metadata={},
-                    packages=packages,
-                )
-            serve_by_sampler(folder, sampler, nz=example.shape[1], image_shape=output.shape[1:])
+            for name, rater in sampler.raters.items():
+                rates = rater if isinstance(rater, Program) else Program(rater, program.output.numpy())
+                rates.write(folder / name, {}, packages)
+            serve_by_sampler(folder, sampler, nz=example.shape[1], image_shape=program.output.shape[1:])
     weights = folder / WEIGHTS_FOLDER
     weights.mkdir()
-    save_tensors(weights / WEIGHTS_NAME, frozen.state_dict())
+    save_tensors(weights / WEIGHTS_NAME, program.module.state_dict())
     (weights / CONFIG_NAME).write_text(json.dumps(dict(config), indent=1, default=str) + "\n")
-
-
-def _save_program(
-    folder: Path, frozen: torch.nn.Module, example: np.ndarray, metadata: Mapping[str, Any], packages: Sequence[str]
-) -> torch.Tensor:
-    """Write MLflow's pt2 model of a module in eval mode; its output for the example."""
-    import mlflow.pytorch
-    from mlflow.models import infer_signature
-
-    output = frozen(torch.from_numpy(example))
-    if not isinstance(output, torch.Tensor):
-        raise ValueError(f"a served model returns one tensor, this one a {type(output).__name__}")
-    if not output.isfinite().all():
-        raise ValueError(f"{type(frozen).__name__}: its output for the example is not finite; it is not registered")
-    try:
-        mlflow.pytorch.save_model(
-            frozen,
-            str(folder),
-            signature=infer_signature(example, output.numpy()),
-            input_example=example,
-            # Explicit: MLflow would start a process for eleven seconds to find them out, and add
-            # Lightning to them.
-            pip_requirements=[f"{package}=={installed_version(package)}" for package in packages],
-            metadata=dict(metadata),
-            serialization_format="pt2",
-        )
-    except RuntimeError as error:  # all that torch.export raises
-        fault = str(error).strip().splitlines()[0]
-        raise ValueError(f"torch.export can't trace {type(frozen).__name__}: {fault}") from error
-    _check_program(folder / "data" / "model.pt2", frozen, example)
-    return output
-
-
-def _check_program(path: Path, module: torch.nn.Module, example: np.ndarray) -> None:
-    """Raise ValueError unless the exported program takes other batch sizes and computes what `module` does.
-
-    `len(x)` in a forward pass freezes the batch at the example's, without a word from `torch.export`.
-    """
-    program = torch.export.load(path).module()
-    for batch in (example[:1], np.concatenate([example, example[:1]])):
-        x = torch.from_numpy(batch)
-        expected = module(x)
-        try:
-            output = program(x)
-        except (AssertionError, RuntimeError) as error:
-            fault = str(error).strip().splitlines()[0]
-            raise ValueError(
-                f"{type(module).__name__} is exported for batches of {len(example)} only ({fault}): "
-                "in its forward write x.shape[0] for len(x), and no int() of a shape"
-            ) from error
-        deterministic = torch.equal(expected, module(x))
-        close = torch.allclose(output, expected, rtol=1e-3, atol=1e-4 * max(1.0, float(expected.abs().max())))
-        if output.shape != expected.shape or (deterministic and not close):
-            raise ValueError(f"{type(module).__name__}: the exported program does not compute what the module does")
 
 
 def load_weights(uri: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -237,7 +175,7 @@ def load_program(uri: str) -> tuple[Any, str]:
 
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with _quiet():
+            with quiet():
                 path = Path(
                     mlflow.artifacts.download_artifacts(f"{_artifact_uri(pinned(uri))}/data/model.pt2", dst_path=folder)
                 )
@@ -261,7 +199,7 @@ def load_pyfunc(uri: str) -> tuple[Any, int | None, str] | None:
 
     try:
         address = pinned(uri)
-        with _quiet():
+        with quiet():
             model = mlflow.pyfunc.load_model(_artifact_uri(address))
     except Exception:
         return None
@@ -274,10 +212,12 @@ def open_program(path: Path) -> Any:
     """The exported program in a .pt2 file as a callable on tensors.
 
     `torch.export.load` unpickles what lies in the file. So MLflow's check comes first, which lets pass what holds
-    tensors and plain values only; it raises MlflowException for other files.
+    tensors and plain values only; it raises MlflowException for other files. ValueError for one that would unpack to
+    far more than its size.
     """
     from mlflow.pytorch import _validate_pt2_archive_is_pickle_free
 
+    check_unpacked_size(path)
     _validate_pt2_archive_is_pickle_free(str(path))
     return torch.export.load(path).module()
 
@@ -319,7 +259,7 @@ def pinned(uri: str) -> str:
             found = client.get_model_version_by_alias(match[1], match[2])
         except Exception as error:
             raise InputError(
-                f"model {uri}: {store.reason(error)} (store {store.shown()}); {_instead_of_alias(match[1])}"
+                f"model {uri}: {store.reason(error)} (store {store.shown()}); {_instead_of(match[1], 'alias')}"
             ) from None
         return f"models:/{match[1]}/{found.version}"
     name = re.fullmatch(r"models:/([^/@]+)", uri)
@@ -328,8 +268,36 @@ def pinned(uri: str) -> str:
     return uri
 
 
-def _instead_of_alias(name: str) -> str:
-    """What to do where an alias of the registered model is not there: the versions that are, if there are any."""
+def served_address(uri: str) -> str:
+    """`pinned(uri)`, once its MLmodel file was read: what `mlflow models serve` can load.
+
+    Raises InputError where there is no MLflow model.
+    """
+    import mlflow.models
+
+    from tracking import store
+
+    if not re.match(r"[a-z][a-z0-9+.-]+:", uri) and not (Path(uri) / "MLmodel").is_file():
+        raise InputError(
+            f"model {uri}: no folder of an MLflow model; give one (it holds MLmodel), published weights such as "
+            "pretrained/digits32, models:/name/version, models:/name@alias or runs:/id/name"
+        )
+    uri = pinned(uri)
+    try:
+        store.connect(store.tracking_uri())
+        with quiet():
+            mlflow.models.get_model_info(uri)
+    except InputError:
+        raise
+    except Exception as error:
+        name = re.fullmatch(r"models:/([^/@]+)/\d+", uri)
+        instead = f"; {_instead_of(name[1], 'version')}" if name else ""
+        raise InputError(f"model {uri}: {store.reason(error)} (store {store.shown()}){instead}") from None
+    return uri
+
+
+def _instead_of(name: str, missing: str) -> str:
+    """What to do where the registered model has no such alias or version: those that are there, if there are any."""
     from tracking import store
 
     try:
@@ -340,7 +308,7 @@ def _instead_of_alias(name: str) -> str:
     if not found:
         return "train one first, or name the store by MLFLOW_TRACKING_URI"
     versions = ", ".join(f"models:/{name}/{version.version}" for version in found)
-    return f"it has no such alias; give a version, the newest first: {versions}"
+    return f"it has no such {missing}; give a version, the newest first: {versions}"
 
 
 def newest_model(name: str, **tags: Any) -> ModelInfo:
@@ -375,7 +343,7 @@ def _downloaded(uri: str, folder: Path) -> Path:
     uri = pinned(uri)
     try:
         store.connect(store.tracking_uri())
-        with _quiet():
+        with quiet():
             for file in (WEIGHTS_NAME, CONFIG_NAME):
                 mlflow.artifacts.download_artifacts(
                     f"{_artifact_uri(uri)}/{WEIGHTS_FOLDER}/{file}", dst_path=str(folder)
@@ -441,32 +409,17 @@ def _registered(folder: Path, name: str) -> ModelInfo:
     result = folder.parent / f"{folder.name}.json"
     if not result.is_file():
         print(
-            f"tracking: {name} is saved in {folder}; the registry gets it when the server is back (python "
+            f"tracking: {name} is saved in {folder.absolute()}; the registry gets it when the server is back (python "
             "-m tracking sync)"
         )
         return ModelInfo(str(folder), name, None)
     found = json.loads(result.read_text())
     if "version" not in found:
         result.unlink()
-        kept = folder.parent.parent / "refused" / folder.name
+        kept = folder.parent.parent.absolute() / "refused" / folder.name
         print(f"tracking: {name} is not registered: {found['refused']}; it is kept in {kept}")
         return ModelInfo(str(kept), name, None)
     version = int(found["version"])
     shutil.rmtree(folder, ignore_errors=True)
     result.unlink()
     return ModelInfo(f"models:/{name}/{version}", name, version)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide the advice that exporting and saving print."""
-    levels = {logger: logger.level for logger in map(logging.getLogger, ("mlflow", "torch", "mlflow.pytorch"))}
-    try:
-        for logger in levels:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in levels.items():
-            logger.setLevel(level)

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from tracking.registry.programs import Program
+
 SERVED_NAME, GUARD_NAME = "served.py", "guard.py"
 
 MAX_IMAGES, MAX_WORK = 256, 8192
@@ -30,18 +32,18 @@ MOST_VOLTS = 0.002
 
 @dataclass(frozen=True)
 class Sampler:
-    """What makes a registered generator a sampler. critic, ratio: for I-SIR by the critic and by the density ratio;
-    None: without. algorithm: the file models/gan/isir.py. iterations: those of sampler=calibrated, if a request names
-    none.
+    """What makes a registered generator a sampler. critic, ratio: for I-SIR by the critic and by the density ratio (or
+    their Programs, where they are written several times); None: without. algorithm: the file models/gan/isir.py.
+    iterations: those of sampler=calibrated, if a request names none.
     """
 
-    critic: torch.nn.Module | None
+    critic: torch.nn.Module | Program | None
     algorithm: Path
-    ratio: torch.nn.Module | None = None
+    ratio: torch.nn.Module | Program | None = None
     iterations: int = 5
 
     @property
-    def raters(self) -> dict[str, torch.nn.Module]:
+    def raters(self) -> dict[str, torch.nn.Module | Program]:
         """What rates images, by the name of its folder in the model."""
         found = {"critic": self.critic, "density_ratio": self.ratio}
         return {name: network for name, network in found.items() if network is not None}

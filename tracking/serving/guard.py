@@ -8,6 +8,7 @@ the process of a scoring server only.
 import json
 import os
 import sys
+from functools import wraps
 from typing import Any
 
 from mlflow.exceptions import MlflowException
@@ -23,12 +24,12 @@ def guard_server(max_megabytes: float) -> None:
     """
     if scoring_server._SERVER_MODEL_PATH not in os.environ:
         return
+    _limit_bodies(max_megabytes)
     plain = getattr(scoring_server.invocations, "plain", scoring_server.invocations)
 
     def invocations(data: bytes | str, content_type: str | None, model: Any, input_schema: Any) -> Any:
         if len(data) > max_megabytes * 1e6:
-            sizes = f"the request has {len(data) / 1e6:.1f} MB, allowed are {max_megabytes:g} MB"
-            return _refused(413, f"{sizes}: send less at a time (the server's setting max_request_mb)")
+            return _too_large(f"{len(data) / 1e6:.1f}", max_megabytes)
         try:
             return plain(data, content_type or "", model, input_schema)
         except MlflowException as error:
@@ -40,6 +41,49 @@ def guard_server(max_megabytes: float) -> None:
 
     invocations.plain = plain  # type: ignore[attr-defined]
     scoring_server.invocations = invocations
+
+
+def _limit_bodies(max_megabytes: float) -> None:
+    """Refuse a request by its Content-Length before its body is read, and one without as soon as it is too long.
+
+    MLflow reads a body whole. Its app is made after the model is loaded, with this decorator of its one route.
+    """
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    catching = scoring_server._async_catch_mlflow_exception
+    plain = getattr(catching, "plain", catching)
+
+    def refused(megabytes: str) -> Response:
+        answer = _too_large(megabytes, max_megabytes)
+        return Response(answer.response, answer.status, media_type=answer.mimetype)
+
+    def limited(route: Any) -> Any:
+        @wraps(route)
+        async def checked(request: Request) -> Any:
+            promised = request.headers.get("content-length", "0")
+            if int(promised) > max_megabytes * 1e6:
+                return refused(f"{int(promised) / 1e6:.1f}")
+            body = bytearray()
+            async for part in request.stream():
+                body += part
+                if len(body) > max_megabytes * 1e6:
+                    return refused(f"more than {max_megabytes:g}")
+
+            async def read() -> dict[str, Any]:
+                return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+            return await route(Request(request.scope, read))
+
+        return plain(checked)
+
+    limited.plain = plain  # type: ignore[attr-defined]
+    scoring_server._async_catch_mlflow_exception = limited
+
+
+def _too_large(megabytes: str, max_megabytes: float) -> Any:
+    sizes = f"the request has {megabytes} MB, allowed are {max_megabytes:g} MB"
+    return _refused(413, f"{sizes}: send less at a time (the server's setting max_request_mb)")
 
 
 def _refused(status: int, message: str) -> Any:

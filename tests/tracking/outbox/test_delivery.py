@@ -1,5 +1,6 @@
 """What the writer thread does with a spool in unlucky moments, against a real SQLite store."""
 
+import itertools
 import json
 import re
 from collections import Counter
@@ -10,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from PIL import Image
 
 import tracking
-from tests.tracking.servers import Proxy, Server
+from tests.tracking.servers import NOT_MLFLOW, PAGE, Fate, Proxy, Server
 from tracking import __main__ as commands
-from tracking import starting
+from tracking import starting, store
 from tracking.outbox.delivery import Delivery
 from tracking.outbox.spool import Spool
 
@@ -164,6 +166,20 @@ def test_sync_removes_only_what_it_has_sent(database: str, spool: Spool, monkeyp
     assert (spool.folder / "spool.jsonl").read_bytes() == whole
 
 
+def test_sync_ends_a_run_that_was_killed_in_its_last_delivery(database: str, spool: Spool) -> None:
+    """Its process had no time to write FINISHED into run.json; the spool's last line says it."""
+    spool.add("metrics", step=1, values={"loss": 1.0})
+    queue_model(spool, "net")
+    spool.add("finish", status="FINISHED")
+    spool.close()
+    assert commands.main(["sync", str(spool.folder)]) == 0
+    assert len(MlflowClient(database).search_model_versions("name = 'net'")) == 1
+    assert not (spool.folder / "models").exists()
+    assert MlflowClient(database).get_run(spool.facts()["run_id"]).info.status == "FINISHED"
+    assert spool.facts()["status"] == "FINISHED"
+    assert (spool.folder / "spool.jsonl").read_bytes() == b""
+
+
 def queue_everything(spool: Spool, fresh_run_id: str, model: str = "net") -> None:
     """Every operation that there is, each with its files."""
     spool.add("status", status="RUNNING")
@@ -289,6 +305,39 @@ def test_the_answer_of_each_request_is_lost_once(
     assert not (spool.folder / "refused.jsonl").exists()
 
 
+@pytest.mark.parametrize("first", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, len(NOT_MLFLOW)))])
+def test_an_answer_that_is_not_mlflows_is_none(
+    server: Server, gateway: Proxy, served_spool: Spool, fates: dict[str, Any], first: int
+) -> None:
+    """A gateway that wants somebody to sign in answers each request once, and the server does not hear it."""
+    client, spool, model = MlflowClient(server.uri), served_spool, f"net-{first}"
+    kinds = itertools.islice(itertools.cycle(NOT_MLFLOW.values()), first, None)
+    run_id, fresh = spool.facts()["run_id"], client.create_run("0").info.run_id
+    kept: set[tuple[str, str, bytes]] = set()
+
+    def decide(method: str, path: str, body: bytes) -> Fate:
+        request = method, path, re.sub(rb"\d{13}", b"now", body)
+        if request in kept:
+            return None
+        if path.startswith("/login"):
+            return 200, [("Content-Type", "text/html")], PAGE
+        kept.add(request)
+        return next(kinds)
+
+    fates["decide"] = decide
+    queue_everything(spool, fresh, model)
+    reasons: list[str] = []
+    while spool.sent < spool.size and len(reasons) < 200:
+        try:
+            deliver(Delivery(spool, gateway.uri), spool)
+        except Exception as error:
+            reasons.append(store.reason(error))
+    assert all("MLFLOW_TRACKING_TOKEN" in reason and "secret" not in reason for reason in reasons)
+    assert len(reasons) == len(kept) > 30
+    assert_all_once(client, run_id, fresh, model)
+    assert not (spool.folder / "refused.jsonl").exists()
+
+
 def test_a_run_whose_creation_was_not_answered_is_made_once(
     server: Server, gateway: Proxy, fates: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,6 +359,32 @@ def test_a_run_whose_creation_was_not_answered_is_made_once(
     assert experiment is not None
     assert [run.info.run_id for run in client.search_runs([experiment.experiment_id])] == [opening.facts["run_id"]]
     assert len(lost) > 3
+
+
+def test_what_a_killed_upload_of_a_model_left_is_swept(
+    database: str, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = MlflowClient(database)
+
+    def files(model_id: str) -> Path:
+        folder = store.local_artifacts(client.get_logged_model(model_id).artifact_location)
+        assert folder is not None
+        return folder
+
+    def killed(self: MlflowClient, model_id: str, folder: str) -> None:
+        files(model_id).mkdir(parents=True)
+        (files(model_id) / ".artifact.uploading.x1").write_text("ha")
+        raise ConnectionError("killed")
+
+    queue_model(spool, "net")
+    with monkeypatch.context() as context:
+        context.setattr(MlflowClient, "log_model_artifacts", killed)
+        with pytest.raises(ConnectionError):
+            deliver(Delivery(spool, database), spool)
+    deliver(Delivery(spool, database), spool)
+    [version] = client.search_model_versions("name = 'net'")
+    found = files(version.source.removeprefix("models:/"))
+    assert {path.name for path in found.iterdir()} == {"MLmodel", "weights"}
 
 
 def test_an_upload_that_the_gateway_refuses_is_set_aside_and_the_rest_passes(
@@ -341,3 +416,170 @@ def test_an_upload_that_the_gateway_refuses_is_set_aside_and_the_rest_passes(
     assert (spool.folder / refused[0]["file"]).stat().st_size == 3 << 20
     assert (spool.folder / refused[1]["folder"] / "weights").stat().st_size == 2 << 20
     assert "large.bin: 413" in capsys.readouterr().out
+
+
+def queue_text(spool: Spool, name: str, content: str) -> None:
+    path, relative = spool.new_file(name)
+    path.write_text(content)
+    spool.add("file", file=relative, name=name, folder="notes")
+
+
+def text_of(client: MlflowClient, run_id: str, path: str) -> str:
+    return Path(client.download_artifacts(run_id, path)).read_text()
+
+
+def test_what_is_refused_while_the_rest_is_accepted_is_set_aside_and_sync_tries_it_again(
+    server: Server, gateway: Proxy, served_spool: Spool, fates: dict[str, Any]
+) -> None:
+    """The rules of a firewall: a word in the path or the body of a request."""
+    client, spool = MlflowClient(server.uri), served_spool
+    run_id, model = spool.facts()["run_id"], "firewalled"
+    fates["decide"] = lambda method, path, body: 403 if "odd" in path or b"odd" in body else None
+    queue_text(spool, "odd.txt", "older")
+    queue_text(spool, "odd too.txt", "only")
+    queue_text(spool, "plain.txt", "plain")
+    spool.add("params", values={"lr": "odd"})
+    spool.add("tags", values={"colour": "odd"})
+    for step, name in enumerate(("loss", "oddity", "loss")):
+        spool.add("metrics", step=step, values={name: 1.0})
+    queue_model(spool, model)
+    weights = spool.folder / "models" / f"{model}-1" / "weights"
+    weights.write_bytes(b"odd" * 9)
+    spool.add("finish", status="FINISHED")
+    deliver(Delivery(spool, gateway.uri), spool)
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert [file.path for file in client.list_artifacts(run_id, "notes")] == ["notes/plain.txt"]
+    assert [point.step for point in client.get_metric_history(run_id, "loss")] == [0, 2]
+    assert client.search_model_versions(f"name = '{model}'") == []
+    refused = [json.loads(line) for line in (spool.folder / "refused.jsonl").read_text().splitlines()]
+    assert [record["op"] for record in refused] == ["file", "file", "params", "tags", "metrics", "register"]
+    assert all("403" in record["reason"] for record in refused)
+
+    spool.close()
+    assert commands.main(["sync", str(spool.folder)]) == 1
+    assert sorted(path.name for path in spool.folder.glob("refused/*/*")) == [
+        "MLmodel",
+        "odd too.txt",
+        "odd.txt",
+        "weights",
+    ]
+    assert len((spool.folder / "refused.jsonl").read_text().splitlines()) == len(refused)
+
+    fates["decide"] = lambda *_: None
+    spool = Spool(spool.folder)
+    queue_text(spool, "odd.txt", "newer")
+    client.set_tag(run_id, "colour", "newer")
+    deliver(Delivery(spool, gateway.uri), spool)
+    spool.set_facts(status="FINISHED")
+    spool.close()
+    assert commands.main(["sync", str(spool.folder)]) == 0
+    run = client.get_run(run_id)
+    assert text_of(client, run_id, "notes/odd.txt") == "newer"
+    assert text_of(client, run_id, "notes/odd too.txt") == "only"
+    assert run.data.params == {"lr": "odd"}
+    assert run.data.tags["colour"] == "newer"
+    assert [point.step for point in client.get_metric_history(run_id, "oddity")] == [1]
+    assert len(client.search_model_versions(f"name = '{model}'")) == 1
+    assert [json.loads(line)["op"] for line in (spool.folder / "refused.jsonl").read_text().splitlines()] == ["tags"]
+    assert list(spool.folder.glob("refused/*")) == []
+    assert commands.main(["sync", str(spool.folder)]) == 0
+
+
+@pytest.mark.parametrize("status", [401, 429])
+def test_what_may_pass_is_waited_for(
+    server: Server, gateway: Proxy, served_spool: Spool, fates: dict[str, Any], status: int
+) -> None:
+    client, spool = MlflowClient(server.uri), served_spool
+    fates["decide"] = lambda method, path, body: status if method == "PUT" else None
+    queue_text(spool, "a.txt", "hello")
+    with pytest.raises(Exception, match=str(status)):
+        deliver(Delivery(spool, gateway.uri), spool)
+    fates["decide"] = lambda *_: None
+    deliver(Delivery(spool, gateway.uri), spool)
+    assert text_of(client, spool.facts()["run_id"], "notes/a.txt") == "hello"
+    assert not (spool.folder / "refused.jsonl").exists()
+
+
+@pytest.mark.parametrize("refused", [("POST",), ("POST", "PUT", "GET")])
+def test_rights_that_are_lost_refuse_all_that_is_sent_and_nothing_is_set_aside(
+    server: Server, gateway: Proxy, served_spool: Spool, fates: dict[str, Any], refused: tuple[str, ...]
+) -> None:
+    client, spool = MlflowClient(server.uri), served_spool
+    run_id, fresh = spool.facts()["run_id"], client.create_run("0").info.run_id
+    queue_everything(spool, fresh, model="-".join(refused))
+    fates["decide"] = lambda method, path, body: 403 if method in refused else None
+    with pytest.raises(Exception, match="403"):
+        deliver(Delivery(spool, gateway.uri), spool)
+    assert spool.sent == 0
+    fates["decide"] = lambda *_: None
+    deliver(Delivery(spool, gateway.uri), spool)
+    assert_all_once(client, run_id, fresh, model="-".join(refused))
+    assert not (spool.folder / "refused.jsonl").exists()
+
+
+def test_two_processes_that_meet_in_the_store_lose_nothing(
+    server: Server, gateway: Proxy, served_spool: Spool, fates: dict[str, Any]
+) -> None:
+    """MLflow answers 400 to the second of two that write the same row."""
+    met: set[str] = set()
+
+    def decide(method: str, path: str, body: bytes) -> int | None:
+        name = path.partition("/mlflow/")[2]
+        if method != "POST" or name not in ("runs/log-batch", "model-versions/create", "runs/update") or name in met:
+            return None
+        met.add(name)
+        return 400
+
+    client, spool = MlflowClient(server.uri), served_spool
+    run_id, fresh = spool.facts()["run_id"], client.create_run("0").info.run_id
+    queue_everything(spool, fresh, model="meeting")
+    fates["decide"] = decide
+    deliver(Delivery(spool, gateway.uri), spool)
+    assert len(met) == 3
+    assert_all_once(client, run_id, fresh, model="meeting")
+    assert not (spool.folder / "refused.jsonl").exists()
+
+
+@pytest.mark.parametrize("fate", ["lose", 503])
+def test_a_model_that_cannot_be_found_just_then_is_registered_later(
+    server: Server, gateway: Proxy, served_spool: Spool, fates: dict[str, Any], fate: str | int
+) -> None:
+    """MLflow's client says that such a model may have been deleted, and calls it an invalid value."""
+    client, spool = MlflowClient(server.uri), served_spool
+    run_id, fresh, model = spool.facts()["run_id"], client.create_run("0").info.run_id, f"late-{fate}"
+    queue_everything(spool, fresh, model)
+    asked = {"version": False, "found": False}
+
+    def decide(method: str, path: str, body: bytes) -> str | int | None:
+        asked["version"] |= path.endswith("model-versions/create")
+        if method == "GET" and "logged-models/m-" in path and asked["version"] and not asked["found"]:
+            asked["found"] = True
+            return fate
+        return None
+
+    fates["decide"] = decide
+    with pytest.raises(MlflowException) as caught:
+        deliver(Delivery(spool, gateway.uri), spool)
+    assert asked["found"]
+    assert "may have been deleted" not in store.reason(caught.value)
+    deliver(Delivery(spool, gateway.uri), spool)
+    assert_all_once(client, run_id, fresh, model)
+    assert not (spool.folder / "refused.jsonl").exists()
+
+
+def test_a_kill_while_the_refused_is_taken_back_doubles_nothing(
+    server: Server, gateway: Proxy, served_spool: Spool, fates: dict[str, Any]
+) -> None:
+    client, spool = MlflowClient(server.uri), served_spool
+    fates["decide"] = lambda method, path, body: 403 if method == "PUT" else None
+    queue_text(spool, "a.txt", "hello")
+    deliver(Delivery(spool, gateway.uri), spool)
+    fates["decide"] = lambda *_: None
+    kept = (spool.folder / "refused.jsonl").read_bytes()
+    spool.take_back()
+    (spool.folder / "refused.jsonl").write_bytes(kept)  # as if it had been killed before it emptied it
+    spool.take_back()
+    deliver(Delivery(spool, gateway.uri), spool)
+    assert text_of(client, spool.facts()["run_id"], "notes/a.txt") == "hello"
+    assert not (spool.folder / "refused.jsonl").exists()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ import tracking
 from common.errors import InputError
 from common.tensors import save_tensors
 from tracking import store
+from tracking.registry.models import served_address
 
 EXAMPLE = np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32)
 
@@ -171,6 +173,36 @@ def test_versions_and_their_tags(database: str) -> None:
         tracking.newest_model("g", dataset="cifar")
     with pytest.raises(InputError, match="no version of it"):
         tracking.newest_model("never")
+
+
+def test_where_an_alias_was_removed_the_versions_are_listed(database: str) -> None:
+    with tracking.start_run("wgan", {}) as run:
+        for number in range(2):
+            network = trained()
+            with torch.no_grad():
+                next(network.parameters()).add_(number)
+            tracking.log_model(run, network, "g", EXAMPLE, registered_name="g", config={})
+    MlflowClient(database).delete_registered_model_alias("g", "latest-good")
+    words = "it has no such alias; give a version, the newest first: models:/g/2, models:/g/1"
+    with pytest.raises(InputError, match=words):
+        tracking.load_weights("models:/g@latest-good")
+
+
+def test_an_address_to_serve_is_that_of_a_model_that_is_there(database: str, tmp_path: Path) -> None:
+    with tracking.start_run("wgan", {}) as run:
+        tracking.log_model(run, trained(), "g", EXAMPLE, registered_name="g", config={})
+    of_run = f"runs:/{run.run_id}/g"
+    for uri in ("models:/g", "models:/g@latest-good", "models:/g/1"):
+        assert served_address(uri) == "models:/g/1"
+    assert served_address(of_run) == of_run
+    folder = mlflow.artifacts.download_artifacts("models:/g/1", dst_path=str(tmp_path / "copy"))
+    assert served_address(folder) == folder
+    with pytest.raises(InputError, match=r"version=2\) not found .*; it has no such version; give .*: models:/g/1$"):
+        served_address("models:/g/2")
+    with pytest.raises(InputError, match=f"model {of_run}x: "):
+        served_address(f"{of_run}x")
+    with pytest.raises(InputError, match="no folder of an MLflow model"):
+        served_address(str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """Registered models of every kind, loaded and served where this project is not."""
 
 import base64
+import http.client
 import io
 import json
 import math
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -509,6 +511,36 @@ def test_a_generator_over_http(registry: Registry, generator_server: ModelServer
     log = generator_server.log()
     assert "Traceback" not in log
     assert "POST" not in log  # quiet
+
+
+def answer_to(server: ModelServer, head: str, parts: Iterator[bytes]) -> tuple[int, Any]:
+    """(status, parsed answer) of a request whose body is sent in `parts`."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
+        opening = "POST /invocations HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{opening}{head}\r\n\r\n".encode())
+        for part in parts:
+            connection.sendall(part)
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        return answer.status, json.loads(answer.read())
+
+
+def test_a_body_that_is_too_long_is_not_read(generator_server: ModelServer) -> None:
+    status, answer = answer_to(generator_server, "Content-Length: 5000000000", iter(()))  # and nothing of it is sent
+    assert status == 413
+    assert answer["message"].startswith("the request has 5000.0 MB, allowed are 32 MB: send less at a time")
+
+    # One byte too much, and then nothing: a server that has all of it read can answer before it hangs up.
+    sizes = [*[1_000_000] * 32, 1]
+    too_long = (b"%x\r\n%s\r\n" % (size, b"1" * size) for size in sizes)
+    status, answer = answer_to(generator_server, "Transfer-Encoding: chunked", too_long)
+    assert status == 413
+    assert answer["message"].startswith("the request has more than 32 MB, allowed are 32 MB: send less at a time")
+    request = json.dumps({"inputs": {"n": 2}}).encode()
+    chunks = iter([b"%x\r\n%s\r\n" % (len(part), part) for part in (request[:7], request[7:])] + [b"0\r\n\r\n"])
+    status, answer = answer_to(generator_server, "Transfer-Encoding: chunked", chunks)
+    assert status == 200
+    assert len(answer["predictions"]) == 2
 
 
 DOCUMENT = (ROOT / "docs" / "serving.md").read_text()
