@@ -59,7 +59,8 @@ def classification_scores(label: np.ndarray, p: np.ndarray) -> dict[str, float]:
     """Accuracy, balanced accuracy, F1, macro F1, ROC AUC, kappa, expected calibration error (10 bins).
 
     F1 is that of class 1 of two, and of more classes their mean, weighted by their trials. ROC AUC is the mean over
-    classes of one against the rest, NaN where a class is missing.
+    classes of one against the rest, NaN where a class is missing. The mean over classes of macro F1 is over those that
+    are there or were answered.
     """
     if len(label) != len(p) or not len(label):
         raise ValueError(f"{len(label)} labels and {len(p)} probabilities; as many of both are needed, at least one")
@@ -72,7 +73,7 @@ def classification_scores(label: np.ndarray, p: np.ndarray) -> dict[str, float]:
         "accuracy": float(accuracy_score(label, guess)),
         "balanced_accuracy": balanced_accuracy(label, guess),
         "f1": float(f1_score(label, guess, average=average, labels=None if binary else classes, zero_division=0.0)),
-        "f1_macro": float(f1_score(label, guess, average="macro", labels=classes, zero_division=0.0)),
+        "f1_macro": float(f1_score(label, guess, average="macro", labels=classes, zero_division=np.nan)),
         "roc_auc": float(roc_auc_score(label, p, multi_class="ovr")) if whole else math.nan,
         "kappa": float(cohen_kappa_score(label, guess, labels=classes)) if len(np.unique(label)) > 1 else 0.0,
         "calibration_error": float(
@@ -108,21 +109,24 @@ def accuracy_by_position(label: np.ndarray, p: np.ndarray, position: np.ndarray)
     return np.array([right[position == k].mean() for k in np.unique(position)])
 
 
-def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
-    """(mean, low, high): Student's t interval of the mean of independent values, one per subject.
+def mean_interval(values: Sequence[float], level: float = 0.95, least: float = 0.0) -> tuple[float, float, float]:
+    """(mean, low, high): Student's t interval of the mean of independent values from `least` to 1, accuracies or other
+    shares, one per subject.
 
+    What of it lies outside that range is cut off: no mean can lie there, so it holds the true mean as often as before.
     The bounds are NaN for a single value.
     """
     x = np.asarray(values, dtype=float)
+    mean = float(x.mean())
     if len(x) < 2:
-        return float(x.mean()), math.nan, math.nan
-    half = stats.t.ppf(0.5 + level / 2, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x))
-    return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
+        return mean, math.nan, math.nan
+    half = float(stats.t.ppf(0.5 + level / 2, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x)))
+    return mean, max(mean - half, least), min(mean + half, 1.0)
 
 
 def paired_interval(a: Mapping[int, float], b: Mapping[int, float]) -> tuple[float, float, float]:
-    """(mean, low, high) of a - b over the subjects that both have."""
-    return mean_interval([a[s] - b[s] for s in sorted(a.keys() & b.keys())])
+    """(mean, low, high) of a - b, from -1 to 1, over the subjects that both have."""
+    return mean_interval([a[s] - b[s] for s in sorted(a.keys() & b.keys())], least=-1.0)
 
 
 def sign_flip_p(differences: Sequence[float], n_resamples: int = 9999, seed: int = 0) -> float:

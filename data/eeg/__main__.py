@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.errors import InputError, run_main
+from common.figures import show_as_written
 from data.eeg.load import Preprocessing, load_eeg, own_folder
-from data.eeg.own import OwnFiles, survey
 from data.eeg.sources import is_own
+from data.eeg.survey import OwnFiles, survey
 
 
 def add_own_options(inspect: argparse.ArgumentParser) -> None:
@@ -124,6 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     args.out.mkdir(parents=True, exist_ok=True)
     for name, figure in recording_figures(data).items():
+        show_as_written(figure)
         figure.savefig(args.out / f"{name}.png", dpi=120)
         print(f"wrote {args.out / f'{name}.png'}")
 

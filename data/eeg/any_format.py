@@ -5,11 +5,9 @@ EEGMMI's files, at whatever rate, with whatever electrodes, from whatever events
 """
 
 import importlib.util
-import itertools
-import re
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,8 @@ import numpy as np
 
 from common.errors import InputError
 from data.eeg.edf import BadRecording, check_bdf_bytes, check_edf_bytes
-from data.eeg.electrodes import channels_of
+from data.eeg.electrodes import channels_of, electrode_meant
+from data.eeg.events import began, check_stim, comment_counts, event_times, joints
 from data.eeg.naming import is_bids
 from data.eeg.recording import (
     Preprocessing,
@@ -30,17 +29,10 @@ from data.eeg.recording import (
     stretches,
 )
 from data.eeg.signal_checks import check_signal, dead_stretches, median_deviation
+from data.eeg.unpacked_size import check_unpacked_size
 
 READING_VERSION = 3  # raise it when the same files and settings give other trials
 
-JOINT = re.compile(r"edge.*|boundary|new segment(?:/.*)?", re.IGNORECASE)
-"""Annotations where the signal jumps: MNE's, EEGLAB's and BrainVision's names of a pause or a cut."""
-NO_EVENT = re.compile(rf"(?:{JOINT.pattern})|bad.*|comment(?:/.*)?", re.IGNORECASE)
-"""Annotations that say nothing of what a person did."""
-
-
-BOUNCE = 0.005
-"""Seconds, or three samples: a code that a stim channel holds for less before another is not one that was sent."""
 NEAREST_CUES = 0.1
 """Seconds: nobody is asked twice within."""
 
@@ -66,8 +58,8 @@ class Reading:
 
 @dataclass(frozen=True)
 class Scan:
-    """What a recording holds. events: {name: how many}. positions: metres, of each electrode. bad: electrodes that the
-    file itself marks bad.
+    """What a recording holds. events, comments: {name: how many}. positions: metres, of each electrode. bad:
+    electrodes that the file itself marks bad. dropped: names of channels to be left out that it has.
     """
 
     seconds: float
@@ -77,18 +69,33 @@ class Scan:
     positions_from_file: bool
     others: tuple[str, ...]
     events: dict[str, int]
+    comments: dict[str, int]
     bad: tuple[str, ...]
+    dropped: tuple[str, ...]
 
 
 def open_raw(path: Path, bids_root: Path | None) -> mne.io.BaseRaw:
     """The recording, its samples not yet read; BadRecording if MNE cannot read it."""
+    if path.stat().st_size == 0:
+        raise BadRecording("it is empty: 0 bytes")
     checks = {".edf": check_edf_bytes, ".bdf": check_bdf_bytes}
     if path.suffix.lower() in checks:
         checks[path.suffix.lower()](path.read_bytes())
+    check_unpacked_size(path)
     with _as_bad_recording():
         if bids_root is not None:
             return _open_bids(path, bids_root)
+        return _open_mne(path)
+
+
+def _open_mne(path: Path) -> mne.io.BaseRaw:
+    """Annotations of EDF and BDF are UTF-8, as EDF+ asks, or else Latin-1, as older programs wrote them."""
+    try:
         return mne.io.read_raw(path, preload=False)
+    except Exception as error:  # MNE's own is a bare Exception
+        if path.suffix.lower() not in (".edf", ".bdf") or "invalid byte" not in str(error):
+            raise
+        return mne.io.read_raw(path, preload=False, encoding="latin1")
 
 
 @contextmanager
@@ -104,6 +111,11 @@ def _as_bad_recording() -> Iterator[None]:
             yield
     except Exception as error:
         words = " ".join(str(error).split())[:200]
+        if isinstance(error, UnicodeDecodeError):
+            raise BadRecording(
+                "its text is not UTF-8 (special characters from an older program?): save its header, or the file with "
+                "its markers, as UTF-8"
+            ) from error
         if words.startswith("Omitted"):
             raise BadRecording(f"cut short: some of its events lie behind its end ({words})") from error
         raise BadRecording(f"MNE cannot read it ({type(error).__name__}: {words})") from error
@@ -129,92 +141,21 @@ def bids_root_of(folder: Path) -> Path | None:
     return None
 
 
-def event_times(raw: mne.io.BaseRaw) -> list[tuple[str, int]]:
-    """(name, sample from the recording's start) of every event, in the order of time.
-
-    From annotations, and from stim channels, whose names are their codes; a code at the sample of an annotation of the
-    same name is not counted twice.
-    """
-    names = sorted({d for d in raw.annotations.description if not NO_EVENT.fullmatch(d)})
-    found: set[tuple[int, str]] = set()
-    if names:
-        codes = {name: number for number, name in enumerate(names, 1)}
-        events, _ = mne.events_from_annotations(raw, event_id=codes, verbose="ERROR")
-        found |= {(int(sample), names[code - 1]) for sample, _, code in events}
-    if len(mne.pick_types(raw.info, meg=False, stim=True)):
-        events = mne.find_events(raw, shortest_event=1, initial_event=True, uint_cast=True, verbose="ERROR")
-        found |= {(int(sample), str(code)) for sample, _, code in events}
-    return [(name, sample - raw.first_samp) for sample, name in sorted(found)]
-
-
-def check_stim(raw: mne.io.BaseRaw, wanted: Collection[str]) -> None:
-    """BadRecording where a stim channel passes through another code on its way to one of `wanted`, or through that:
-    which of the two was sent?
-    """
-    if not len(mne.pick_types(raw.info, meg=False, stim=True)):
-        return
-    steps = mne.find_events(raw, output="step", consecutive=True, shortest_event=1, uint_cast=True, verbose="ERROR")
-    shortest = max(3, round(BOUNCE * raw.info["sfreq"]))
-    for (sample, _, code), (later, before, after) in itertools.pairwise(steps.tolist()):
-        bounces = code and after and before == code and later - sample < shortest
-        if bounces and {str(code), str(after)} & set(wanted):
-            raise BadRecording(
-                f"its stim channel bounces: code {code} holds for {later - sample} samples before {after}, at "
-                f"{(sample - raw.first_samp) / raw.info['sfreq']:.3f} s; clean it, or give events as annotations"
-            )
-
-
-@dataclass(frozen=True)
-class Marked:
-    """An event with its time: seconds from the recording's start, and how long it lasts, 0 where that is not said."""
-
-    name: str
-    seconds: float
-    duration: float
-
-
-def marked_events(raw: mne.io.BaseRaw) -> list[Marked]:
-    """`event_times` with the durations of the annotations among them."""
-    rate, start = float(raw.info["sfreq"]), began(raw)
-    lasting: dict[str, list[tuple[float, float]]] = {}
-    for note in raw.annotations:
-        if note["duration"] * rate > 1:  # formats that know no other give an event one sample
-            lasting.setdefault(note["description"], []).append((note["onset"] - start, float(note["duration"])))
-    found = []
-    for name, sample in event_times(raw):
-        durations = [d for onset, d in lasting.get(name, []) if abs(onset * rate - sample) <= 1]
-        found.append(Marked(name, sample / rate, durations[0] if durations else 0.0))
-    return found
-
-
-def joints(raw: mne.io.BaseRaw) -> list[float]:
-    """Seconds from the start at which the signal jumps: every JOINT but one at the start itself."""
-    onsets = [note["onset"] - began(raw) for note in raw.annotations if JOINT.fullmatch(note["description"])]
-    return [onset for onset in onsets if onset * raw.info["sfreq"] > 1]
-
-
-def began(raw: mne.io.BaseRaw) -> float:
-    """Seconds of the first sample on the clock of the annotations."""
-    return float(raw.first_time) if raw.annotations.orig_time is not None else 0.0
-
-
-def matching_event(wanted: str, names: Sequence[str]) -> str | None:
-    """The event that is meant: the name itself, or "S1" or "S  1" for BrainVision's "Stimulus/S  1"."""
-    if wanted in names:
-        return wanted
-    plain = re.sub(r"\s+", "", wanted).lower()
-    alike = [n for n in names if plain in (squeezed := re.sub(r"\s+", "", n).lower(), squeezed.rsplit("/", 1)[-1])]
-    return alike[0] if len(alike) == 1 else None
+def channels_named(ch_names: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]:
+    """{name: the channels that it means}: those of that name, else of that name in another case."""
+    found = {d: [c for c in ch_names if c == d] or [c for c in ch_names if c.lower() == d.lower()] for d in names}
+    return {name: channels for name, channels in found.items() if channels}
 
 
 def scan(path: Path, montage: str | None, dropped: tuple[str, ...], bids_root: Path | None) -> Scan | str:
     """What the recording holds, or the reason why it cannot be used."""
     try:
         raw = open_raw(path, bids_root)
-        kept = [c for c in raw.ch_names if c not in dropped]
-        channels = channels_of(mne.pick_info(raw.info, [raw.ch_names.index(c) for c in kept]), montage)
+        channels = channels_of(_without(raw, dropped), montage)
+        by_channel = channels_named(raw.ch_names, dropped)
+        meant = {d: electrode_meant(d, channels.names.values(), montage) for d in dropped if d not in by_channel}
         kept_electrodes = [(n, e, p) for (n, e), p in zip(channels.names.items(), channels.positions, strict=True)]
-        kept_electrodes = [row for row in kept_electrodes if row[1] not in dropped]
+        kept_electrodes = [row for row in kept_electrodes if row[1] not in meant.values()]
         return Scan(
             seconds=float(raw.n_times / raw.info["sfreq"]),
             sfreq=float(raw.info["sfreq"]),
@@ -223,7 +164,9 @@ def scan(path: Path, montage: str | None, dropped: tuple[str, ...], bids_root: P
             positions_from_file=channels.from_file,
             others=channels.others,
             events=dict(Counter(name for name, _ in event_times(raw))),
+            comments=comment_counts(raw),
             bad=tuple(e for n, e, _ in kept_electrodes if n in raw.info["bads"]),
+            dropped=(*by_channel, *(d for d, electrode in meant.items() if electrode is not None)),
         )
     except (BadRecording, InputError) as error:
         return str(error)
@@ -303,12 +246,14 @@ def beside_joint(raw: mne.io.BaseRaw, starts: np.ndarray, preprocessing: Preproc
 
 def _signal(raw: mne.io.BaseRaw, reading: Reading, sfreq: float) -> tuple[np.ndarray, np.ndarray]:
     """(the electrodes' signal at `sfreq`, referenced, without line noise; as recorded), volts [n_chans, n_samples]."""
-    names = {electrode: name for name, electrode in channels_of(_without(raw, reading), reading.montage).names.items()}
+    channels_left = channels_of(_without(raw, reading.dropped), reading.montage)
+    names = {electrode: name for name, electrode in channels_left.names.items()}
     missing = [electrode for electrode in reading.electrodes if electrode not in names]
     if missing:
         raise BadRecording(f"it has no {' '.join(missing)}")
     channels = [names[electrode] for electrode in reading.electrodes]
-    outside = [name for name in _named(reading.reference, names, raw.ch_names) if name not in channels]
+    reference = _named(reading, names, raw.ch_names)
+    outside = [name for name in reference if name not in channels]
     with _as_bad_recording():
         raw = raw.copy().pick([*channels, *outside]).load_data().reorder_channels([*channels, *outside])
     with mne.utils.use_log_level("ERROR"):
@@ -317,8 +262,8 @@ def _signal(raw: mne.io.BaseRaw, reading: Reading, sfreq: float) -> tuple[np.nda
         unfiltered = raw.get_data(picks=channels)
         if reading.reference == ("average",):
             raw.set_eeg_reference("average", ch_type="eeg")
-        elif reading.reference:
-            raw.set_eeg_reference(_named(reading.reference, names, raw.ch_names), ch_type="eeg")
+        elif reference:
+            raw.set_eeg_reference(reference, ch_type="eeg")
         raw.pick(channels)
         if reading.notch:
             raw.notch_filter(list(reading.notch), picks="all")
@@ -327,18 +272,22 @@ def _signal(raw: mne.io.BaseRaw, reading: Reading, sfreq: float) -> tuple[np.nda
     return raw.get_data(), unfiltered
 
 
-def _without(raw: mne.io.BaseRaw, reading: Reading) -> mne.Info:
-    return mne.pick_info(raw.info, [i for i, name in enumerate(raw.ch_names) if name not in reading.dropped])
+def _without(raw: mne.io.BaseRaw, dropped: Sequence[str]) -> mne.Info:
+    out = {name for names in channels_named(raw.ch_names, dropped).values() for name in names}
+    return mne.pick_info(raw.info, [i for i, name in enumerate(raw.ch_names) if name not in out])
 
 
-def _named(reference: tuple[str, ...], names: Mapping[str, str], ch_names: Sequence[str]) -> list[str]:
-    """The file's channels that a reference means, by electrode or by their own name."""
-    if reference == ("average",):
+def _named(reading: Reading, names: Mapping[str, str], ch_names: Sequence[str]) -> list[str]:
+    """The file's channels that the reference means, by electrode or by their own name."""
+    if reading.reference == ("average",):
         return []
-    found = [names.get(name, name) for name in reference]
-    missing = [name for name in found if name not in ch_names]
-    if missing:
-        raise BadRecording(f"reference={','.join(reference)}: it has no channel {' '.join(missing)}")
+    found = []
+    for name in reading.reference:
+        electrode = electrode_meant(name, names, reading.montage)
+        channels = channels_named(ch_names, [name]).get(name, [])
+        if electrode is None and not channels:
+            raise BadRecording(f"reference={','.join(reading.reference)}: it has no channel {name}")
+        found.append(channels[0] if electrode is None else names[electrode])
     return found
 
 

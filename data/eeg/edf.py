@@ -1,4 +1,5 @@
-"""Checks the bytes of an EDF+ file before MNE reads it: size, line feeds, time stamps, the limits of its channels.
+"""Checks the bytes of an EDF+ file before MNE reads it: size, line feeds, time stamps, the limits of its channels; of a
+BDF+ file (EDF+ with 24 bits a sample) size and time stamps.
 
 The format: Kemp et al. 1992 (doi:10.1016/0013-4694(92)90009-7), EDF+: Kemp and Olivan 2003
 (doi:10.1016/S1388-2457(03)00123-8).
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 
 STAMP = re.compile(rb"([+-]\d{1,12}(?:\.\d{0,12})?)(?:\x15[\d.]*)?\x14")
 """The start of a data record's first annotation: "+seconds", behind it perhaps a duration."""
-ANNOTATIONS = b"EDF Annotations"
+ANNOTATIONS, BDF_ANNOTATIONS = b"EDF Annotations", b"BDF Annotations"
+EDF_VERSION, BDF_VERSION = b"0", b"\xffBIOSEMI"
 NEIGHBOURS = (9, 11, 12, 14)  # bytes as frequent in a signal as line feeds (10) and carriage returns (13)
 
 
@@ -20,12 +22,13 @@ class BadRecording(Exception):
 
 @dataclass(frozen=True)
 class EdfHeader:
-    """Of an EDF file: sizes in bytes, the length of a data record in seconds, and every signal's fields.
+    """Of an EDF or BDF file: sizes in bytes, the length of a data record in seconds, and every signal's fields.
 
-    n_samples: of each signal in a data record. stamp_offset: where a data record's time stamp stands in it, None where
-    the file has none.
+    sample_bytes: of one number, 2 or, in BDF, 3. n_samples: of each signal in a data record. stamp_offset: where a data
+    record's time stamp stands in it, None where the file has none.
     """
 
+    sample_bytes: int
     n_header_bytes: int
     n_records: int
     record_seconds: float
@@ -36,11 +39,14 @@ class EdfHeader:
 
     @property
     def record_bytes(self) -> int:
-        return 2 * sum(self.n_samples)
+        return self.sample_bytes * sum(self.n_samples)
 
     @property
     def stamp_offset(self) -> int | None:
-        return 2 * sum(self.n_samples[: self.labels.index(ANNOTATIONS)]) if ANNOTATIONS in self.labels else None
+        for label in (ANNOTATIONS, BDF_ANNOTATIONS):
+            if label in self.labels:
+                return self.sample_bytes * sum(self.n_samples[: self.labels.index(label)])
+        return None
 
 
 def check_edf_bytes(payload: bytes) -> None:
@@ -68,20 +74,20 @@ def check_edf_bytes(payload: bytes) -> None:
 
 
 def check_bdf_bytes(payload: bytes) -> None:
-    """BadRecording if a BDF file (EDF with 24 bits a sample) has another size than its header promises."""
-    header = edf_header(payload, version=b"\xffBIOSEMI")
-    record_bytes = 3 * sum(header.n_samples)
-    expected = header.n_header_bytes + header.n_records * record_bytes
+    """BadRecording if a BDF file (EDF with 24 bits a sample) has another size than its header promises, or gaps."""
+    header = edf_header(payload, BDF_VERSION)
+    expected = header.n_header_bytes + header.n_records * header.record_bytes
     if len(payload) != expected:
-        whole = (len(payload) - header.n_header_bytes) // record_bytes
+        whole = (len(payload) - header.n_header_bytes) // header.record_bytes
         raise BadRecording(
             f"the header promises {header.n_records} data records, {expected} bytes; the file holds {whole}, "
             f"{len(payload)} bytes: copy it again"
         )
+    _check_time_stamps(header, payload[header.n_header_bytes :])
 
 
-def edf_header(payload: bytes, version: bytes = b"0") -> EdfHeader:
-    """The header of an EDF file: 256 bytes, then 256 bytes a signal, ordered by field. BadRecording if it is none."""
+def edf_header(payload: bytes, version: bytes = EDF_VERSION) -> EdfHeader:
+    """The header of an EDF or BDF file: 256 bytes, then 256 bytes a signal, by field. BadRecording if it is none."""
     try:
         n_signals = int(payload[252:256])
         if payload[:8].strip() != version or n_signals < 1 or len(payload) < 256 * (n_signals + 1):
@@ -92,10 +98,11 @@ def edf_header(payload: bytes, version: bytes = b"0") -> EdfHeader:
             return [payload[first + width * i : first + width * (i + 1)].strip() for i in range(n_signals)]
 
         header = EdfHeader(
+            sample_bytes=3 if version == BDF_VERSION else 2,
             n_header_bytes=int(payload[184:192]),
             n_records=int(payload[236:244]),
             record_seconds=float(payload[244:252]),
-            is_discontinuous=payload[192:197] == b"EDF+D",
+            is_discontinuous=payload[192:197] in (b"EDF+D", b"BDF+D"),
             labels=tuple(column(0, 16)),
             n_samples=tuple(int(size) for size in column(216, 8)),
             limits=tuple(zip(column(104, 8), column(112, 8), column(120, 8), column(128, 8), strict=True)),
@@ -103,7 +110,7 @@ def edf_header(payload: bytes, version: bytes = b"0") -> EdfHeader:
         if header.n_header_bytes != 256 * (n_signals + 1) or min(header.n_samples) < 1:
             raise ValueError
     except ValueError:
-        kind = "an EDF" if version == b"0" else "a BDF"
+        kind = "a BDF" if version == BDF_VERSION else "an EDF"
         raise BadRecording(f"not {kind} file: its header cannot be read") from None
     if header.n_records < 1:
         raise BadRecording(f"its header promises {header.n_records} data records: the recording was never closed")
@@ -116,7 +123,9 @@ def _check_time_stamps(header: EdfHeader, body: bytes) -> None:
     """BadRecording unless each data record starts where the one before it ends, to half a sample."""
     if header.stamp_offset is None:
         if header.is_discontinuous:
-            raise BadRecording("it has gaps (EDF+D) and no time stamps that say where; record it again without")
+            raise BadRecording(
+                "it has gaps (its header says so) and no time stamps that say where; record it again without"
+            )
         return
     slack = header.record_seconds / max(header.n_samples) / 2
     first = previous = 0.0

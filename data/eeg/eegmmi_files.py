@@ -4,9 +4,8 @@ Nothing is moved. Recordings of the zip are unpacked into the cache.
 """
 
 import re
-import shutil
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from common.errors import InputError
@@ -15,6 +14,8 @@ from data.eeg.physionet import LAYOUT, recording_name
 
 LAYOUTS = (LAYOUT, Path("files/eegmmidb/1.0.0"), Path("eegmmidb/1.0.0"), Path("1.0.0"), Path())
 """Folders in which S001/S001R04.edf is looked for first, MNE's before all others."""
+LARGEST_RECORDING = 64 * 2**20
+"""Bytes of a recording in a zip, which can promise any size; EEGMMI's have 3 MB."""
 NAME = re.compile(r"S(\d{3})R(\d{2})\.edf")
 
 Pair = tuple[int, int]
@@ -55,23 +56,33 @@ def _from_zips(zips: Sequence[Path], pairs: Sequence[Pair], cache_dir: Path) -> 
     """The recordings of `pairs` in the zips, unpacked into the cache, each whole or not at all."""
     found: dict[Pair, Path] = {}
     for path in zips:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                members = {_pair_of(name.rsplit("/", 1)[-1]): name for name in archive.namelist()}
-                state = path.stat()
-                target = cache_dir / f"eegmmi-{hash_of([str(path.resolve()), state.st_size, state.st_mtime_ns])[:16]}"
-                for pair in pairs:
-                    if pair in found or pair not in members:
-                        continue
-                    file = target / recording_name(*pair)
-                    if not file.exists():
-                        with (
-                            archive.open(members[pair]) as source,
-                            atomic_file(file) as temporary,
-                            temporary.open("wb") as out,
-                        ):
-                            shutil.copyfileobj(source, out)
-                    found[pair] = file
-        except (zipfile.BadZipFile, EOFError) as error:
-            raise InputError(f"{path} is no whole zip ({error}); copy or download it again") from error
+        state = path.stat()
+        stamp = [str(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns]
+        target = cache_dir / f"eegmmi-{hash_of(stamp)[:16]}"
+        for pair, content in _contents(path, [pair for pair in pairs if pair not in found], target):
+            found[pair] = target / recording_name(*pair)
+            if content is not None:
+                with atomic_file(found[pair]) as temporary:
+                    temporary.write_bytes(content)
     return found
+
+
+def _contents(path: Path, pairs: Sequence[Pair], target: Path) -> Iterator[tuple[Pair, bytes | None]]:
+    """(pair, the bytes of its recording) of those of `pairs` that a zip holds; None for what is in `target` already."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {_pair_of(entry.filename.rsplit("/", 1)[-1]): entry for entry in archive.infolist()}
+            for pair in pairs:
+                if pair in members:
+                    there = (target / recording_name(*pair)).exists()
+                    yield pair, None if there else _read_member(archive, members[pair])
+    except Exception as error:  # a damaged zip fails in many ways
+        raise InputError(
+            f"{path} is no whole zip ({' '.join(str(error).split())}); copy or download it again"
+        ) from error
+
+
+def _read_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    if entry.file_size > LARGEST_RECORDING:
+        raise ValueError(f"{entry.filename} has {entry.file_size / 1e6:,.0f} MB, a recording of EEGMMI 3")
+    return archive.read(entry)

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import mne
@@ -40,6 +40,14 @@ def standard_name(name: str, montage: str = DEFAULT_MONTAGE) -> str | None:
     return _known_names(montage).get(plain.strip(".").lower())
 
 
+def electrode_meant(name: str, electrodes: Collection[str], montage: str | None) -> str | None:
+    """The one of `electrodes` that somebody means by a name: itself, in another spelling (c3), or an old name (T3)."""
+    if name in electrodes:
+        return name
+    known = standard_name(name, montage or DEFAULT_MONTAGE)
+    return known if known in electrodes else next((e for e in electrodes if e.lower() == name.lower()), None)
+
+
 @dataclass(frozen=True)
 class Channels:
     """names: {channel of the file: electrode}, in the file's order; others: those that are no electrode, stim
@@ -74,6 +82,11 @@ def channels_of(info: mne.Info, montage: str | None) -> Channels:
     if doubled:
         both = " and ".join(name for name, electrode in names.items() if electrode == doubled[0])
         raise InputError(f"channels {both} are both electrode {doubled[0]}; leave one out with drop=NAME")
+    if not own:
+        found = ", ".join(sorted(set(kinds.values())))
+        raise InputError(
+            f"none of its {len(kinds)} channels is of the type EEG, but {found}: set their types, and save it"
+        )
     if not names:
         raise InputError(
             f"none of its channels is an electrode of {montage or DEFAULT_MONTAGE} ({' '.join(info.ch_names[:12])}); "

@@ -18,9 +18,12 @@ def recording_figures(data: EegData, recording: int = 0) -> dict[str, Figure]:
     """The figures by name: `raw_traces`, `spectrum` and `spectrum_topomaps` of one recording,
     `contralateral_topomap` of all trials.
 
-    `recording` counts in `data.recordings`. Unlabelled data has no events, so only the first two are drawn.
+    `recording` counts in `data.recordings`; of one's own, the first that has trials instead of one that has none.
+    Unlabelled data has no events, so only the first two are drawn.
     `spectrum_topomaps` needs trials of SHORTEST_SPECTRUM, `contralateral_topomap` trials that cover TASK_WINDOW.
     """
+    if data.is_own and not data.recordings[recording].n_trials:
+        recording = next(number for number, report in enumerate(data.recordings) if report.n_trials)
     report, file = data.recordings[recording], data.files[recording]
     subject, run = data.names.of_subject(report.subject), data.names.run_in_words(report.run)
     title = f"{data.dataset} subject {subject} run {run}"
@@ -42,6 +45,7 @@ def recording_figures(data: EegData, recording: int = 0) -> dict[str, Figure]:
 
 def own_figures(data: EegData, recording: int, title: str) -> dict[str, Figure]:
     """The same figures of recordings of one's own, without the spectrum as recorded: of the trials of one of them."""
+    is_map = len(data.ch_names) > 1  # MNE draws none of a single electrode
     n_before = sum(report.n_trials for report in data.recordings[:recording])
     rows = slice(n_before, n_before + data.recordings[recording].n_trials)
     figures = {}
@@ -53,9 +57,9 @@ def own_figures(data: EegData, recording: int, title: str) -> dict[str, Figure]:
             signal = np.concatenate(list(epochs.get_data()[:3]), axis=1)
             raw = mne.io.RawArray(signal, data.info())
             figures["raw_traces"] = plot_raw_traces(raw, f"{title}, first trials", start=0)
-        if len(epochs) and data.times[-1] - data.times[0] >= SHORTEST_SPECTRUM:
+        if is_map and len(epochs) and data.times[-1] - data.times[0] >= SHORTEST_SPECTRUM:
             figures["spectrum_topomaps"] = plot_spectrum_topomaps(epochs, title)
-        if covers_task(data) and len(data.classes) == 2 and people_with_both(data):
+        if is_map and covers_task(data) and len(data.classes) == 2 and people_with_both(data):
             figures["contralateral_topomap"] = plot_contralateral_topomap(data)
     return figures
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import mne
 import numpy as np
 
-from data.eeg.any_format import Marked, began, joints, marked_events, open_raw, read_whole
+from data.eeg.any_format import open_raw, read_whole
+from data.eeg.events import Marked, began, joints, marked_events
 from data.eeg.load import EegData
 from data.eeg.recording import Preprocessing, fir_kernel, read_filtered
 

@@ -17,6 +17,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from common.errors import InputError, run_main
+from common.figures import show_as_written
 from common.files import atomic_file
 from data.eeg.load import EegData, load_eeg
 from data.eeg.splits import shuffled_labels
@@ -74,6 +75,7 @@ def leak_figure(data: EegData, found: dict[str, dict[str, float]], path: Path) -
     axis.set_ylabel("accuracy per window")
     axis.set_title(f"{data.dataset}, one nearest neighbour: the same windows, split three ways", fontsize=9)
     axis.legend(frameon=False, fontsize=8, loc="upper right")
+    show_as_written(figure)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
 

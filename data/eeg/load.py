@@ -24,7 +24,7 @@ from data.eeg.cache import Excluded, bad_recording, cached_trials, reports_of
 from data.eeg.eegmmi import RECORDINGS_PER_WORKER, plan_eegmmi
 from data.eeg.electrodes import electrode_info, standard_positions
 from data.eeg.naming import chosen
-from data.eeg.own import OwnFiles, plan_own, survey
+from data.eeg.own import plan_own
 from data.eeg.plan import Asked, Names, Plan
 from data.eeg.recording import (
     CHANNELS,
@@ -33,6 +33,7 @@ from data.eeg.recording import (
     RecordingReport,
 )
 from data.eeg.sources import EEG_SOURCES, LEFT_RIGHT, is_own
+from data.eeg.survey import OwnFiles, survey
 from data.eeg.torcheeg import TorcheegWindows
 from data.eeg.windows import EegWindows
 from data.parallel import available_cores
@@ -88,10 +89,14 @@ class EegData:
 
     @property
     def session(self) -> np.ndarray:
-        """Of each trial the number of its session, int64 [n_trials]; one session where the recordings name none."""
-        names = [self.names.session.get(report.run, "") for report in self.recordings]
-        numbers = np.unique(np.array(names, dtype=str), return_inverse=True)[1]
+        """Of each trial the number of its session, an index of `session_names`, int64 [n_trials]."""
+        numbers = [self.session_names.index(self.names.session.get(report.run, "")) for report in self.recordings]
         return np.repeat(numbers, [report.n_trials for report in self.recordings])
+
+    @property
+    def session_names(self) -> list[str]:
+        """The names of the sessions, sorted; one, without a name, where the recordings name none."""
+        return sorted({self.names.session.get(report.run, "") for report in self.recordings})
 
     def by_session(self) -> "EegData":
         """The same trials, with a session's runs counted as one: to hold out whole sessions. InputError where the
@@ -265,10 +270,23 @@ def _check_complete(data: EegData, plan: Plan, asked: Asked) -> None:
         bad = data.excluded[0]
         file = next(job.file for job in plan.jobs if (job.subject, job.run) == (bad.subject, bad.run))
         raise bad_recording(file, bad.reason)
-    if asked.labelled and len(np.unique(data.label)) < 2:
-        found_class = MOVEMENTS[data.label[0]] if not data.is_own else plan.classes[data.label[0]]
-        of = f"all {len(data.label)} trials of subjects={asked.subjects} runs={asked.runs} are {found_class}"
-        raise InputError(f"{of}: two classes are needed; add runs or subjects")
+    if asked.labelled and data.is_own:
+        _check_classes(data)
+    elif asked.labelled and len(np.unique(data.label)) < 2:
+        of = f"all {len(data.label)} trials of subjects={asked.subjects} runs={asked.runs} are"
+        raise InputError(f"{of} {MOVEMENTS[data.label[0]]}: two classes are needed; add runs or subjects")
+
+
+def _check_classes(data: EegData) -> None:
+    """InputError where no trial is left of a class."""
+    for number, name in enumerate(data.classes):
+        if not (data.label == number).any():
+            n_events = sum(report.n_of_class[number] for report in data.recordings)
+            raise InputError(
+                f"classes: no trial is left of {name!r}, of {n_events} events: they are marked bad, beside a pause, or "
+                "reach past a recording's ends (python -m data.eeg inspect shows it); leave the class out, or give "
+                "other tmin, tmax"
+            )
 
 
 def _plan_own(

@@ -19,7 +19,7 @@ from common.files import atomic_folder
 from common.progress import Progress
 from data.eeg.cache import cannot_keep
 from data.eeg.naming import chosen
-from data.eeg.own import OwnFiles
+from data.eeg.survey import OwnFiles
 
 
 def write_moabb(

@@ -380,7 +380,8 @@ def marked_bad(
     bad = np.zeros(len(starts), dtype=bool)
     for note in annotations:
         if note["description"].lower().startswith("bad"):
-            onset = note["onset"] - began
-            first, last = onset * preprocessing.sfreq, (onset + note["duration"]) * preprocessing.sfreq
-            bad |= (first < starts + preprocessing.n_times) & (last > starts)
+            # In seconds, which MNE compares, too: what ends where a trial begins is rounded alike.
+            onset, first = note["onset"] - began, starts / preprocessing.sfreq
+            last = (starts + preprocessing.n_times) / preprocessing.sfreq
+            bad |= (onset < last) & (onset + note["duration"] > first)
     return bad

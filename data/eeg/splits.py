@@ -20,6 +20,7 @@ from sklearn.model_selection import (
 )
 
 from common.errors import InputError
+from data.eeg.plan import Names
 from data.eeg.windows import Windows, recording_number
 
 Split = Literal["cross_subject", "within_subject", "cross_session"]
@@ -35,8 +36,12 @@ class LeaveOneRunOutPerSubject(BaseCrossValidator):
     """Within-subject cross-validation: for every subject, train on all but one of the runs and test on that
     one.
 
-    `groups` is int [n, 2]: subject and run of each trial.
+    `groups` is int [n, 2]: subject and run of each trial. names: what the subjects' numbers stand for; what: a run may
+    also be a "session".
     """
+
+    def __init__(self, names: Names | None = None, what: str = "run") -> None:
+        self.names, self.what = names or Names(), what
 
     def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
         return len(self._pairs(groups))
@@ -54,9 +59,11 @@ class LeaveOneRunOutPerSubject(BaseCrossValidator):
         pairs = np.unique(np.asarray(groups), axis=0)
         subjects, n_runs = np.unique(pairs[:, 0], return_counts=True)
         if (n_runs < 2).any():
+            name, what = self.names.of_subject(int(subjects[n_runs < 2][0])), self.what
+            example = "" if self.names.subject else f" ({what}s=4,8,12)"
             raise InputError(
-                f"split=within_subject holds out one run at a time, but subject {subjects[n_runs < 2][0]} has a single "
-                "run; ask for two or more runs (runs=4,8,12)"
+                f"split={'within_subject' if what == 'run' else 'cross_session'} holds out one {what} at a time, but "
+                f"subject {name} has a single {what}; ask for two or more {what}s{example}, or leave {name} out"
             )
         return pairs
 
@@ -78,6 +85,7 @@ def make_folds(
     validation_share: float = 0.2,
     seed: int = 0,
     test_subjects: Sequence[int] = (),
+    names: Names | None = None,
 ) -> list[Fold]:
     """The folds of `windows`, checked for leaks.
 
@@ -89,18 +97,18 @@ def make_folds(
 
     test_subjects: in cross_subject, these are the test part of a single fold, and `n_folds` is not used.
 
+    names: what the numbers of subjects and runs stand for, in the folds' names and in messages.
+
     `validation_share` of the training subjects or trials, at least one, go to validation. Raises InputError
     where the data is too small.
     """
+    names, what = names or Names(), "session" if split == "cross_session" else "run"
     if not 0 < validation_share < 1:
         raise InputError(f"validation_share={validation_share:g}: allowed is a share between 0 and 1")
     first_window = np.unique(windows.trial, return_index=True)[1]
-    label, subject, run = (
-        windows.label[first_window],
-        windows.subject[first_window],
-        windows.run[first_window],
+    label, subject, run, trial = (
+        column[first_window] for column in (windows.label, windows.subject, windows.run, windows.trial)
     )
-    trial = windows.trial[first_window]
     if split == "cross_subject" and test_subjects:
         tested = np.isin(subject, test_subjects)
         held_out = [(np.flatnonzero(~tested), np.flatnonzero(tested))]
@@ -108,7 +116,7 @@ def make_folds(
         held_out = _cross_subject_tests(subject, n_folds, seed)
     elif split in ("within_subject", "cross_session"):
         groups = np.stack([subject, run], axis=1)
-        splitter = LeaveOneRunOutPerSubject()
+        splitter = LeaveOneRunOutPerSubject(names, what)
         held_out = list(splitter.split(label, label, groups))
     else:
         raise InputError(f"split={split!r} is not allowed; choose cross_subject, within_subject or cross_session")
@@ -116,11 +124,12 @@ def make_folds(
     folds = []
     for number, (rest, test) in enumerate(held_out):
         if split == "cross_subject":
-            names = np.unique(subject[test])
-            name = f"subject {names[0]}" if len(names) == 1 else f"fold {number + 1}"
+            tested = np.unique(subject[test])
+            name = f"subject {names.of_subject(int(tested[0]))}" if len(tested) == 1 else f"fold {number + 1}"
             train, validation = _carve_subjects(rest, subject, validation_share, seed)
         else:
-            name = f"subject {subject[test[0]]} run {run[test[0]]}"
+            of_run = names.run_in_words(int(run[test[0]])) if what == "run" else run[test[0]]
+            name = f"subject {names.of_subject(int(subject[test[0]]))} {what} {of_run}"
             train, validation = _carve_trials(rest, label, share=validation_share, seed=seed, name=name)
         if len(np.unique(label[train])) < 2:
             raise InputError(f"{name}: the {len(train)} training trials are all of one class; add runs or subjects")
@@ -205,8 +214,8 @@ def _carve_trials(
     classes, counts = np.unique(label[rest], return_counts=True)
     if len(classes) < 2:
         raise InputError(f"{name}: the {len(rest)} training trials are all of one class; add runs")
-    n_validation = min(max(2, round(share * len(rest))), len(rest) - 2)
-    if counts.min() < 2 or n_validation < 2:
+    n_validation = min(max(len(classes), round(share * len(rest))), len(rest) - len(classes))
+    if counts.min() < 2 or n_validation < len(classes):
         raise InputError(
             f"{name}: {len(rest)} training trials ({counts.min()} of one class) are too few to train and "
             f"validate on; add runs"

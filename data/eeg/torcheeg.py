@@ -7,8 +7,10 @@ whatever its arguments), MNE's log level left as it was, and the three transform
 """
 
 import contextlib
+import hashlib
 import importlib
 import io
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,12 @@ import scipy.signal
 import torch
 
 from common.errors import InputError
-from common.files import atomic_folder, hash_of
+from common.files import atomic_folder, hash_of, read_checked_json, write_checked_json
 from data.eeg.recording import EVENT_CODES, Preprocessing, RecordingReport, read_epochs
 from data.eeg.windows import floored, window_starts
+
+CHECKSUMS = "checksums.json"
+"""The file of a store with the SHA-256 of each of its files."""
 
 
 class TorcheegWindows:
@@ -50,10 +55,12 @@ class TorcheegWindows:
             )
         self.window, self.overlap = window, overlap
         store = cache_dir / f"torcheeg-{hash_of([fingerprint, window, overlap, torcheeg_version()])[:32]}"
-        if not store.exists():
+        if not is_whole(store):
+            shutil.rmtree(store, ignore_errors=True)
             epochs = [read_epochs(file, preprocessing) for file in files]
             with atomic_folder(store) as folder:
                 open_mne_dataset(folder / "io", epochs=epochs, recordings=recordings, window=window, overlap=overlap)
+                write_checked_json(folder / CHECKSUMS, checksums(folder))
         # With a store in place the constructor reads it and looks at no epochs.
         self.dataset = open_mne_dataset(store / "io", epochs=[], recordings=[], window=window, overlap=overlap)
         info = self.dataset.info
@@ -95,6 +102,24 @@ class TorcheegWindows:
     def gather(self, indices: np.ndarray | torch.Tensor) -> torch.Tensor:
         """The windows `indices` [n], normalised: float32 [n, n_chans, window] on the CPU."""
         return torch.cat([self.dataset[int(index)][0] for index in indices])
+
+
+def is_whole(store: Path) -> bool:
+    """Whether a store is there, every byte as it was written; all are read for that."""
+    try:
+        return read_checked_json(store / CHECKSUMS) == checksums(store)
+    except (OSError, ValueError):
+        return False
+
+
+def checksums(store: Path) -> dict[str, str]:
+    """{file: SHA-256} of what torcheeg wrote into a store, but for the lock."""
+    found = {}
+    for path in sorted((store / "io").rglob("*")):
+        if path.is_file() and path.name != "lock.mdb":
+            with path.open("rb") as file:
+                found[path.relative_to(store).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def open_mne_dataset(

@@ -86,6 +86,16 @@ def test_intervals_over_subjects() -> None:
     assert paired_interval({1: 0.6, 2: 0.7, 3: 0.8}, {1: 0.5, 2: 0.6, 4: 0.0})[0] == pytest.approx(0.1)
 
 
+def test_an_interval_of_accuracies_stays_between_0_and_1() -> None:
+    """Student's t of three people who are nearly always right reaches 1.11."""
+    mean, low, high = mean_interval([1.0, 1.0, 0.85])
+    assert (mean, high) == (pytest.approx(0.95), 1.0)
+    assert low == pytest.approx(0.95 - stats.t.ppf(0.975, 2) * 0.05)
+    assert mean_interval([0.0, 0.0, 0.15])[1] == 0.0
+    assert paired_interval({1: 0.9, 2: 0.1}, {1: 0.1, 2: 0.9})[1:] == (-1.0, 1.0)
+    assert paired_interval({1: 0.0, 2: 0.1}, {1: 0.1, 2: 0.1})[1] < 0
+
+
 @pytest.mark.parametrize("half", [1, 5, 23, 60, 150])
 @pytest.mark.parametrize("level", [0.95, 0.999])
 def test_equal_classes_have_the_binomial_bounds(half: int, level: float) -> None:
@@ -138,6 +148,17 @@ def test_three_classes_have_scikit_learns_scores() -> None:
     assert counts.sum() == 60
     assert np.trace(counts) == (guess == label).sum()
     assert math.isnan(classification_scores(np.array([0, 1, 1]), p[:3])["roc_auc"])
+
+
+def test_a_class_that_is_neither_there_nor_answered_has_no_part_in_macro_f1() -> None:
+    """Tested on somebody without the third class, right answers are perfect."""
+    label = np.array([0, 1, 0, 1])
+    perfect = np.eye(3)[label] * 0.7 + 0.1
+    assert classification_scores(label, perfect)["f1_macro"] == 1.0
+    answered = perfect.copy()
+    answered[0] = (0.1, 0.1, 0.8)
+    assert classification_scores(label, answered)["f1_macro"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert classification_scores(np.zeros(3, int), np.full(3, 0.2))["f1_macro"] == 1.0
 
 
 def test_three_classes_have_the_bounds_of_a_die() -> None:

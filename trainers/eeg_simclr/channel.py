@@ -10,6 +10,7 @@ explains.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,20 @@ from torch import nn
 
 from common.progress import Progress
 from data.eeg.load import EegData
-from data.eeg.pool import ChannelPool, labelled_share
+from data.eeg.pool import ChannelPool, check_pretraining, labelled_share, pretraining_rows
 from data.eeg.splits import Fold, shuffled_labels
 from data.eeg.windows import Windows
 from tracking.run import AnyRun
 from trainers.eeg_simclr.comparison import percent, record_comparison
 from trainers.eeg_simclr.config import OWN, EegSimclrConfig, frozen_fit
-from trainers.eeg_simclr.frozen import FrozenEncoder, fit_probe, probe_once
+from trainers.eeg_simclr.frozen import FrozenEncoder, fit_probe, probe
 from trainers.eeg_simclr.networks import RIVALS, shape_of
-from trainers.eeg_simclr.pretraining import Pretraining, build_pool, pretrain_once, pretraining_key
+from trainers.eeg_simclr.pretraining import (
+    Pretraining,
+    build_pool,
+    pretraining_epochs,
+    pretraining_key,
+)
 from trainers.eeg_simclr.registry import register_networks
 from training.eeg.baselines import build_eegnet, classical_results
 from training.eeg.fit import ADVICE, Fitting, final_fit, seeded
@@ -84,18 +90,35 @@ class ChannelFits:
     unlabelled: EegData | None
 
     def pretrain(self, fold: Fold, tau: float | None = None) -> dict[str, Any]:
-        """The finished pre-training for `fold`, at the temperature `tau` instead of the run's, if given."""
+        """The finished pre-training for `fold`, at the temperature `tau` instead of the run's, if given:
+        {"weights": of the encoder, "projector": ..., "curve": ...}.
+        """
         config = self.config if tau is None else replace(self.config, tau=tau)
         key = pretraining_key(fold) + ("" if tau is None else f"_tau_{tau:g}")
-        return pretrain_once(
-            self.session,
-            self.progress,
-            key=key,
-            config=config,
-            pool=self.pool,
-            windows=self.windows,
-            fold=fold,
-            unlabelled=self.unlabelled,
+        end = self.progress.done + config.pretrain_epochs
+        result = self.session.once(key, lambda: self._pretrain(key, fold, config))
+        self.progress.advance_to(end)
+        return result
+
+    def _pretrain(self, key: str, fold: Fold, config: EegSimclrConfig) -> dict[str, Any]:
+        work = self.pretraining(fold, config)
+        for _ in pretraining_epochs(self.session, self.progress, key, work):
+            pass
+        return work.result()
+
+    def pretraining(self, fold: Fold, config: EegSimclrConfig) -> Pretraining:
+        """One that has not begun, for the training people of `fold`, without a label. InputError where they are too
+        few.
+        """
+        rows = pretraining_rows(self.pool, self.windows, fold, config.split)
+        check_pretraining(self.pool, rows, self.windows, fold=fold, split=config.split)
+        return Pretraining(
+            config,
+            self.pool,
+            train=rows,
+            validation=fold.validation,
+            processes=self.session.processes,
+            pool_fingerprint="" if self.unlabelled is None else self.unlabelled.fingerprint,
         )
 
     def encoder(self, weights: Mapping[str, torch.Tensor] | None) -> FrozenEncoder:
@@ -107,7 +130,7 @@ class ChannelFits:
         """The finished fit `key` of the network `name` on `encoder`, with the labels of the fold's training windows."""
         session, progress, config = self.session, self.progress, self.config
         if name.endswith("probe"):
-            return probe_once(session, key, encoder, fold=fold, label=label, asked=fold.test)
+            return session.once(key, lambda: probe(encoder, label, train=fold.train, asked=fold.test))
         if name == "frozen":
             config = frozen_fit(config)
         encoded = name == "frozen" and encoder.may_encode() and key not in session.done
@@ -134,42 +157,42 @@ def sweep_tau(work: ChannelFits, fold: Fold) -> None:
     for tau in work.config.tau_sweep:
         own = tau == work.config.tau  # the fold's own pre-training, finished and counted before
         pretrained = work.session.done[pretraining_key(fold)] if own else work.pretrain(fold, tau)
-        encoder = work.encoder(pretrained["weights"])
-        key = f"probe_tau_{tau:g}"
-        if key not in work.session.done:
-            network = encoder.network("probe").to(work.session.device)
-            log_p = fit_probe(network, encoder.pooled, work.windows.label, train=fold.train, asked=fold.validation)
-            work.session.finish(key, {"log_p": log_p, "weights": None, "curve": pretrained["curve"]})
+        work.session.once(f"probe_tau_{tau:g}", partial(probe_of_tau, work, pretrained, fold))
+
+
+def probe_of_tau(work: ChannelFits, pretrained: Mapping[str, Any], fold: Fold) -> dict[str, Any]:
+    """What a probe says of the validation windows, and how the pre-training went."""
+    encoder = work.encoder(pretrained["weights"])
+    found = probe(encoder, work.windows.label, train=fold.train, asked=fold.validation)
+    return {"log_p": found["log_p"], "weights": None, "curve": pretrained["curve"]}
 
 
 def search(work: ChannelFits, fold: Fold) -> None:
-    """A study's trial: the pre-training alone, judged by a linear probe on the validation people now and then."""
-    session, config, windows = work.session, work.config, work.windows
-    every = max(1, config.pretrain_epochs // 4)
-
-    def judge(pretraining: Pretraining) -> None:
-        if pretraining.epoch % every and not pretraining.finished:
-            return
-        encoder = work.encoder(pretraining.result()["weights"])
-        network = encoder.network("probe").to(session.device)
-        log_p = fit_probe(network, encoder.pooled, windows.label, train=fold.train, asked=fold.validation)
-        y = torch.from_numpy(windows.label[fold.validation])
-        figures = {"log_loss": float(F.nll_loss(log_p, y)), "accuracy": float((log_p.argmax(1) == y).float().mean())}
-        measured = session.trial.measure(network, windows.gather(fold.validation[:1]))
-        session.trial.report(session.run, {**figures, **measured}, pretraining.epoch)
-
+    """A study's trial: the pre-training alone, judged on the validation people four times."""
     key = pretraining_key(fold)
-    pretrain_once(
-        session,
-        work.progress,
-        key=key,
-        config=config,
-        pool=work.pool,
-        windows=windows,
-        fold=fold,
-        unlabelled=work.unlabelled,
-        judge=judge,
-    )
+    work.session.once(key, lambda: judged_pretraining(work, key, fold))
+
+
+def judged_pretraining(work: ChannelFits, key: str, fold: Fold) -> dict[str, Any]:
+    """Pre-train, and report to the study what a linear probe reaches. Raises Pruned by the study."""
+    every = max(1, work.config.pretrain_epochs // 4)
+    pretraining = work.pretraining(fold, work.config)
+    for _ in pretraining_epochs(work.session, work.progress, key, pretraining):
+        if pretraining.epoch % every == 0 or pretraining.finished:
+            report_probe(work, pretraining, fold)
+    return pretraining.result()
+
+
+def report_probe(work: ChannelFits, pretraining: Pretraining, fold: Fold) -> None:
+    """Tell the study what a linear probe of the encoder reaches on the validation windows of `fold`."""
+    session, windows = work.session, work.windows
+    encoder = work.encoder(pretraining.result()["weights"])
+    network = encoder.network("probe").to(session.device)
+    log_p = fit_probe(network, encoder.pooled, windows.label, train=fold.train, asked=fold.validation)
+    y = torch.from_numpy(windows.label[fold.validation])
+    figures = {"log_loss": float(F.nll_loss(log_p, y)), "accuracy": float((log_p.argmax(1) == y).float().mean())}
+    measured = session.trial.measure(network, windows.gather(fold.validation[:1]))
+    session.trial.report(session.run, {**figures, **measured}, pretraining.epoch)
 
 
 def train_eegnet(work: ChannelFits, folds: Sequence[Fold]) -> list[dict[str, Any]]:

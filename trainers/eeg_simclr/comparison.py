@@ -12,6 +12,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from torch import nn
 
+from common.figures import legend_name
 from data.eeg.load import EegData
 from data.eeg.splits import Fold
 from data.eeg.windows import Windows
@@ -192,7 +193,7 @@ def plot_embeddings(
         )
         for axis, (what, number, labels) in zip(axes, groups, strict=True):
             for k, label in enumerate(labels):
-                axis.scatter(*plane[number == k].T, s=7, alpha=0.6, label=label)
+                axis.scatter(*plane[number == k].T, s=7, alpha=0.6, label=legend_name(label))
             axis.set_xticks([])
             axis.set_yticks([])
             axis.set_title(f"{name}, by {what}", fontsize=9)

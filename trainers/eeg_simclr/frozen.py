@@ -12,14 +12,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from data.eeg.splits import Fold
 from data.eeg.windows import Windows
 from models.eeg.simclr import ChannelClassifier, LinearProbe
 from trainers.eeg_simclr.config import EegSimclrConfig
 from trainers.eeg_simclr.networks import Shape, build_network
 from training.eeg.config import EegConfig
 from training.eeg.fit import autocast, seeded
-from training.session import Session
 
 ENCODED_AT_MOST = 2**31
 """Bytes of a frozen encoder's features that are kept."""
@@ -144,15 +142,11 @@ class FrozenEncoder:
         return not c.augment and 4 * len(self.windows) * self.shape.n_used * c.n_features * steps < ENCODED_AT_MOST
 
 
-def probe_once(
-    session: Session, key: str, frozen: FrozenEncoder, fold: Fold, label: np.ndarray, asked: np.ndarray
-) -> dict[str, Any]:
-    """The finished linear probe `key`: logistic regression (scikit-learn) on the frozen encoder's pooled features,
-    trained on the fold's training windows. Its "log_p" are those of the windows `asked`.
+def probe(frozen: FrozenEncoder, label: np.ndarray, train: np.ndarray, asked: np.ndarray) -> dict[str, Any]:
+    """A linear probe: logistic regression (scikit-learn) on the frozen encoder's pooled features of the windows
+    `train`. Its "log_p" are those of the windows `asked` (None without any).
     """
-    if key in session.done:
-        return session.done[key]
-    network = frozen.network("probe").to(session.device)
-    log_p = fit_probe(network, frozen.pooled, label, train=fold.train, asked=asked)
+    network = frozen.network("probe").to(frozen.device)
+    log_p = fit_probe(network, frozen.pooled, label, train=train, asked=asked)
     weights = {name: value.detach().cpu() for name, value in network.state_dict().items()}
-    return session.finish(key, {"log_p": log_p if len(asked) else None, "weights": weights, "curve": []})
+    return {"log_p": log_p if len(asked) else None, "weights": weights, "curve": []}

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,15 +12,14 @@ from torch import Tensor, nn
 from common.errors import InputError
 from common.progress import Progress
 from data.eeg.load import EegData
-from data.eeg.pool import ChannelPool, check_pretraining, pretraining_rows
+from data.eeg.pool import ChannelPool
 from data.eeg.splits import Fold
 from data.eeg.windows import WindowBatches, Windows
-from models.eeg.augment import AugmentRanges, recombine, views
+from models.eeg.augment import recombine, views
 from models.eeg.nt_xent import alignment, nt_xent, uniformity
 from models.sync_norm import synchronise_batch_norms
 from trainers.eeg_simclr.config import EegSimclrConfig, augment_ranges
 from trainers.eeg_simclr.networks import build_encoder, build_projector
-from training.eeg.config import EegConfig
 from training.eeg.fit import seeded, warm_cosine
 from training.eeg.load import align
 from training.optimizer import restore_optimizer
@@ -32,47 +31,34 @@ MONITORED = 128
 
 
 class Pretraining:
-    """The pre-training of an encoder and a projector on the rows `train` of a pool of channels.
+    """The pre-training that `config` asks for, of an encoder and a projector drawn from its seed, on the rows `train`
+    of a pool of channels.
 
     A batch takes windows, draws `channels_per_window` recombined channels from each, makes two views of every one and
     projects them. The weights with the lowest loss on the validation rows are kept. `state_dict` holds all that a
     resumed process needs to end with the same weights.
 
     Args:
-        encoder: channels [M, T] -> [M, n_features, T']. projector: that -> [M, D]. window: samples. pairs: channel
-        pairs in a batch, over all processes. pool_fingerprint: of the recordings, checked on resuming.
+        pool_fingerprint: of the recordings, checked on resuming.
     """
 
     def __init__(
         self,
-        config: EegConfig,
-        encoder: nn.Module,
-        projector: nn.Module,
-        *,
+        config: EegSimclrConfig,
         pool: ChannelPool,
         train: np.ndarray,
         validation: np.ndarray,
-        ranges: AugmentRanges,
-        augmentations: Sequence[str],
-        n_applied: int,
         processes: Processes,
-        tau: float,
-        epochs: int,
-        pairs: int,
-        channels_per_window: int,
-        lr: float,
-        weight_decay: float,
-        mask_same_trial: bool,
-        pool_fingerprint: str,
+        pool_fingerprint: str = "",
     ) -> None:
-        self.config, self.pool, self.processes = config, pool, processes
-        self.network = nn.ModuleDict({"encoder": encoder, "projector": projector}).to(processes.device)
+        self.config, self.pool, self.processes, self.pool_fingerprint = config, pool, processes, pool_fingerprint
+        with seeded(config.seed):
+            networks = {"encoder": build_encoder(config), "projector": build_projector(config)}
+        self.network = nn.ModuleDict(networks).to(processes.device)
         if processes.world_size > 1:
             synchronise_batch_norms(self.network)
-        self.ranges, self.augmentations, self.n_applied = ranges, tuple(augmentations), n_applied
-        self.tau, self.epochs, self.channels_per_window, self.lr = tau, epochs, channels_per_window, lr
-        self.mask_same_trial, self.pool_fingerprint = mask_same_trial, pool_fingerprint
-        n_windows = min(pairs // channels_per_window, len(train))
+        self.ranges = augment_ranges(config, config.sfreq)
+        n_windows = min(config.pretrain_batch // config.channels_per_window, len(train))
         n_windows -= n_windows % processes.world_size
         self.batches = WindowBatches(
             pool,
@@ -85,45 +71,52 @@ class Pretraining:
         )
         # An even choice over the validation rows, so that every subject is in it.
         self.validation = validation[np.linspace(0, len(validation) - 1, min(MONITORED, len(validation))).astype(int)]
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr, weight_decay=weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), config.pretrain_lr, weight_decay=config.pretrain_weight_decay
+        )
         self.epoch, self.update, self.best_loss = 0, 0, math.inf
         self.best = copy.deepcopy(self.network.state_dict())
         self.curve: list[dict[str, float]] = []
 
     @property
     def finished(self) -> bool:
-        return self.epoch >= self.epochs
+        return self.epoch >= self.config.pretrain_epochs
 
     def project(self, x: Tensor, trial: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Stretches [n, n_chans, window + 2 margin] of trials [n] -> two views' projections [n k, D] and their trials
         [n k].
         """
-        channels = recombine(x, self.channels_per_window, generator).flatten(0, 1)
+        config = self.config
+        channels = recombine(x, config.channels_per_window, generator).flatten(0, 1)
         pair = views(
-            channels, self.pool.window, self.ranges, generator, n_applied=self.n_applied, names=self.augmentations
+            channels,
+            self.pool.window,
+            self.ranges,
+            generator,
+            n_applied=config.n_augmentations,
+            names=tuple(config.augmentations),
         )
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             # Both views at once: batch statistics of one view alone would tell the views apart.
             z = self.network["projector"](self.network["encoder"](torch.cat(pair)))
         z_a, z_b = z.float().chunk(2)
-        return z_a, z_b, trial.repeat_interleave(self.channels_per_window)
+        return z_a, z_b, trial.repeat_interleave(config.channels_per_window)
 
     def run_epoch(self) -> dict[str, float]:
         """One pass over the training rows, then loss, alignment and uniformity on validation rows; the epoch's
         point.
         """
-        losses = []
+        config, losses = self.config, []
         for x, _, chosen in self.batches:
             self.network.train()
             for group in self.optimizer.param_groups:
-                share = (self.update + 1) / (len(self.batches) * self.epochs)
-                group["lr"] = self.lr * warm_cosine(share, self.config.warmup)
+                share = (self.update + 1) / (len(self.batches) * config.pretrain_epochs)
+                group["lr"] = config.pretrain_lr * warm_cosine(share, config.warmup)
             # All randomness of an update from its seed and number alone: a resumed run draws the same.
-            seed = self.config.seed * 1_000_003 + self.update * 101 + self.processes.rank
+            seed = config.seed * 1_000_003 + self.update * 101 + self.processes.rank
             z_a, z_b, trial = self.project(x, self.trials_of(chosen), torch.Generator().manual_seed(seed))
-            loss = gathered_nt_xent(
-                z_a, z_b, self.tau, trial=trial if self.mask_same_trial else None, processes=self.processes
-            )
+            masked = trial if config.mask_same_trial else None
+            loss = gathered_nt_xent(z_a, z_b, config.tau, trial=masked, processes=self.processes)
             self.optimizer.zero_grad()
             (loss * self.processes.world_size).backward()
             average_gradients(self.network)
@@ -150,7 +143,7 @@ class Pretraining:
         x = self.pool.gather(self.validation).to(self.processes.device)
         trial = self.trials_of(torch.from_numpy(self.validation)).to(x.device)
         z_a, z_b, trial = self.project(x, trial, torch.Generator().manual_seed(self.config.seed))
-        loss = nt_xent(z_a, z_b, self.tau, trial if self.mask_same_trial else None)
+        loss = nt_xent(z_a, z_b, self.config.tau, trial if self.config.mask_same_trial else None)
         found = {
             "validation_loss": float(loss),
             "alignment": float(alignment(z_a, z_b)),
@@ -210,39 +203,6 @@ def gathered_nt_xent(z_a: Tensor, z_b: Tensor, tau: float, trial: Tensor | None,
     return nt_xent(gathered(z_a), gathered(z_b), tau, None if trial is None else gathered(trial))
 
 
-def begin_pretraining(
-    config: EegSimclrConfig,
-    pool: ChannelPool,
-    rows: np.ndarray,
-    validation: np.ndarray,
-    processes: Processes,
-    pool_fingerprint: str = "",
-) -> Pretraining:
-    """The pre-training that `config` asks for, on the rows of a pool, its networks drawn from the seed."""
-    with seeded(config.seed):
-        encoder, projector = build_encoder(config), build_projector(config)
-    return Pretraining(
-        config=config,
-        encoder=encoder,
-        projector=projector,
-        pool=pool,
-        train=rows,
-        validation=validation,
-        ranges=augment_ranges(config, config.sfreq),
-        augmentations=config.augmentations,
-        n_applied=config.n_augmentations,
-        processes=processes,
-        tau=config.tau,
-        epochs=config.pretrain_epochs,
-        pairs=config.pretrain_batch,
-        channels_per_window=config.channels_per_window,
-        lr=config.pretrain_lr,
-        weight_decay=config.pretrain_weight_decay,
-        mask_same_trial=config.mask_same_trial,
-        pool_fingerprint=pool_fingerprint,
-    )
-
-
 def build_pool(config: EegSimclrConfig, data: EegData, windows: Windows, unlabelled: EegData | None) -> ChannelPool:
     """All windows to pre-train on: of the trials, and of further recordings without labels, aligned alike."""
     sources = [(data, windows)]
@@ -258,38 +218,11 @@ def pretraining_key(fold: Fold) -> str:
     return f"pretrain_{fold.name.replace(' ', '_')}"
 
 
-def pretrain_once(
-    session: Session,
-    progress: Progress,
-    key: str,
-    *,
-    config: EegSimclrConfig,
-    pool: ChannelPool,
-    windows: Windows,
-    fold: Fold,
-    unlabelled: EegData | None,
-    judge: Callable[[Pretraining], None] | None = None,
-) -> dict[str, Any]:
-    """The finished pre-training `key` for the training people of `fold`, without a label: made now, or by an earlier
-    process of the run. {"weights": of the encoder, "projector": ..., "curve": ...}.
-
-    judge: called after every epoch, to report to a study.
-    """
-    if key in session.done:
-        progress.advance(config.pretrain_epochs)
-        return session.done[key]
-    rows = pretraining_rows(pool, windows, fold, config.split)
-    check_pretraining(pool, rows, windows, fold=fold, split=config.split)
-    fingerprint = "" if unlabelled is None else unlabelled.fingerprint
-    work = begin_pretraining(
-        config, pool, rows, validation=fold.validation, processes=session.processes, pool_fingerprint=fingerprint
-    )
+def pretraining_epochs(session: Session, progress: Progress, key: str, work: Pretraining) -> Iterator[None]:
+    """Train to the end, from where an earlier process of the run stopped; the caller has a turn after every epoch."""
     session.restore(key, work)
     progress.advance(work.epoch)
     for point in session.epochs(key, work):
         session.run.log_metrics({f"{key}_{name}": value for name, value in point.items()}, step=work.epoch)
         progress.advance(note=f"{key}: validation loss {point['validation_loss']:.3f}")
-        if judge is not None:
-            judge(work)
-    progress.advance(config.pretrain_epochs - work.epoch)
-    return session.finish(key, work.result())
+        yield

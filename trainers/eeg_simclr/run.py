@@ -8,6 +8,7 @@ summary. pretext=channel is in channel.py. training/eeg/ has what the EEG traine
 
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,7 +47,7 @@ from training.eeg.load import group_of, load_for, served_trials, shuffled_trial_
 from training.eeg.records import end_with_summary, log_figures, log_recordings, log_results, results_text
 from training.eeg.results import Leakage, leakage_of
 from training.eeg.slices import ALL, check_slices, electrode_sets, lateral_mirror, reference_covariances
-from training.session import Session, Stopped
+from training.session import Session
 from training.summary import render_summary
 from training.trial import StudyTrial
 
@@ -61,81 +62,87 @@ class Parts(NamedTuple):
 
 @dataclass
 class NeighbourFits:
-    """The fits of a run with pretext=neighbour. One that an earlier process of the run finished comes from `done`."""
+    """The fits of a run with pretext=neighbour; what an earlier process of the run finished is not made again."""
 
     session: Session
     progress: Progress
     config: EegSimclrConfig
     trials: dict[str, NeighbourTrials]
 
-    def finish(self, key: str, result: dict[str, Any]) -> dict[str, Any]:
-        """Keep a part's result. Raises Stopped where a signal came."""
-        self.session.finish(key, result)
-        if self.session.stop_asked():
-            raise Stopped
-        return result
-
     def pretrain(self, key: str, electrodes: str, rows: np.ndarray) -> dict[str, Any]:
         """{"weights", "losses"} of the encoder pre-trained on the trials `rows` without labels."""
-        done = self.session.done
-        if key not in done:
-            encoder, losses = pretrain(self.trials[electrodes], rows, self.config.seed)
-            steps = {step: loss for step, loss in enumerate(losses, 1) if step % 10 == 0}
-            for step, loss in steps.items():
-                self.session.run.log_metrics({f"{key}_train_loss": loss}, step=step)
-            self.finish(key, {"weights": encoder.state_dict(), "losses": losses})
+        result = self.session.once(key, lambda: self._pretrain(key, electrodes, rows))
         self.progress.advance(note=key)
-        return done[key]
+        return result
+
+    def _pretrain(self, key: str, electrodes: str, rows: np.ndarray) -> dict[str, Any]:
+        encoder, losses = pretrain(self.trials[electrodes], rows, self.config.seed)
+        for step, loss in enumerate(losses, 1):
+            if step % 10 == 0:
+                self.session.run.log_metrics({f"{key}_train_loss": loss}, step=step)
+        return {"weights": encoder.state_dict(), "losses": losses}
 
     def curve(self, electrodes: str, number: int, part: Parts) -> Curve:
         """Every classifier's logits of the fold's test trials; with some electrodes only, of fewer rivals."""
-        where, config, trials = f"{electrodes}_fold_{number}", self.config, self.trials[electrodes]
+        where, trials, session = f"{electrodes}_fold_{number}", self.trials[electrodes], self.session
         pretraining = f"pretrain_fold_{number}" if electrodes == ALL else f"pretrain_{where}"
         encoder = restored(self.pretrain(pretraining, electrodes, part.train))
-        features = features_of(trials, encoder, part.train, config.seed)
-        budgets, done = usable_budgets(config.labelled_trials, trials.label, part.train), self.session.done
-        if f"penalties_{where}" not in done:
-            learners = np.setdiff1d(part.train, part.judges)
-            rivals = {name: features[name] for name in (TUNED if electrodes == ALL else TUNED[:1])}
-            kept = usable_budgets(config.labelled_trials, trials.label, learners)
-            best = tuned_penalties(
-                rivals, trials.label, learners, part.judges, budgets=kept, n_draws=config.n_draws, beyond=budgets
-            )
-            self.finish(f"penalties_{where}", best)
+        features = features_of(trials, encoder, part.train, self.config.seed)
+        budgets = usable_budgets(self.config.labelled_trials, trials.label, part.train)
+        penalties = session.once(f"penalties_{where}", lambda: self._penalties(features, electrodes, part, budgets))
         self.progress.advance(note=f"{where}: penalties")
-        if f"curve_{where}" not in done:
-            penalties = done[f"penalties_{where}"]
-            curve = curve_of(
-                features, trials, part.train, part.test, penalties=penalties, budgets=budgets, n_draws=config.n_draws
-            )
-            self.finish(f"curve_{where}", dict(curve))
+        curve = session.once(
+            f"curve_{where}",
+            lambda: curve_of(
+                features,
+                trials,
+                part.train,
+                part.test,
+                penalties=penalties,
+                budgets=budgets,
+                n_draws=self.config.n_draws,
+            ),
+        )
         self.progress.advance(note=f"{where}: learning curve")
-        return done[f"curve_{where}"]
+        return curve
+
+    def _penalties(
+        self, features: Mapping[str, torch.Tensor], electrodes: str, part: Parts, budgets: list[int | None]
+    ) -> dict[str, Any]:
+        """The rivals' penalties, chosen by some of the training people."""
+        config, label = self.config, self.trials[electrodes].label
+        learners = np.setdiff1d(part.train, part.judges)
+        rivals = {name: features[name] for name in (TUNED if electrodes == ALL else TUNED[:1])}
+        kept = usable_budgets(config.labelled_trials, label, learners)
+        return tuned_penalties(
+            rivals, label, learners, part.judges, budgets=kept, n_draws=config.n_draws, beyond=budgets
+        )
 
     def leakage(self, encoder: NeighbourEncoder, part: Parts, dealt: np.ndarray) -> Leakage:
         """Fine-tuned on all labels of the fold, shuffled: it must be at chance."""
-        if "leakage" not in self.session.done:
-            features = features_of(self.trials[ALL], encoder, part.train, self.config.seed)
-            head, tested = fit_fine(features, part.train, dealt), torch.from_numpy(part.test)
-            logit = head_logits(head, features["scratch"][tested], features["probe"][tested])
-            self.finish("leakage", {"logit": logit})
-        logit = self.session.done["leakage"]["logit"].numpy()
+        logit = self.session.once("leakage", lambda: self._shuffled(encoder, part, dealt))["logit"].numpy()
         return leakage_of(np.stack([-logit, logit], axis=1), dealt[part.test])
+
+    def _shuffled(self, encoder: NeighbourEncoder, part: Parts, dealt: np.ndarray) -> dict[str, Any]:
+        features = features_of(self.trials[ALL], encoder, part.train, self.config.seed)
+        head, tested = fit_fine(features, part.train, dealt), torch.from_numpy(part.test)
+        return {"logit": head_logits(head, features["scratch"][tested], features["probe"][tested])}
 
     def final(self, rows: np.ndarray) -> NeighbourClassifier:
         """The classifier to be served: pre-trained on the trials `rows`, fine-tuned on all their labels."""
-        trials = self.trials[ALL]
         # With test_subjects, who are trained on nowhere, the trials are those of the only fold.
         encoder = restored(
             self.pretrain("pretrain_fold_1" if self.config.test_subjects else "pretrain_final", ALL, rows)
         )
-        if "final" not in self.session.done:
-            head = fit_fine(features_of(trials, encoder, rows, self.config.seed), rows, trials.label)
-            self.finish("final", {"weights": head.state_dict()})
-        weights = self.session.done["final"]["weights"]
+        weights = self.session.once("final", lambda: self._fine_tuned(encoder, rows))["weights"]
         head = FewShotHead(len(weights["correction"]), 1, fine_settings(len(rows))[0])
         head.load_state_dict(weights)
         return NeighbourClassifier(encoder, head).requires_grad_(False).eval()
+
+    def _fine_tuned(self, encoder: NeighbourEncoder, rows: np.ndarray) -> dict[str, Any]:
+        trials = self.trials[ALL]
+        features = features_of(trials, encoder, rows, self.config.seed)
+        return {"weights": fit_fine(features, rows, trials.label).state_dict()}
 
 
 def restored(pretrained: dict[str, Any]) -> NeighbourEncoder:

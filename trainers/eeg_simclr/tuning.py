@@ -8,7 +8,7 @@ from training.eeg.tuning import (
     EVERY_RUN,
     EVERY_TRIAL,
     OBJECTIVES,
-    check_people_held_out,
+    check_recordings,
     measure_latency,
     test_metrics_of,
 )
@@ -30,7 +30,7 @@ def check_tunable(config: EegSimclrConfig) -> None:
     """InputError where there is nothing to search, or a study would choose by people that it trains on."""
     if config.pretext != "channel":
         raise InputError(f"fixed: pretext={config.pretext} has none of the settings to search; give pretext=channel")
-    check_people_held_out(config)
+    check_recordings(config)
 
 
 TARGET = Target(

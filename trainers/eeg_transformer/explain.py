@@ -90,7 +90,7 @@ def record_explanations(
 ) -> list[str]:
     """Attention over time and a topomap of channel occlusion, of the network trained on `fold` and its test windows.
 
-    Returns the channels whose absence costs most, the costliest first.
+    A single channel has no map. Returns the channels whose absence costs most, the costliest first.
     """
     chosen = fold.test[np.linspace(0, len(fold.test) - 1, min(DISPLAYED, len(fold.test))).astype(int)]
     exact = config.pool == "decoder" or (config.pool == "cls" and config.attention in ("sdpa", "softmax"))
@@ -99,6 +99,7 @@ def record_explanations(
         run.log_figure(plot_attention(maps, config, data), "figures/attention.png")
     loss = occlusion(network, windows, chosen, device)
     title = f"{config.dataset}: log-probability lost without the channel, {fold.name}"
-    run.log_figure(plot_scalp_map(loss, data, title, "nats"), "figures/occlusion.png")
+    if len(data.ch_names) > 1:
+        run.log_figure(plot_scalp_map(loss, data, title, "nats"), "figures/occlusion.png")
     run.log_dict({name: float(value) for name, value in zip(data.ch_names, loss, strict=True)}, "occlusion.json")
     return [data.ch_names[i] for i in np.argsort(loss)[::-1][:5]]

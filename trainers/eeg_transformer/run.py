@@ -10,6 +10,7 @@ import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,7 +59,7 @@ from training.eeg.slices import (
     reference_covariances,
     trial_covariances,
 )
-from training.session import Session, Stopped
+from training.session import Session
 from training.summary import render_summary
 from training.trial import StudyTrial
 
@@ -178,6 +179,10 @@ def train_all(
             result["causal"] = causal_log_p(config, trials, result, train=train, test=test)
         return result
 
+    def timed_fit(name: str, part: Parts) -> dict[str, Any]:
+        began = time.perf_counter()
+        return {**fit(name, part.train, part.test), "seconds": time.perf_counter() - began}
+
     beside = ["tangent_slices", *config.deep_baselines, *(name for name in trials.vectors if name != ALL)]
     names = [OWN, "no_attention", *(beside if config.baselines else [])]
     plan = [(name, f"{name}_fold{k}", part) for k, part in enumerate(parts, 1) for name in names]
@@ -187,14 +192,8 @@ def train_all(
     fits: dict[str, list[dict[str, Any]]] = defaultdict(list)
     with Progress(len(plan), unit="fit") as progress:
         for name, key, part in plan:
-            if key not in session.done:
-                began = time.perf_counter()
-                found = fit(name, part.train, part.test)
-                session.finish(key, {**found, "seconds": time.perf_counter() - began})
-            fits[name].append(session.done[key])
+            fits[name].append(session.once(key, partial(timed_fit, name, part)))
             progress.advance(note=key)
-            if session.stop_asked():
-                raise Stopped
     return fits
 
 

@@ -8,7 +8,7 @@ from training.eeg.tuning import (
     EVERY_RUN,
     EVERY_TRIAL,
     OBJECTIVES,
-    check_people_held_out,
+    check_recordings,
     measure_latency,
     test_metrics_of,
 )
@@ -28,7 +28,7 @@ def check_tunable(config: EegTransformerConfig) -> None:
     """InputError where there is nothing to search, or a study would choose by people that it trains on."""
     if config.network != "windows":
         raise InputError(f"fixed: network={config.network} has none of the sizes to search; give network=windows")
-    check_people_held_out(config)
+    check_recordings(config)
 
 
 TARGET = Target(

@@ -24,6 +24,7 @@ from training.config import (
     Seed,
     Strings,
     changed_fields,
+    given_value,
     option,
 )
 
@@ -211,10 +212,7 @@ def note_without_effect(
 
 def presets_for(presets: Mapping[str, Mapping[str, Any]], argv: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The presets of an EEG trainer for the data set that a command line asks for: see `presets_of`."""
-    words = [word.removeprefix("--dataset=") for word in argv]
-    asked = [after for word, after in zip(["", *argv], words, strict=False) if word == "--dataset"]
-    asked += [word for word, whole in zip(words, argv, strict=True) if word != whole]
-    return presets_of(presets, asked[-1] if asked else None)
+    return presets_of(presets, given_value(argv, "dataset"))
 
 
 def presets_of(presets: Mapping[str, Mapping[str, Any]], dataset: str | None) -> dict[str, dict[str, Any]]:

@@ -215,16 +215,19 @@ class Fitting:
     windows: Windows
 
     def fit(self, key: str, network: nn.Module, fold: Fold, label: np.ndarray) -> dict[str, Any]:
-        """The finished fit `key` of a fresh network: trained now, epoch by epoch, with a checkpoint after each; or by
-        an earlier process of the run, from its checkpoint.
+        """The finished fit `key` of a fresh network: trained now, or by an earlier process of the run.
         {"log_p": test log-probabilities or None, "weights": ..., "curve": ...}.
 
         label: of all windows. Raises Stopped after the epoch in which a signal came, NotFinite, and Pruned by a study.
         """
+        end = self.progress.done + self.config.epochs
+        result = self.session.once(key, lambda: self._train(key, network, fold, label))
+        self.progress.advance_to(end)
+        return result
+
+    def _train(self, key: str, network: nn.Module, fold: Fold, label: np.ndarray) -> dict[str, Any]:
+        """Train epoch by epoch, with a checkpoint after each."""
         session, progress, config = self.session, self.progress, self.config
-        if key in session.done:
-            progress.advance(config.epochs)
-            return session.done[key]
         network = network.to(session.device)
         if session.processes.world_size > 1:
             synchronise_batch_norms(network)
@@ -237,8 +240,7 @@ class Fitting:
             if session.trial.searching:
                 measured = session.trial.measure(network, self.windows.gather(fold.validation[:1]))
                 session.trial.report(session.run, {**fit.best_point(), **measured}, fit.epoch)
-        progress.advance(config.epochs - fit.epoch)
-        return session.finish(key, fit.result())
+        return fit.result()
 
 
 def augmented(x: Tensor, config: EegConfig, generator: torch.Generator) -> Tensor:

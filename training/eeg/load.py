@@ -10,10 +10,10 @@ from common.errors import InputError
 from data.eeg import physionet
 from data.eeg.aligned_windows import AlignedWindows
 from data.eeg.load import EegData, Preprocessing, load_eeg
-from data.eeg.own import OwnFiles
 from data.eeg.recording import fir_kernel
 from data.eeg.sources import EEG_SOURCES, is_own
 from data.eeg.splits import Fold, make_folds, shuffled_labels
+from data.eeg.survey import OwnFiles
 from data.eeg.windows import EegWindows, Windows, recording_number
 from models.eeg.whitening import mean_covariance, whitening
 from training.config import changeable_fields, operational_fields
@@ -74,6 +74,7 @@ def load_data(config: EegConfig, quiet: bool) -> tuple[EegData, Windows, list[Fo
         validation_share=config.validation_share,
         seed=fold_seed,
         test_subjects=tested,
+        names=data.names,
     )
     return data, windows, folds[: config.run_folds or None]
 

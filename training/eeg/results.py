@@ -1,7 +1,9 @@
 """The evaluation that the EEG trainers share: predictions per window and trial, figures, comparisons, leakage."""
 
+import csv
+import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,16 +134,17 @@ def mean_seconds(fits: Sequence[Mapping[str, Any]]) -> float:
 
 
 MOABB_TABLE = "moabb.csv"
+MOABB_COLUMNS = ("score", "time", "samples", "subject", "session", "channels", "n_sessions", "dataset", "pipeline")
 
 
 def moabb_table(data: EegData, results: Mapping[str, Result]) -> str:
     """CSV with the columns of MOABB's results: a row for each classifier, test subject and session.
 
     score: accuracy per trial. time: seconds of a fold's training, on average; empty where it was not measured.
-    samples: tested trials of this subject and session.
+    samples: tested trials of this subject and session. session: its name; a number where it has none.
     """
-    rows = ["score,time,samples,subject,session,channels,n_sessions,dataset,pipeline"]
-    sessions = data.session
+    rows: list[Sequence[object]] = [MOABB_COLUMNS]
+    sessions, session_names = data.session, data.session_names
     n_sessions = len(np.unique(sessions)) if len(sessions) else 1
     for name, result in results.items():
         own = result.trials
@@ -149,11 +152,17 @@ def moabb_table(data: EegData, results: Mapping[str, Result]) -> str:
         seconds = f"{result.seconds:.3f}" if math.isfinite(result.seconds) else ""
         for subject, number in sorted({*zip(own.subject.tolist(), session.tolist(), strict=True)}):
             chosen = (own.subject == subject) & (session == number)
-            rows.append(
-                f"{right[chosen].mean():.6f},{seconds},{chosen.sum()},{data.names.of_subject(subject)},{number},"
-                f"{len(data.ch_names)},{n_sessions},{data.dataset},{name}"
-            )
-    return "\n".join(rows) + "\n"
+            scored = (f"{right[chosen].mean():.6f}", seconds, chosen.sum())
+            who = (data.names.of_subject(subject), session_names[number] or number)
+            rows.append((*scored, *who, len(data.ch_names), n_sessions, data.dataset, name))
+    return csv_text(rows)
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """The rows as CSV: a name with a comma in it is in quotation marks."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def subjects_table(results: Mapping[str, Result], names: Mapping[int, str] | None = None) -> str:
@@ -161,13 +170,13 @@ def subjects_table(results: Mapping[str, Result], names: Mapping[int, str] | Non
 
     names: of the subjects, where they are called otherwise than by their numbers.
     """
-    rows = ["subject,n_trials," + ",".join(results)]
+    rows: list[Sequence[object]] = [("subject", "n_trials", *results)]
     first = next(iter(results.values()))
     for subject in first.by_subject:
-        accuracies = ",".join(f"{result.by_subject[subject]:.4f}" for result in results.values())
+        accuracies = [f"{result.by_subject[subject]:.4f}" for result in results.values()]
         name, n_trials = (names or {}).get(subject, subject), int((first.trials.subject == subject).sum())
-        rows.append(f"{name},{n_trials},{accuracies}")
-    return "\n".join(rows) + "\n"
+        rows.append((name, n_trials, *accuracies))
+    return csv_text(rows)
 
 
 def chance_verdict(result: Result, classes: Sequence[str] = LEFT_RIGHT) -> str:

@@ -5,6 +5,7 @@ vectors = aligned_vectors(found, group)             # with all trials of the per
 vectors = causal_vectors(found, group, reference)   # with those before the present one alone
 """
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -60,7 +61,9 @@ def lateral_mirror(data: EegData, hint: str) -> Tensor:
     try:
         mirror = mirror_of(torch.from_numpy(data.positions), data.ch_names)
     except ValueError as error:
-        raise InputError(f"left cannot be compared with right: {error}; leave them out with drop, or {hint}") from None
+        pairs = itertools.combinations(data.ch_names, 2)
+        instead = "leave them out with drop, or " if any(has_mirror(data, pair) for pair in pairs) else ""
+        raise InputError(f"left cannot be compared with right: {error}; {instead}{hint}") from None
     if class_mirror(data.classes) != (1, 0):
         raise InputError(
             f"classes {', '.join(data.classes)} are not a left and a right one; name them so, as "

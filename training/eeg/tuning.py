@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from common.errors import InputError
 from tracking.run import AnyRun
 from training.eeg.config import EegConfig
+from training.eeg.load import load_data
 from training.tuning import Measure
 
 OBJECTIVES = {"log_loss": "minimize", "accuracy": "maximize", "latency_ms": "minimize"}
@@ -21,10 +22,14 @@ EVERY_RUN = {"run_folds": 1, "validation_share": 0.34}
 LATENCY_ROUNDS = 25
 
 
-def check_people_held_out(config: EegConfig) -> None:
-    """InputError where a study would choose by people that it trains on."""
+def check_recordings(config: EegConfig) -> None:
+    """InputError where a study would choose by people that it trains on, or cannot train on these recordings.
+
+    They are read, and kept for the workers.
+    """
     if config.split != "cross_subject":
         raise InputError(f"fixed: split={config.split}; a study holds people out, so it needs split=cross_subject")
+    load_data(config, quiet=False)
 
 
 def measure_latency(config: EegConfig, objectives: tuple[str, ...], run: AnyRun, features: str | None) -> Measure:

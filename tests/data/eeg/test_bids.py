@@ -10,7 +10,7 @@ import pytest
 
 from common.errors import InputError
 from data.eeg.load import load_eeg
-from data.eeg.own import OwnFiles
+from data.eeg.survey import OwnFiles
 from tests.data.eeg.own_files import own_raw, write_recording
 
 needs_mne_bids = pytest.mark.skipif(importlib.util.find_spec("mne_bids") is None, reason="mne-bids is not installed")

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from common.errors import InputError
-from data.eeg import physionet
+from data.eeg import eegmmi_files, physionet
 from data.eeg.eegmmi_files import locate
 from data.eeg.load import EegData, load_eeg
 from data.eeg.physionet import recording_name
@@ -59,6 +61,41 @@ def test_a_zip_cut_short_is_named(tmp_path: Path) -> None:
     (tmp_path / "eegmmi.zip").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(InputError, match=r"eegmmi.zip is no whole zip .*; copy or download it again"):
         locate(tmp_path, PAIRS, tmp_path / "cache")
+
+
+def write_zip(path: Path, content: bytes) -> bytearray:
+    """A zip with the recording of person 1's run 4, whose content may be anything here; its bytes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("S001/S001R04.edf", content)
+    return bytearray(path.read_bytes())
+
+
+def test_an_entry_of_gigabytes_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eegmmi_files, "LARGEST_RECORDING", 100_000)
+    write_zip(tmp_path / "eegmmi.zip", bytes(200_000))
+    with pytest.raises(
+        InputError, match=r"eegmmi.zip is no whole zip .S001/S001R04.edf has 0 MB, a recording of EEGMMI 3"
+    ):
+        locate(tmp_path, PAIRS, tmp_path / "cache")
+    assert not list(tmp_path.glob("cache/**/*.edf"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4))
+def test_a_damaged_zip_gives_the_recording_or_one_line(
+    tmp_path_factory: pytest.TempPathFactory, damage: list[tuple[int, int]]
+) -> None:
+    folder, content = tmp_path_factory.mktemp("zip"), bytes(range(256)) * 4
+    whole = write_zip(folder / "eegmmi.zip", content)
+    for place_, byte in damage:
+        whole[place_ % len(whole)] = byte
+    (folder / "eegmmi.zip").write_bytes(whole)
+    try:
+        found = locate(folder, PAIRS, folder / "cache")
+    except InputError:
+        assert not list(folder.glob("cache/**/*.edf"))
+    else:
+        assert all(file.read_bytes() == content for file in found.values())
 
 
 def test_nothing_is_downloaded_unasked_where_a_part_is_there(

@@ -9,6 +9,10 @@ import pytest
 from data.eeg.figures import contralateral_map, recording_figures
 from data.eeg.load import EegData, load_eeg
 from data.eeg.recording import CHANNELS, Preprocessing
+from data.eeg.survey import OwnFiles
+from tests.data.eeg.own_files import own_raw, write_own, write_recording
+
+MAPS = {"spectrum_topomaps", "contralateral_topomap"}
 
 
 def texts(figure) -> str:  # type: ignore[no-untyped-def]
@@ -53,6 +57,28 @@ def test_there_is_no_map_where_nobody_has_both_classes(simulated: EegData) -> No
     kept = (simulated.subject == 1) & (simulated.label == 0) | (simulated.subject == 2) & (simulated.label == 1)
     columns = {name: getattr(simulated, name)[kept] for name in ("trials", "label", "subject", "run", "trial")}
     assert "contralateral_topomap" not in recording_figures(replace(simulated, **columns))
+
+
+@pytest.mark.parametrize(
+    ("picks", "maps"),
+    [(("C3",), set()), (("C3", "C4"), MAPS), (("Fz", "Cz", "Pz"), MAPS)],  # two and three lie on a line
+)
+def test_few_electrodes_have_the_maps_that_can_be_drawn(picks: tuple[str, ...], maps: set[str], tmp_path: Path) -> None:
+    own = OwnFiles(classes=("left_hand", "right_hand"), picks=picks)
+    folder = write_own(tmp_path, ".edf", subjects=1, runs=1, n_trials=6)
+    data = load_eeg("recordings", tmp_path, folder, subjects="all", runs="all", own=own, quiet=True)
+    assert set(recording_figures(data)) == {"raw_traces", *maps}
+
+
+def test_a_first_recording_without_trials_gives_way_to_the_next(tmp_path: Path) -> None:
+    write_recording(own_raw(1, 1, n_trials=2).crop(0, 3.5), tmp_path / "anna_1.fif")
+    write_recording(own_raw(2, 1, n_trials=6), tmp_path / "ben_1.fif")
+    own = OwnFiles(classes=("left_hand", "right_hand"))
+    data = load_eeg("recordings", tmp_path, tmp_path, subjects="all", runs="all", own=own, quiet=True)
+    assert [report.n_trials for report in data.recordings] == [0, 5]
+    figures = recording_figures(data)
+    assert set(figures) == {"raw_traces", *MAPS}
+    assert "subject ben run 1" in texts(figures["raw_traces"])
 
 
 def test_the_map_is_the_difference_of_log_power() -> None:

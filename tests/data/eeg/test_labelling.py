@@ -16,7 +16,7 @@ from data.eeg.labelling import (
     whole_recordings,
 )
 from data.eeg.load import EegData, load_eeg
-from data.eeg.own import OwnFiles
+from data.eeg.survey import OwnFiles
 from tests.data.eeg.own_files import SPACING, own_raw, write_own, write_recording
 
 

@@ -23,6 +23,8 @@ from data.eeg.physionet import recording_path
 from data.eeg.recording import CHANNELS, read_trials
 from data.eeg.simulated import simulate_recording, write_edf
 from tests.conftest import PATIENCE
+from tests.running import environment
+from tests.warm import run_warm
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -403,34 +405,33 @@ def test_mnes_log_level_is_left_alone(simulated: EegData) -> None:
         mne.set_log_level(level)
 
 
-def inspect(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"}
-    command = [sys.executable, "-m", "data.eeg", "inspect", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+def inspect(*arguments: str, cwd: Path) -> tuple[int, str]:
+    """(exit status, what is printed) of `python -m data.eeg inspect`."""
+    return run_warm("data.eeg", ["inspect", *arguments], cwd, {**environment(cwd), "MPLBACKEND": "Agg"})
 
 
 def test_inspect_prints_the_table_and_writes_the_figures(eeg_cache: Path, simulated: EegData, tmp_path: Path) -> None:
-    done = inspect("--subjects", "1-2", "--cache_dir", str(eeg_cache), "--out", "figures", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "simulated: 90 trials of 2 subjects" in done.stdout
-    assert sum(line.split()[:1] in (["1"], ["2"]) for line in done.stdout.splitlines()) == 6
+    status, text = inspect("--subjects", "1-2", "--cache_dir", str(eeg_cache), "--out", "figures", cwd=tmp_path)
+    assert status == 0, text
+    assert "simulated: 90 trials of 2 subjects" in text
+    assert sum(line.split()[:1] in (["1"], ["2"]) for line in text.splitlines()) == 6
     names = {"raw_traces", "spectrum", "spectrum_topomaps", "contralateral_topomap"}
     assert {file.stem for file in (tmp_path / "figures").glob("*.png")} == names
 
 
 def test_inspect_takes_runs_without_labels(eeg_cache: Path, simulated: EegData, tmp_path: Path) -> None:
     arguments = ("--runs", "1,4", "--cache_dir", str(eeg_cache))
-    done = inspect(*arguments, "--unlabelled", "--out", "figures", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "simulated: 48 stretches of 1 subject (no labels)" in done.stdout
+    status, text = inspect(*arguments, "--unlabelled", "--out", "figures", cwd=tmp_path)
+    assert status == 0, text
+    assert "simulated: 48 stretches of 1 subject (no labels)" in text
     assert {file.stem for file in (tmp_path / "figures").glob("*.png")} == {"raw_traces", "spectrum"}
-    refused = inspect(*arguments, cwd=tmp_path)
-    assert refused.returncode == 2
-    assert "in run 1 there is no left or right fist" in refused.stderr
+    status, text = inspect(*arguments, cwd=tmp_path)
+    assert status == 2
+    assert "in run 1 there is no left or right fist" in text
 
 
 def test_inspect_ends_with_2_and_one_line_on_bad_input(tmp_path: Path) -> None:
-    done = inspect("--dataset", "physionet", "--data_dir", "missing", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: data_dir='missing' is not a folder")
+    status, text = inspect("--dataset", "physionet", "--data_dir", "missing", cwd=tmp_path)
+    assert status == 2
+    assert text.count("\n") == 1
+    assert text.startswith("error: data_dir='missing' is not a folder")

@@ -12,8 +12,8 @@ import scipy.signal
 
 from common.errors import InputError
 from data.eeg.load import EegData, load_eeg
-from data.eeg.own import OwnFiles, survey
 from data.eeg.recording import Preprocessing
+from data.eeg.survey import OwnFiles, survey
 from tests.data.eeg.own_files import NAMES_32, SFREQ, own_raw, write_own, write_recording
 
 GOOD = [0, 2, 3, 4, 5, 6, 8, 9, 10, 11]
@@ -110,6 +110,83 @@ def test_the_first_of_left_and_right_is_left_and_classes_have_names_of_ones_own(
     np.testing.assert_array_equal(data.label, load(folders[".vhdr"], cache).label)
 
 
+def events_named(folder: Path, *names: str) -> Path:
+    """anna's recording of twelve trials, as many of each name."""
+    write_recording(own_raw(1, 1, n_trials=12, classes=names), folder / "anna_1.fif")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "classes", "n_events"),
+    [
+        (("Left", "right", "LEFT", "Right"), ("left", "right"), 12),
+        (("left, slow", "Right, slow"), ("left slow", "right slow"), 12),
+        (("Stimulus/S  1", "Response/S  1", "Stimulus/S  2"), ("stimulus/s1", "S2"), 8),
+        (("a", "A"), ("a", "A"), 12),
+        (("block: 1", "block: 2"), ("block: 1", "two:block: 2"), 12),
+    ],
+)
+def test_events_are_meant_whatever_their_case_spaces_and_commas(
+    tmp_path: Path, names: tuple[str, ...], classes: tuple[str, ...], n_events: int
+) -> None:
+    data = load(events_named(tmp_path, *names), tmp_path / "c", classes=classes)
+    assert data.recordings[0].n_of_class == (n_events // 2, n_events // 2)
+    assert set(data.label) == {0, 1}
+
+
+@pytest.mark.parametrize("suffix", [".edf", ".bdf"])
+def test_annotations_of_older_programs_are_latin_1(suffix: str, tmp_path: Path) -> None:
+    """EDF+ asks for UTF-8; MNE refuses other bytes unless it is told which they are."""
+    file = write_recording(own_raw(1, 1, n_trials=6, classes=("Fuesse", "Zunge")), tmp_path / f"anna_1{suffix}")
+    file.write_bytes(file.read_bytes().replace(b"Fuesse", "Füße  ".encode("latin-1")))
+    assert load(tmp_path, tmp_path / "c", classes=("Füße", "Zunge")).recordings[0].n_of_class == (3, 3)
+
+
+def test_markers_that_are_not_utf_8_are_said(tmp_path: Path) -> None:
+    file = write_recording(own_raw(1, 1, n_trials=6, classes=("Füße", "Zunge")), tmp_path / "anna_1.vhdr")
+    markers = file.with_suffix(".vmrk")
+    markers.write_bytes(markers.read_text(encoding="utf-8").encode("latin-1"))
+    with pytest.raises(InputError, match=r"anna_1.vhdr: its text is not UTF-8 .*: save its header, or the file with"):
+        load(tmp_path, tmp_path / "c", classes=("Füße", "Zunge"))
+
+
+def test_what_somebody_typed_is_no_event_and_told(tmp_path: Path) -> None:
+    """BrainVision's comments: their events are neither offered as classes nor lost without a word."""
+    file = write_recording(own_raw(1, 1, n_trials=6), tmp_path / "anna_1.vhdr")
+    markers = file.with_suffix(".vmrk")
+    markers.write_text(markers.read_text() + "Mk90=Comment,eyes closed,900,1,0\nMk91=Comment,eyes closed,950,1,0\n")
+    found = survey(tmp_path, OwnFiles(), tmp_path / "c", quiet=True)
+    assert not [name for name in found.events if "eyes" in name]
+    assert "left out: comments, which are no events and can be no classes: Comment/eyes closed (2)" in found.text()
+
+
+def test_a_marker_file_that_the_header_does_not_name_is_part_of_the_recording(tmp_path: Path) -> None:
+    """MNE reads the one beside a renamed header; when it changes, so do the trials."""
+    file = write_recording(own_raw(1, 1, n_trials=6), tmp_path / "anna_1.vhdr")
+    file.write_text(file.read_text().replace("MarkerFile=anna_1.vmrk", "MarkerFile=old.vmrk"))
+    markers, prints = file.with_suffix(".vmrk"), set()
+    for _ in range(2):
+        prints.add(load(tmp_path, tmp_path / "c").fingerprint)
+        markers.write_text(markers.read_text().replace("left_hand", "right_hand", 1))
+    assert len(prints) == 2
+
+
+def test_a_name_of_several_events_is_asked_about(tmp_path: Path) -> None:
+    """Before, such a class had no trials, and with two others left the run went on without it."""
+    folder = events_named(tmp_path, "Stimulus/S  1", "Response/S  1", "Stimulus/S  2", "Stimulus/S  3")
+    with pytest.raises(InputError, match=r"'S1' may be '(Stimulus|Response)/S  1' or '.*/S  1'; give the whole name"):
+        load(folder, tmp_path / "c", classes=("S1", "S2", "S3"))
+
+
+def test_a_class_of_which_no_trial_is_left_is_said(tmp_path: Path) -> None:
+    raw = own_raw(1, 1, n_trials=12, classes=("left", "right", "feet"))
+    feet = [note["onset"] for note in raw.annotations if note["description"] == "feet"]
+    bad = mne.Annotations(feet, 0.1, "BAD_feet", orig_time=raw.annotations.orig_time)
+    write_recording(raw.set_annotations(raw.annotations + bad), tmp_path / "anna_1.fif")
+    with pytest.raises(InputError, match="no trial is left of 'feet', of 4 events: they are marked bad"):
+        load(tmp_path, tmp_path / "c", classes=("left", "right", "feet"))
+
+
 def test_stim_channels_hold_events_by_their_codes(tmp_path: Path) -> None:
     raw = own_raw(1, 1, n_trials=6)
     events, _ = mne.events_from_annotations(raw, {"left_hand": 769, "right_hand": 770}, verbose="ERROR")
@@ -138,6 +215,16 @@ def test_reference_notch_picks_and_drop(folders: dict[str, Path], cache: Path) -
     assert load(folder, cache, drop=("T3", "Fp1")).ch_names == tuple(
         n for n in plain.ch_names if n not in ("T7", "Fp1")
     )
+    for one, same in (
+        ({"picks": ("C4", "T7")}, {"picks": ("c4", "T3", "C4")}),
+        ({"drop": ("T7", "C3")}, {"drop": ("t3", "c3", "eog1")}),
+        ({"reference": ("T7",)}, {"reference": ("t3",)}),
+        ({"reference": ("average",)}, {"reference": ("Average",)}),
+    ):
+        expected, found = load(folder, cache, **one), load(folder, cache, **same)  # type: ignore[arg-type]
+        assert found.ch_names == expected.ch_names
+        np.testing.assert_array_equal(found.trials, expected.trials)
+    assert "T7" not in load(folder, cache, drop=("t3",)).ch_names
     notched = load(folder, cache, notch=(20.0,))
     frequencies, power = scipy.signal.periodogram(notched.trials, 160)
     before = scipy.signal.periodogram(plain.trials, 160)[1]
@@ -197,6 +284,11 @@ def change(folder: Path, what: str) -> dict[str, object]:
     elif what == "two folders":
         (folder / "b").mkdir()
         (folder / "sub-02_run-1.edf").rename(folder / "b" / "sub-01_run-2.edf")
+    elif what == "empty":
+        (folder / "sub-02_run-1.edf").write_bytes(b"")
+    elif what == "link":
+        (folder / "sub-02_run-1.edf").unlink()
+        (folder / "sub-02_run-1.edf").symlink_to(folder / "nothing.edf")
     elif what == "copies":
         shutil.copy(folder / "sub-01_run-1.edf", folder / "sub-02_run-1.edf")
     elif what == "cut short":
@@ -211,11 +303,15 @@ def change(folder: Path, what: str) -> dict[str, object]:
         "pattern": {"subject_pattern": "P{subject}_{run}"},
         "one class": {"classes": ("left_hand",)},
         "no class": {"classes": ()},
+        "one event": {"classes": ("a:left_hand", "b:left_hand")},
+        "no name": {"classes": (":left_hand", "right_hand")},
         "misspelt": {"classes": ("left_hand", "rigth_hand")},
         "picks": {"picks": ("C3", "C4", "XX")},
         "subjects": {"subjects": "anna"},
         "montage name": {"montage": "biosemi33"},
         "reference": {"reference": ("M1",)},
+        "drop": {"drop": ("C9",)},
+        "no frequency": {"notch": (50.0, 0.0)},
         "nobody": {"exclude": "01,02"},
         "notch": {"notch": (50.0, 200.0)},
     }
@@ -239,12 +335,21 @@ def change(folder: Path, what: str) -> dict[str, object]:
         ("two folders", "subject 01 is in two folders, .*sub-01_run-1.edf"),
         ("montage", r"sub-02_run-1.edf has other electrodes than sub-01_run-1.edf: it lacks O1 O2; .*picks=common"),
         ("copies", "it has the same bytes as sub-01_run-1.edf"),
+        ("one event", r"classes: 'a' and 'b' are both the event 'left_hand'; the events there are left_hand \(6\)"),
+        ("no name", "classes: ':left_hand' has no name before the colon; give one, as left:left_hand"),
+        ("empty", "sub-02_run-1.edf: it is empty: 0 bytes"),
+        ("link", r"sub-02_run-1.edf: it is a link to what is not there: fetch it .*on_bad=skip"),
         ("cut short", "sub-01_run-1.edf: cut short"),
         ("units", "sub-01_run-1.fif: channel Fp1 reaches .* V"),
         ("picks", "has no XX; its electrodes are Fp1"),
         ("subjects", "'anna' is not among the recordings; there are 01, 02"),
         ("montage name", "montage='biosemi33' is not one of MNE's"),
         ("reference", "reference=M1: it has no channel M1"),
+        (
+            "drop",
+            "drop: 'C9' is no channel of the recordings; electrodes of the first are Fp1 .*, its other channels EOG1",
+        ),
+        ("no frequency", "notch=0: a line frequency in Hz, such as 50 or 60, and at least 1"),
         ("nobody", "all 2 recordings are left out"),
         ("notch", "notch=200: recorded at 250 Hz, it has nothing there; leave it out"),
     ],
@@ -293,6 +398,7 @@ def test_events_of_a_stim_channel_that_switches_cleanly(tmp_path: Path) -> None:
         ("code", r"its stim channel bounces: code [12] holds for 1 samples before [12], at 3.000 s; clean it"),
         ("tiny", "32 flat and 0 clipped channels of 32 .*all stay within 1e-06 V: perhaps their unit is wrong"),
         ("nan", "channel F3 holds values that are not numbers"),
+        ("misc", "none of its 33 channels is of the type EEG, but eog, misc: set their types, and save it"),
         ("no names", "none of its channels is an electrode of colin27_1005 .*; give the montage that has these names"),
         ("slow", "sampled at 50 Hz, a recording has no signal up to h_freq=30 Hz"),
     ],
@@ -302,6 +408,8 @@ def test_recordings_that_cannot_be_used_are_refused_in_one_line(what: str, words
     if what == "all bad":
         whole = mne.Annotations(raw.first_time, raw.times[-1], "bad_all", orig_time=raw.annotations.orig_time)
         raw.set_annotations(raw.annotations + whole)
+    elif what == "misc":
+        raw.set_channel_types(dict.fromkeys(NAMES_32, "misc"), on_unit_change="ignore")
     elif what == "no names":
         raw.rename_channels({name: f"EEG {k:03d}" for k, name in enumerate(NAMES_32)})
     elif what in ("tiny", "nan"):

@@ -9,11 +9,19 @@ from pathlib import Path
 import mne
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from data.eeg.edf import ANNOTATIONS, BadRecording, check_edf_bytes, edf_header
+from data.eeg.edf import (
+    ANNOTATIONS,
+    BDF_VERSION,
+    EDF_VERSION,
+    BadRecording,
+    check_bdf_bytes,
+    check_edf_bytes,
+    edf_header,
+)
 from data.eeg.physionet import recording_path
 from data.eeg.recording import (
     CHANNELS,
@@ -25,6 +33,7 @@ from data.eeg.recording import (
     try_read_trials,
 )
 from data.eeg.simulated import simulate_recording, write_edf
+from tests.data.eeg.own_files import write_recording
 
 
 def exercise_epochs(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -169,8 +178,8 @@ def test_an_all_zero_recording_is_not_called_rewritten(edf_file: Path, tmp_path:
 
 def with_stamps(payload: bytes, stamps: Sequence[float]) -> bytes:
     """The same data records under other time stamps, without annotations, for which a longer stamp leaves no room."""
-    header, changed = edf_header(payload), bytearray(payload)
-    size = 2 * header.n_samples[header.labels.index(ANNOTATIONS)]
+    header, changed = edf_header(payload, EDF_VERSION if payload[:1] == b"0" else BDF_VERSION), bytearray(payload)
+    size = header.record_bytes - header.stamp_offset
     for number, stamp in enumerate(stamps):
         at = header.n_header_bytes + number * header.record_bytes + header.stamp_offset
         changed[at : at + size] = f"+{stamp:g}\x14\x14".encode().ljust(size, b"\0")
@@ -189,6 +198,26 @@ def test_a_recording_with_a_gap_is_refused(edf_file: Path, kind: bytes) -> None:
     assert "data record 61 starts at 60.01 s" in reason(with_stamps(whole, [*range(60), *np.arange(60.01, 125)]))
     drifting = [1.001 * k for k in range(125)]  # a sixth of a sample each second
     assert "it has a gap: data record 5 " in reason(with_stamps(whole, drifting))
+
+
+@pytest.mark.parametrize("kind", [b"BDF+C", b"BDF+D"])
+def test_a_bdf_recording_with_a_gap_is_refused(tmp_path: Path, kind: bytes) -> None:
+    raw = mne.io.RawArray(1e-5 * np.ones((2, 1600)), mne.create_info(["C3", "C4"], 160.0, "eeg"), verbose="ERROR")
+    raw.set_annotations(mne.Annotations([1.0], [1.0], ["left"]), verbose="ERROR")
+    whole = write_recording(raw, tmp_path / "a.bdf").read_bytes()
+    whole = whole[:192] + kind + whole[197:]
+    check_bdf_bytes(whole)
+    check_bdf_bytes(with_stamps(whole, range(10)))
+    with pytest.raises(BadRecording, match="data record 7 starts at 30 s where the one before it ends at 6"):
+        check_bdf_bytes(with_stamps(whole, [*range(6), *range(30, 34)]))
+
+
+def test_gaps_without_time_stamps_are_refused(edf_file: Path) -> None:
+    payload = edf_file.read_bytes()
+    assert payload.count(ANNOTATIONS) == 1
+    plain = payload.replace(ANNOTATIONS, b"Status".ljust(len(ANNOTATIONS)))
+    check_edf_bytes(plain[:192] + b"     " + plain[197:])  # EDF as it was before EDF+
+    assert "it has gaps (its header says so) and no time stamps" in reason(plain[:192] + b"EDF+D" + plain[197:])
 
 
 def test_a_data_record_without_a_time_stamp_is_refused(edf_file: Path) -> None:
@@ -353,16 +382,29 @@ def test_trials_marked_bad_are_dropped_as_mne_drops_them(tmp_path: Path) -> None
     assert report.n_bad == 24 - len(stretches) >= 5
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 19_000), st.integers(0, 800)), min_size=1, max_size=4))
+CUES = np.arange(672, 19_000, 1328)
+AT_AN_EDGE = st.builds(
+    lambda cue, before, off, duration: (int(cue) - 160 + off + (-duration if before else 801), duration),
+    st.sampled_from(CUES),
+    st.booleans(),
+    st.integers(-1, 1),
+    st.integers(0, 5),
+)
+"""(onset, duration) in samples of what ends where a trial begins, or begins where it ends, or next to it."""
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(AT_AN_EDGE | st.tuples(st.integers(0, 19_000), st.integers(0, 800)), min_size=1, max_size=4))
+@example([(511, 1)])
+@example([(1313, 1)])
+@example([(9807, 1)])  # its end in seconds is above that of 9808 samples, or not, by how it is rounded
 def test_the_samples_that_mark_a_trial_bad_are_mnes(notes: list[tuple[int, int]]) -> None:
     raw = mne.io.RawArray(np.zeros((1, 20_000)), mne.create_info(["C3"], 160.0, "eeg"), verbose="ERROR")
     onset, duration = np.array(notes).T / 160
     raw.set_annotations(mne.Annotations(onset, duration, ["BAD_x"] * len(notes)), verbose="ERROR")
-    cues = np.arange(672, 19_000, 1328)
-    events = np.stack([cues, np.zeros_like(cues), np.ones_like(cues)], axis=1)
+    events = np.stack([CUES, np.zeros_like(CUES), np.ones_like(CUES)], axis=1)
     epochs = mne.Epochs(raw, events, tmin=-1.0, tmax=4.0, preload=True, verbose="ERROR", on_missing="ignore")
-    kept = ~marked_bad(raw.annotations, cues - 160, Preprocessing())
+    kept = ~marked_bad(raw.annotations, CUES - 160, Preprocessing())
     np.testing.assert_array_equal(np.flatnonzero(kept), epochs.selection)
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
+from data.eeg.plan import Names
 from data.eeg.splits import (
     Fold,
     LeakageError,
@@ -147,10 +148,28 @@ def test_too_little_data_says_what_is_needed(data: Any, split: Any, n_folds: int
         make_folds(data, split, n_folds)
 
 
+def test_folds_and_messages_have_the_names_of_people_and_runs() -> None:
+    names = Names(subject={1: "anna"}, run={4: "before", 8: "after"})
+    folds = make_folds(windows(1, runs=(4, 8)), "within_subject", names=names)
+    assert [fold.name for fold in folds] == ["subject anna run before", "subject anna run after"]
+    with pytest.raises(InputError, match=r"subject anna has a single run; ask for two or more runs, or leave anna out"):
+        make_folds(windows(1, runs=(4,)), "within_subject", names=names)
+    with pytest.raises(InputError, match=r"split=cross_session .*subject anna has a single session"):
+        make_folds(windows(1, runs=(4,)), "cross_session", names=names)
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0, -1.0, float("nan")])
 def test_impossible_validation_shares_are_refused(share: float) -> None:
     with pytest.raises(InputError, match="validation_share"):
         make_folds(windows(), "cross_subject", validation_share=share)
+
+
+@pytest.mark.parametrize("n_trials", [8, 9, 15])
+def test_a_validation_part_has_a_trial_of_each_of_four_classes(n_trials: int) -> None:
+    data = windows(1, runs=(4, 8), n_trials=n_trials)
+    data.label = data.trial % 4
+    for fold in make_folds(data, "within_subject"):
+        assert set(data.label[fold.validation]) == set(data.label[fold.train]) == {0, 1, 2, 3}
 
 
 # Shuffled labels

@@ -55,6 +55,24 @@ def test_a_difference_between_the_routes_is_refused(tmp_path: Path, monkeypatch:
         shorter.torcheeg_windows()
 
 
+def test_a_damaged_store_is_built_again(tmp_path: Path) -> None:
+    data = load_eeg("simulated", tmp_path, subjects="1", runs="4", quiet=True)
+    everything = np.arange(len(data.windows()))
+    whole = data.torcheeg_windows().gather(everything)
+    [store] = tmp_path.glob("torcheeg-*")
+    built = (store / "checksums.json").stat().st_mtime_ns
+    assert torch.equal(data.torcheeg_windows().gather(everything), whole)
+    assert (store / "checksums.json").stat().st_mtime_ns == built  # it was read
+    [file] = store.rglob("data.mdb")
+    with file.open("r+b") as stream:
+        stream.seek(file.stat().st_size // 2)
+        byte = stream.read(1)[0]
+        stream.seek(-1, 1)
+        stream.write(bytes([byte ^ 64]))
+    assert torch.equal(data.torcheeg_windows().gather(everything), whole)
+    assert (store / "checksums.json").stat().st_mtime_ns != built
+
+
 def test_a_constant_window_is_zeros_as_in_the_other_route() -> None:
     assert np.abs(mean_std_normalize(np.full((64, 160), 3e-5))["eeg"]).max() < 1e-15
     noise = 1e-20 * np.random.default_rng(0).normal(size=(64, 160))

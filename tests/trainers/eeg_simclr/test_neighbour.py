@@ -140,12 +140,9 @@ def test_curves_are_paired_by_person_over_folds_and_draws() -> None:
 
 
 def test_a_montage_with_few_pairs_has_fewer_components_than_are_asked_for() -> None:
-    done: dict[str, Any] = {}
     session = SimpleNamespace(
-        done=done,
         run=SimpleNamespace(log_metrics=lambda *_, **__: None),
-        finish=done.__setitem__,
-        stop_asked=lambda: False,
+        once=lambda key, make: make(),
     )
     trials = planted_trials(n_people=3, n_each=30, n_features=20)
     progress = Progress(1, quiet=True)
@@ -187,6 +184,7 @@ def test_a_run_records_all_it_should(finished: tuple[Path, str, str]) -> None:
         "| motor_21 | simclr less scratch |",
         "| p, scratch |",
         "no eye channels",
+        "without frontal and temporal electrodes, and with the 21 over the motor cortex alone, bounds how much",
     ):
         assert words in text
 

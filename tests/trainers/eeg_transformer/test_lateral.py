@@ -204,6 +204,7 @@ def test_a_run_records_all_it_should(finished: tuple[Path, str, str]) -> None:
     figures = ("people", "attention", "patterns", "training_loss", "calibration", "subjects", "confusion_fbcsp")
     assert {"summary.md", "explanation.json", "subjects.csv", *(f"figures/{name}.png" for name in figures)} <= found
     assert "## Where the information is" in text
+    assert "bounds how much may be ocular. The motor electrodes and the slices from 1 s on are the more" in text
     assert "Sign-flip test over people" in text
     assert text.count(" Hz | ") == len(SLICES)
 

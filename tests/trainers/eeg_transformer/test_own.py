@@ -1,5 +1,9 @@
 """Recordings of one's own, from inspect to a served answer; more than two classes; what a montage cannot do."""
 
+import csv
+import importlib
+import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,9 +16,10 @@ import torch
 
 from common.errors import InputError
 from data.eeg.load import EegData, load_eeg
-from data.eeg.own import OwnFiles
+from data.eeg.survey import OwnFiles
 from tests.conftest import PATIENCE
 from tests.data.eeg.own_files import own_raw, write_own, write_recording
+from tests.data.eeg.test_own import change
 from tests.running import client, environment, run_trainer, runs
 from trainers.eeg_simclr.comparison import NAMES as SIMCLR_NAMES
 from trainers.eeg_simclr.comparison import plot_label_shares
@@ -26,7 +31,7 @@ from training.eeg.baselines import baseline_inputs, classical_log_probabilities
 from training.eeg.config import presets_for, presets_of
 from training.eeg.load import load_data
 from training.eeg.records import results_text
-from training.eeg.results import Predictions, evaluate, moabb_table
+from training.eeg.results import Predictions, evaluate, moabb_table, subjects_table
 from training.eeg.slices import ALL, electrode_sets, lateral_mirror
 
 HANDS = "left_hand,right_hand"
@@ -69,6 +74,13 @@ def test_figures_and_tables_follow_the_classes(three: EegData) -> None:
     n_first = int((three.subject == 1).sum())
     assert rows[0] == f"1.000000,2.500,{n_first},01,0,32,1,recordings,perfect"
     assert len(rows) == 3
+    names = replace(
+        three.names, subject={1: "Meier, Anna", 2: "b", 3: "c"}, session=dict.fromkeys(three.names.run, "pre")
+    )
+    named = replace(three, names=names)
+    assert {row["session"] for row in csv.DictReader(moabb_table(named, {"a": result}).splitlines())} == {"pre"}
+    for table in (moabb_table(named, {"perfect": result}), subjects_table({"perfect": result}, named.names.subject)):
+        assert [row["subject"] for row in csv.DictReader(table.splitlines())] == ["Meier, Anna", "b", "c"]
 
 
 def test_the_chance_line_and_the_words_are_those_of_the_classes(three: EegData) -> None:
@@ -105,6 +117,10 @@ def test_lateral_features_need_a_left_and_a_right(three: EegData) -> None:
     )
     with pytest.raises(InputError, match="no partner on the other side of the head for C3; leave them out with drop"):
         lateral_mirror(two, "give network=windows")
+    midline = [two.ch_names.index(name) for name in ("Fz", "Cz", "Pz")]
+    middle = replace(two, ch_names=("Fz", "Cz", "Pz"), positions=two.positions[midline], trials=two.trials[:, midline])
+    with pytest.raises(InputError, match="no left and right among Fz Cz Pz; give network=windows"):
+        lateral_mirror(middle, "give network=windows")
     inputs = baseline_inputs(two, "cross_subject")
     assert inputs.mirror is None
     assert inputs.rule is None
@@ -186,6 +202,17 @@ def test_presets_name_no_people_and_runs_of_eegmmi() -> None:
         assert target.build("quick", {}).subjects == (target.presets["quick"] | target.quick)["subjects"]
 
 
+def test_the_command_that_trains_again_is_one_for_a_shell() -> None:
+    """Names with spaces, | or $ are quoted."""
+    target = load_target("eeg_transformer")
+    given = {"dataset": "recordings", "classes": "left hand | x,right $hand", "data_dir": "Aufnahmen Zoë"}
+    built = target.build("quick", given)
+    shown = shlex.split(target.command(built))[3:]
+    again = parse_config(EegTransformerConfig, presets_for(PRESETS, shown), shown, "eeg_transformer")
+    assert again.classes == ("left hand | x", "right $hand")
+    assert again.data_dir == built.data_dir
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
@@ -196,6 +223,53 @@ def test_presets_name_no_people_and_runs_of_eegmmi() -> None:
 def test_parameters_that_do_not_go_together(argv: list[str], words: str) -> None:
     with pytest.raises(InputError, match=words):
         parse_config(EegTransformerConfig, PRESETS, argv, "eeg_transformer")
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_own(tmp_path_factory.mktemp("good"), ".edf", subjects=3, runs=1, n_trials=6)
+
+
+@pytest.mark.parametrize("trainer", ["eeg_transformer", "eeg_simclr", "efficient_attention"])
+@pytest.mark.parametrize(
+    ("wrong", "given", "words"),
+    [
+        ("no recording", {}, "holds no recording; read are .edf"),
+        ("", {"data_dir": "nowhere"}, "data_dir='nowhere' is not a folder; give the one that holds the recordings"),
+        ("", {"subject_pattern": "P{subject}"}, r"subject_pattern='P\{subject\}' fits none of the 3 recordings"),
+        ("", {"subject_table": "who.csv"}, "subject_table='who.csv': it cannot be read|'who.csv' is not in"),
+        ("", {"classes": "left_hand"}, "give at least two classes"),
+        ("", {"classes": "left_hand,rigth_hand"}, r"'rigth_hand' is not among the events; .*left_hand \(9\), right_"),
+        ("two files", {}, "are both subject 01 run 1"),
+        ("two folders", {}, "subject 01 is in two folders"),
+        ("montage", {}, "it lacks O1 O2; take those that all have with picks=common"),
+        ("cut short", {}, "sub-01_run-1.edf: cut short"),
+        ("", {"split": "within_subject"}, "subject 01 has a single run"),
+    ],
+)
+def test_what_cannot_be_trained_on_leaves_nothing_behind(
+    good: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trainer: str,
+    wrong: str,
+    given: dict[str, str],
+    words: str,
+) -> None:
+    """No run in the store, not even a store, and no folder of a run."""
+    folder = tmp_path / "own"
+    shutil.copytree(good, folder, ignore=shutil.ignore_patterns("*" if wrong == "no recording" else "cache"))
+    change(folder, wrong)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/here/mlflow.db")
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    argv = {"preset": "quick", "dataset": "recordings", "data_dir": str(folder), "classes": HANDS, **given}
+    main = importlib.import_module(f"trainers.{trainer}.run").main
+    with pytest.raises(InputError, match=words) as refused:
+        main([word for name, value in argv.items() for word in (f"--{name}", value)])
+    assert "\n" not in str(refused.value)
+    assert {file.name for file in (tmp_path / "here").iterdir()} <= {"cache"}
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from common.errors import InputError
 from data.eeg.load import load_eeg
 from data.eeg.splits import make_folds
 from models.eeg.simclr import ChannelEncoder
-from tests.running import client, command, environment, history, run_trainer, runs
+from tests.running import begin_trainer, client, environment, history, run_trainer, runs
 from tracking.registry.evaluations import evaluations_in
 from tracking.registry.models import ModelInfo
 from trainers.eeg_transformer.config import PRESETS, EegTransformerConfig, build_network, load_channel_encoder
@@ -126,13 +125,7 @@ def test_the_registered_model_takes_raw_epochs(
 def test_killed_and_resumed_ends_with_the_same_weights(finished: tuple[Path, str, str], folder: Path) -> None:
     done, run_id, _ = finished
     shutil.copytree(done / "cache", folder / "cache")
-    process = subprocess.Popen(
-        command("eeg_transformer", **WINDOWS),
-        cwd=folder,
-        env=environment(folder),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = begin_trainer(folder, "eeg_transformer", **WINDOWS)
     while not list(folder.glob("runs/*/checkpoint.pt")) and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
@@ -205,7 +198,7 @@ def test_within_one_real_subject(real_data: Path, folder: Path) -> None:
         leakage_check="false",
     )
     assert "45 trials, 405 windows, 1 subjects, 3 folds" in text
-    assert "people of EEGMMI" in text
+    assert "1 person of EEGMMI" in text
 
 
 @pytest.mark.parametrize(("split", "n_groups"), [("cross_subject", 3), ("within_subject", 6)])
