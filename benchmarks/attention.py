@@ -160,7 +160,7 @@ def backend_of(name: str, length: int, training: bool) -> str:
     if name == "MultiheadAttention fast path":
         return "the same as without (the fast path is for inference)" if training else "native_multi_head_attention"
     kernel = "sdpa" if name == "MultiheadAttention" else name
-    return backend(kernel, length, N_HEADS, D_MODEL // N_HEADS, torch.device("cpu"), training)
+    return backend(kernel, length, N_HEADS, d_head=D_MODEL // N_HEADS, device=torch.device("cpu"), training=training)
 
 
 def seconds_of(layer: Layer, x: Tensor, training: bool, module: nn.Module, repeats: int) -> float:
@@ -188,8 +188,8 @@ def measure(length: int, training: bool, rounds: int, names: list[str], patience
                 x.requires_grad_()
             else:
                 outputs[name] = layer(x)
-            once = seconds_of(layer, x, training, module, 1)
-            once = once if once > patience / 4 else seconds_of(layer, x, training, module, 1)
+            once = seconds_of(layer, x, training, module=module, repeats=1)
+            once = once if once > patience / 4 else seconds_of(layer, x, training, module=module, repeats=1)
         repeats[name] = max(1, round(0.02 / max(once, 1e-6)))
     difference = {
         a: float((outputs[a] - outputs[b]).norm() / outputs[b].norm())
@@ -204,7 +204,7 @@ def measure(length: int, training: bool, rounds: int, names: list[str], patience
         for name in order:
             module, layer = sides[name]
             with torch.inference_mode(not training):
-                seconds[name].append(seconds_of(layer, x, training, module, repeats[name]))
+                seconds[name].append(seconds_of(layer, x, training, module=module, repeats=repeats[name]))
         if sum(taken[-1] * repeats[name] for name, taken in seconds.items()) > patience:
             break  # one round of this length is long enough to be steady
     return {"seconds": seconds, "difference": difference}
@@ -292,7 +292,7 @@ def main() -> None:
         if memory:
             values = {name: [found] for name in names if (found := memory_of(name, length, training))}
         else:
-            measured = measure(length, training, args.rounds, names, args.patience, args.batch)
+            measured = measure(length, training, args.rounds, names=names, patience=args.patience, batch=args.batch)
             values, difference = measured["seconds"], measured["difference"]
         for name, found in values.items():
             row = {

@@ -86,7 +86,7 @@ def main() -> None:
         for epochs in (int(part) for part in args.epochs.split(",")):
             began = time.process_time()
             sizes = sizes_of(way, args.patch_len, runs["train"], epochs)
-            network = train_labeller(sizes, runs["train"], scale, args.seed, cpu, lambda note: None)
+            network = train_labeller(sizes, runs["train"], scale, seed=args.seed, device=cpu, note=lambda note: None)
             chosen = float(np.mean(list(label_scores(network, runs["choose"], scale, cpu)[1].values())))
             tried.append((chosen, sizes, network, time.process_time() - began))
         chosen, sizes, network, seconds = max(tried, key=lambda each: each[0])

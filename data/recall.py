@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Recall(NamedTuple):
-    """keys [B, N] in 0 ... n_pairs - 1; values [B, N] in 0 ... n_values - 1, or n_values where one is asked for;
+    """keys [B, N] in 0 ... n_keys - 1; values [B, N] in 0 ... n_values - 1, or n_values where one is asked for;
     answers [B, N / 2] of the second half."""
 
     keys: Tensor
@@ -21,15 +21,22 @@ class Recall(NamedTuple):
     answers: Tensor
 
 
-def recall_sequences(batch: int, n_pairs: int, n_values: int, generator: torch.Generator) -> Recall:
-    """`batch` sequences of N = 2 n_pairs tokens."""
-    if batch < 1 or n_pairs < 1 or n_values < 2:
-        raise ValueError(f"batch={batch}, n_pairs={n_pairs}, n_values={n_values}: at least 1, 1 and 2")
-    storing_order, query_order = (torch.rand(batch, n_pairs, generator=generator).argsort(1) for _ in range(2))
-    value_of_key = torch.randint(n_values, (batch, n_pairs), generator=generator)
-    unknown = torch.full_like(query_order, n_values)
+def recall_sequences(
+    batch: int, n_pairs: int, n_values: int, generator: torch.Generator, n_keys: int | None = None
+) -> Recall:
+    """`batch` sequences of N = 2 n_pairs tokens. n_keys: keys there are, of which each sequence has n_pairs; not given:
+    as many.
+    """
+    n_keys = n_pairs if n_keys is None else n_keys
+    if batch < 1 or n_pairs < 1 or n_values < 2 or n_keys < n_pairs:
+        raise ValueError(
+            f"batch={batch}, n_pairs={n_pairs}, n_values={n_values}, n_keys={n_keys}: at least 1, 1, 2 and {n_pairs}"
+        )
+    keys = torch.rand(batch, n_keys, generator=generator).argsort(1)[:, :n_pairs]
+    values = torch.randint(n_values, (batch, n_pairs), generator=generator)
+    asked = torch.rand(batch, n_pairs, generator=generator).argsort(1)  # places in the first half
     return Recall(
-        torch.cat((storing_order, query_order), 1),
-        torch.cat((value_of_key.gather(1, storing_order), unknown), 1),
-        value_of_key.gather(1, query_order),
+        torch.cat((keys, keys.gather(1, asked)), 1),
+        torch.cat((values, torch.full_like(values, n_values)), 1),
+        values.gather(1, asked),
     )

@@ -89,10 +89,10 @@ class Nystrom(Attention):
     n_landmarks is stored. Not exact, but it approximates a trained softmax model without retraining, and well where q
     and k vary slowly in time; with n_landmarks = N it converges to softmax with the iterations. Choose it to speed up a
     trained model from some 600 tokens on.
-    Limits: at least n_landmarks tokens, as many queries as keys, no causal form. The pseudo-inverse is the paper's
-    iteration, scaled for each head of each sample alone. A more exact inverse is worse: stopping after 6 steps is what
-    regularises it. With padding, the segments hold equal numbers of the tokens that are not padding. In half precision
-    it computes in float32.
+    Limits: as many queries as keys, no causal form. Of fewer tokens than n_landmarks each is one. The pseudo-inverse
+    is the paper's iteration, scaled for each head of each sample alone. A more exact inverse is worse: stopping after 6
+    steps is what regularises it. With padding, the segments hold equal numbers of the tokens that are not padding. In
+    half precision it computes in float32.
     """
 
     name = "nystrom"
@@ -106,8 +106,6 @@ class Nystrom(Attention):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, masks: Masks) -> Tensor:
         """q, k, v [B, h, N, d_head] -> [B, h, N_q, d_head]; see `Attention`."""
-        if q.shape[-2] < self.n_landmarks:
-            raise ValueError(f"n_landmarks={self.n_landmarks} exceeds the sequence of {q.shape[-2]} tokens")
         # The iteration multiplies rounding: in bfloat16 up to 38 % of the output, in float32 as much as v's own.
         dtype = q.dtype
         q, k, v = at_least_float32(q), at_least_float32(k), at_least_float32(v)
@@ -115,15 +113,15 @@ class Nystrom(Attention):
             return self._attend(q, k, v, masks.key_padding).to(dtype)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None) -> Tensor:
-        scale = 1 / math.sqrt(q.shape[-1])
-        few_q, few_k = segment_means(q, self.n_landmarks, padding), segment_means(k, self.n_landmarks, padding)
+        scale, n_landmarks = 1 / math.sqrt(q.shape[-1]), min(self.n_landmarks, q.shape[-2])
+        few_q, few_k = segment_means(q, n_landmarks, padding), segment_means(k, n_landmarks, padding)
         seen = landmark_seen = None
         scores = (few_q * scale) @ few_k.transpose(-2, -1)
         if padding is not None:
             seen = ~padding[:, None, None, :]
             # A sample with fewer tokens than landmarks leaves the last landmarks empty: they are seen by none.
             n_seen = (~padding).sum(1)
-            landmark_seen = torch.arange(self.n_landmarks, device=q.device) < n_seen[:, None]
+            landmark_seen = torch.arange(n_landmarks, device=q.device) < n_seen[:, None]
             landmark_seen = landmark_seen[:, None, None, :]
             full = landmark_seen & landmark_seen.transpose(-2, -1)
             scores = scores.masked_fill(~full, torch.finfo(scores.dtype).min)

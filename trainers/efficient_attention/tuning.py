@@ -8,7 +8,7 @@ from training.eeg.tuning import (
     EVERY_RUN,
     EVERY_TRIAL,
     OBJECTIVES,
-    check_people_held_out,
+    check_recordings,
     measure_latency,
     test_metrics_of,
 )
@@ -53,7 +53,7 @@ TARGET = Target(
     objectives=OBJECTIVES,
     default_objectives=("accuracy", "latency_ms"),
     horizon="epochs",
-    check=check_people_held_out,
+    check=check_recordings,
     every_run=EVERY_RUN,
     every_trial=EVERY_TRIAL,
     quick=SMALL_COMPARISON,

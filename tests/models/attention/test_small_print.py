@@ -103,3 +103,13 @@ def test_nystrom_in_half_precision_computes_in_float32(scale: int, dtype: torch.
         out = build("nystrom")(q, k, v)
         assert out.dtype == dtype
         assert (out.double() - expected).norm() / expected.norm() < 0.004
+
+
+def test_nystrom_under_autocast_computes_in_float32() -> None:
+    torch.set_default_dtype(torch.float32)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, N, 16).mul(s) for s in (30, 30, 1))
+    expected = build("nystrom")(q, k, v)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = build("nystrom")(q, k, v)
+    torch.testing.assert_close(out, expected)

@@ -321,6 +321,14 @@ def test_masks_of_a_wrong_shape_are_refused(name):
         build(name)(*qkv(), torch.zeros(B, N))
 
 
+def test_of_fewer_tokens_than_landmarks_each_is_a_landmark():
+    padding = torch.zeros(B, N, dtype=torch.bool)
+    padding[0, 20:] = True
+    inputs = qkv()
+    for mask in (None, padding):
+        assert torch.equal(Nystrom(64)(*inputs, mask), Nystrom(N)(*inputs, mask))
+
+
 def test_bad_sizes_name_the_numbers():
     with pytest.raises(ValueError, match=r"n_projected=30 .* max_len=24"):
         Linformer(24, 30)
@@ -328,8 +336,6 @@ def test_bad_sizes_name_the_numbers():
         Linformer(24, 6)(*qkv(25))
     with pytest.raises(ValueError, match="needs max_len"):
         build_attention("linformer", 8)
-    with pytest.raises(ValueError, match=r"n_landmarks=64 exceeds the sequence of 24 tokens"):
-        Nystrom(64)(*qkv())
     with pytest.raises(ValueError, match=r"window=64 must be odd.*63 or 65"):
         LocalWindow(64)
     with pytest.raises(ValueError, match=r"24 tokens, but length_scale=23"):

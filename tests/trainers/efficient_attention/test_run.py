@@ -12,7 +12,7 @@ import torch
 from common.errors import InputError
 from data.eeg.labelling import STATES, Recording
 from data.eeg.load import EegData, Preprocessing, load_eeg
-from data.eeg.own import OwnFiles
+from data.eeg.survey import OwnFiles
 from models.attention.spec import MECHANISMS
 from tests.data.eeg.own_files import write_own
 from tests.running import client, run_trainer, runs

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from data.eeg.labelling import UNLABELLED, Recording
+from models.attention.spec import MECHANISMS
 from trainers.efficient_attention.tasks import (
     N_VALUES,
     Labelled,
@@ -18,7 +19,9 @@ from trainers.efficient_attention.tasks import (
     Streamed,
     inference_megabytes,
     label_scores,
+    pairs_at,
     per_sample,
+    rate_at,
     recall_accuracy,
     scale_of,
     stream_recording,
@@ -34,6 +37,33 @@ def test_recall_is_solved_by_exact_attention_and_not_without_mixing() -> None:
     sizes = RecallSizes(6, 150, batch=32)
     assert recall_accuracy("sdpa", sizes, 0, CPU) > 0.95
     assert recall_accuracy("none", sizes, 0, CPU) < 1.3 / N_VALUES
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_every_mechanism_takes_the_short_sequences_of_recall(name: str) -> None:
+    assert 0 <= recall_accuracy(name, RecallSizes(64, 4, batch=1), 0, CPU) < 0.3
+
+
+@pytest.mark.slow
+def test_the_delta_rule_remembers_what_linear_attention_blurs() -> None:
+    """128 tokens, in the default number of updates."""
+    recall = {name: recall_accuracy(name, RecallSizes(64, 400), 0, CPU) for name in ("delta", "linear")}
+    assert recall["delta"] >= 0.99
+    assert recall["delta"] > recall["linear"] + 0.05
+
+
+def test_recall_begins_with_short_sequences_and_ends_with_whole_ones() -> None:
+    sizes = RecallSizes(256, 400)
+    steps = (0, 79, 80, 159, 160, 239, 240, 399)
+    assert [pairs_at(step, sizes) for step in steps] == [8, 8, 32, 32, 128, 128, 256, 256]
+    assert [pairs_at(step, RecallSizes(16, 10)) for step in range(10)] == [4, 4, 4, 4, 8, 8, 16, 16, 16, 16]
+    assert {pairs_at(step, RecallSizes(3, 5)) for step in range(5)} == {3}
+
+
+def test_the_rate_rises_and_falls_to_nothing() -> None:
+    sizes = RecallSizes(256, 400, lr=0.01)
+    rates = [rate_at(step, sizes) for step in (0, 49, 299, 300, 350, 399)]
+    assert rates == pytest.approx([0.0002, 0.01, 0.01, 0.01, 0.005, 0.0001])
 
 
 def test_logits_of_slices_become_those_of_samples() -> None:
@@ -113,7 +143,7 @@ def test_the_report_follows_from_the_figures() -> None:
     assert "| linear | 1 | 20,000 | 0.400 | 0.400 |" in text
     assert "The highest is sdpa with 160 samples a token (125 tokens): 0.600" in text
     assert "linear, the same recordings in shorter and shorter slices: 125 tokens 0.550, 20,000 tokens 0.400" in text
-    assert "(none), at 125 tokens: sdpa +0.150 (-1.121 to +1.421), linear +0.100." in text
+    assert "(none), at 125 tokens: sdpa +0.150 (-1.000 to +1.000), linear +0.100." in text
     assert "in pieces of 16 sample(s), as they came in: 6,000 tokens" in text
     assert "| delta | 1,600 | 0.50 | 0.60 | 1.0e-06 |" in text
     assert "ABOVE CHANCE" in tasks_report({"sdpa": {32: 1.0}, "none": {32: 0.4}}, [], [], "")
