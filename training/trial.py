@@ -15,7 +15,7 @@ class Pruned(Exception):
 
 
 class StudyTrial:
-    """A run outside any study. `trainers/tune/worker.py` has the one inside.
+    """A run outside any study. `trainers/tune/child.py` has the one inside.
 
     tags, experiment: of the run; experiment None: the usual one.
     searching: only validation data may be looked at, and nothing is registered.

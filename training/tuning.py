@@ -3,6 +3,7 @@
 Nothing here trains: a trial is a run of the trainer's own code, with a config and a `StudyTrial`.
 """
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -82,6 +83,15 @@ class Target:
         """The declared search space; less of it for the preset quick."""
         return {**self.space, **(self.quick_space if preset == "quick" else {})}
 
+    def final_of(self, preset: str) -> Mapping[str, Any]:
+        """Settings of the winner's last training alone."""
+        return self.quick_final if preset == "quick" else {}
+
+    @property
+    def full_preset(self) -> str:
+        """The preset that changes nothing: the fields' defaults are the exercise's setting."""
+        return next(name for name, values in self.presets.items() if not values)
+
     def build(self, preset: str, values: Mapping[str, Any]) -> Any:
         """The trainer's config: its preset, overridden by the settings of a study and by `values`.
 
@@ -109,11 +119,12 @@ class Target:
         return max(1, self.length(config) // 8)
 
     def command(self, config: Any) -> str:
-        """The command that trains this config again, outside a study."""
+        """The command that trains this config again, outside a study, for a shell."""
         found = self.by_hand(config) if self.by_hand else ByHand(self.name, config, self.presets)
         preset = found.config.preset
         default = as_params(build_config(type(found.config), {**found.presets[preset], "preset": preset}))
         elsewhere = {"preset", "output_dir", "cache_dir", "run_name", "resume"}
         changed = {k: v for k, v in as_params(found.config).items() if k not in elsewhere and v != default[k]}
-        options = "".join(f" --{option} {as_option(value)}" for option, value in changed.items())
+        words = {k: "none" if value is None else as_option(value) for k, value in changed.items()}
+        options = "".join(f" --{option} {shlex.quote(word)}" for option, word in words.items())
         return f"python -m trainers.{found.entry_point} --preset {preset}{options}"

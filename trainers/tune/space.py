@@ -64,7 +64,16 @@ def parse_dimension(name: str, text: str) -> BaseDistribution:
 
 def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
     """One value of every parameter."""
-    return {name: trial._suggest(name, distribution) for name, distribution in space.items()}
+    return {name: _suggest_one(trial, name, dimension) for name, dimension in space.items()}
+
+
+def _suggest_one(trial: optuna.Trial, name: str, dimension: BaseDistribution) -> Any:
+    if isinstance(dimension, CategoricalDistribution):
+        return trial.suggest_categorical(name, dimension.choices)
+    if isinstance(dimension, IntDistribution):
+        return trial.suggest_int(name, dimension.low, dimension.high, log=dimension.log)
+    assert isinstance(dimension, FloatDistribution)
+    return trial.suggest_float(name, dimension.low, dimension.high, log=dimension.log)
 
 
 def values_within(space: Space, values: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -24,7 +24,7 @@ class Workers:
 
     def __init__(self, config: TuneConfig) -> None:
         self._config = config
-        self._log_folder = config.output_dir / "studies"
+        self._log_folder = config.output_dir.absolute() / "studies"
         self._processes: list[subprocess.Popen[bytes]] = []
         self._restarts = 0
 
@@ -32,8 +32,10 @@ class Workers:
         return self._log_folder / f"{self._config.study_name().replace('/', '-')}-worker{index}.log"
 
     def start(self) -> None:
-        self._log_folder.mkdir(parents=True, exist_ok=True)
-        self._processes = [self._spawn(index) for index in range(self._config.n_workers)]
+        """Start them, where that has not been done."""
+        if not self._processes:
+            self._log_folder.mkdir(parents=True, exist_ok=True)
+            self._processes = [self._spawn(index) for index in range(self._config.n_workers)]
 
     def _spawn(self, index: int) -> subprocess.Popen[bytes]:
         environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_RUN_ID"}
@@ -60,7 +62,7 @@ class Workers:
         """Start anew what was killed; InputError with a worker's own words where one gave up."""
         for index, process in enumerate(self._processes):
             status = process.poll()
-            if status is None or status == 0:
+            if status is None:
                 continue
             if (status < 0 or status in (130, 143)) and self._restarts < 3 * self._config.n_workers:
                 self._restarts += 1
@@ -74,9 +76,6 @@ class Workers:
             raise InputError(
                 f"a worker ended with status {status}: {said.removeprefix('error: ')} (log: {self.log_path(index)})"
             )
-
-    def alive(self) -> bool:
-        return any(process.poll() is None for process in self._processes)
 
     def stop(self) -> None:
         """SIGTERM to all, and wait until they have ended their runs."""

@@ -14,6 +14,7 @@ from tracking.run import AnyRun
 from trainers.wgan.config import PRESETS, WganConfig
 from trainers.wgan.run import run_wgan
 from training.generators.config import MeasureConfig
+from training.generators.digit_features import digits_extractor
 from training.generators.measuring import build_extractor
 from training.processes import join_processes
 from training.tuning import Measure, Target, measure_nothing
@@ -32,12 +33,17 @@ SPACE = {
 }
 
 
-def check_images_left(config: WganConfig) -> None:
-    """InputError where a study would choose by images that it trains on, or train on test images."""
+def check_images(config: WganConfig) -> None:
+    """InputError where a study would choose by images that it trains on, or train on test images, or cannot read them.
+
+    They are decoded, and kept for the workers.
+    """
     if DATASETS[config.dataset].validation_split is None and config.validation_share == 0:
         raise InputError("fixed: validation_share=0 leaves no images to choose by; give a share above 0")
     if config.split != "train":
         raise InputError(f"fixed: split={config.split} may hold test images; a study trains on split=train")
+    load_split(config, config.split)
+    validation_pixels(config)
 
 
 def load_split(config: WganConfig, split: str) -> ImageSet:
@@ -67,7 +73,8 @@ def feature_network(config: WganConfig, run: AnyRun, features: str | None) -> Ex
     """The feature network that `features` names; else Inception in the exercise's setting, elsewhere the data set's."""
     name = features or ("inception" if config.preset == "celeba" else DATASETS[config.dataset].features)
     device = join_processes(config.device).device
-    return build_extractor(name, MeasureConfig(cache_dir=config.cache_dir), run, device)
+    network = build_extractor(name, MeasureConfig(cache_dir=config.cache_dir), device)
+    return network or digits_extractor(run, config.cache_dir, device)
 
 
 def register_features(config: WganConfig, run: AnyRun, features: str | None) -> None:
@@ -122,7 +129,7 @@ TARGET = Target(
     objectives={"kernel_distance": "minimize", "frechet_distance": "minimize"},
     default_objectives=("kernel_distance",),
     horizon="steps",
-    check=check_images_left,
+    check=check_images,
     every_run={"validation_share": 0.2},
     quick={"ngf": 16, "ndf": 16, "batch_size": 16, "steps": 250},
     quick_final={"steps": 400},

@@ -1,5 +1,6 @@
-"""The tune entry point: its language, its rules of counting, and whole studies whose workers are killed and stopped."""
+"""The tune entry point: what it refuses, and whole studies whose workers are killed and stopped."""
 
+import ast
 import dataclasses
 import os
 import shlex
@@ -13,36 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import psutil
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from common.errors import InputError
-from tests.conftest import PATIENCE
+from tests.conftest import PATIENCE, ROOT
 from tests.running import client, command, environment, history, runs
 from tests.stack.services import PASSWORD, Postgres, postgres_folder
 from trainers.tune import storage as study_storage
+from trainers.tune.child import ChildRun
 from trainers.tune.config import PRESETS, TuneConfig
-from trainers.tune.findings import Candidate, best_value, ranked, study_summary
-from trainers.tune.launcher import check_store, result_of
-from trainers.tune.leader import Leader, asked_of
-from trainers.tune.run import main
-from trainers.tune.space import parse_space, split_settings, values_within
-from trainers.tune.storage import (
-    MAX_RETRIES,
-    Lease,
-    fail_dead,
-    is_dead,
-    open_storage,
-    open_study,
-    requeue,
-    retried,
-    this_process,
-    used,
-)
+from trainers.tune.run import check_store, main, open_studies, result_of
+from trainers.tune.space import parse_space, suggest
+from trainers.tune.storage import open_storage
+from trainers.tune.study import fail_dead, is_dead, open_study, requeue, retried, used
 from trainers.tune.targets import TARGETS, load_target
-from trainers.tune.worker import ChildRun
 from training.config import as_params, parse_config
 from training.trial import StudyTrial
 
@@ -57,48 +43,8 @@ TINY: dict[str, object] = {
     "space": "gp_scale=log:0.1..100, lr_critic=log:0.0001..0.002",
 }
 
-# --------------------------------------------------------------------------------------------------------------- the
-# language
-
-
-def test_space_is_read_as_written() -> None:
-    space = parse_space(
-        split_settings("gp_scale=log:0.1..100, n_layers=1..4, n_dis=1|2|5, pool=cls|mean, noise=0,0.1|0,1", "space")
-    )
-    assert space == {
-        "gp_scale": FloatDistribution(0.1, 100, log=True),
-        "n_layers": IntDistribution(1, 4),
-        "n_dis": CategoricalDistribution([1, 2, 5]),
-        "pool": CategoricalDistribution(["cls", "mean"]),
-        "noise": CategoricalDistribution(["0,0.1", "0,1"]),
-    }
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("gp_scale=5", ["gp_scale=5", "nothing to choose"]),
-        ("gp_scale=3..1", ["gp_scale=3..1", "low first"]),
-        ("gp_scale=log:0..1", ["above 0"]),
-        ("gp_scale=a..b", ["two numbers"]),
-        ("n_dis=1|1", ["different"]),
-        ("gp_scale", ["name=value"]),
-        ("a=1..2, a=1..3", ["twice"]),
-        ("gp_scale=0..inf", ["two numbers"]),
-    ],
-)
-def test_space_refuses_what_is_no_space(text: str, words: list[str]) -> None:
-    with pytest.raises(InputError) as error:
-        parse_space(split_settings(text, "space"))
-    assert all(word in str(error.value) for word in words), error.value
-
-
-def test_the_defaults_are_found_in_a_space_or_not_at_all() -> None:
-    space = parse_space({"gp_scale": "log:0.1..100", "noise": "0,0.2|0,1", "n_dis": "1|2"})
-    found = {"gp_scale": 10.0, "noise": "0,0.2", "n_dis": 2}
-    assert values_within(space, {"gp_scale": 10.0, "noise": (0.0, 0.2), "n_dis": 2}) == found
-    assert values_within(space, {"gp_scale": 10.0, "noise": (0.0, 0.3), "n_dis": 2}) is None
-    assert values_within(space, {"gp_scale": 1000.0, "noise": (0.0, 0.2), "n_dis": 2}) is None
+# -----------------------------------------------------------------------------------------------------------------
+# before a study begins
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -106,13 +52,13 @@ def test_every_value_of_a_declared_space_is_one_that_the_trainer_takes(name: str
     target = load_target(name)
     assert target.name == name
     config = parse_config(TuneConfig, PRESETS, ["--target", name], "tune")
-    config.check(target)
-    space = parse_space({**target.space_of("quick"), **target.space_of("physionet")})
+    config.check()
+    space = parse_space({**target.space_of("quick"), **target.space_of(target.full_preset)})
     sampler = optuna.samplers.RandomSampler(seed=0)
     study = optuna.create_study(sampler=sampler)
     for _ in range(25):
-        values = study.ask(space).params
-        built = target.build("quick", {**target.every_trial, **values, **config.places(target), "seed": 3})
+        values = suggest(study.ask(), space)
+        built = config.trial_config(values, seed=3)
         shown = shlex.split(target.command(built))
         # by itself, efficient_attention compares mechanisms and registers the exact one
         by_hand = load_target("eeg_transformer" if name == "efficient_attention" else name)
@@ -139,10 +85,14 @@ def test_every_value_of_a_declared_space_is_one_that_the_trainer_takes(name: str
         ("--fixed validation_share=0", ["no images to choose by"]),
         ("--objective loss", ["kernel_distance"]),
         ("--target eeg_transformer --fixed split=within_subject", ["cross_subject"]),
-        ("--preset physionet", ["quick, eurosat, cifar10, celeba"]),
+        ("--preset physionet", ["quick, photos, eurosat, cifar10, celeba"]),
+        ("--target eeg_simclr --preset celeba", ["quick, physionet"]),
         ("--storage postgresql://me:s3cret@h/d", ["$NAME", "me:***@h"]),
         ("--storage postgresql://me@127.0.0.1:9/d", ["refused"]),
         ("--storage nosuch://h/d", ["nosuch"]),
+        ("--fixed dataset=folder --data_dir nowhere", ["data_dir", "nowhere"]),
+        ("--target eeg_transformer --fixed dataset=recordings --data_dir nowhere", ["data_dir", "nowhere"]),
+        ("--target efficient_attention --fixed dataset=recordings --data_dir .", ["holds no recording"]),
         ("--storage /dev/null/journal", ["/dev/null/journal"]),
     ],
 )
@@ -152,7 +102,18 @@ def test_refusals(argv: str, words: list[str], tmp_path: Path, monkeypatch: pyte
         main(argv.split())
     assert all(word in str(error.value) for word in words), error.value
     assert "s3cret" not in str(error.value)
-    assert not list(tmp_path.rglob("mlflow.db"))
+    assert not [*tmp_path.rglob("mlflow.db"), *tmp_path.rglob("*.journal")]
+
+
+def test_optuna_is_used_through_its_public_interface() -> None:
+    """Names with an underscore change without notice; a module's own are its own affair."""
+    for path in (ROOT / "trainers" / "tune").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+                assert isinstance(node.value, ast.Name), f"{path}:{node.lineno}"
+                assert node.value.id == "self", f"{path}:{node.lineno}"
+            if isinstance(node, ast.ImportFrom):
+                assert "._" not in str(node.module), f"{path}:{node.lineno}"
 
 
 def test_an_unreachable_tracking_server_is_one_line_and_status_2(folder: Path) -> None:
@@ -163,173 +124,6 @@ def test_an_unreachable_tracking_server_is_one_line_and_status_2(folder: Path) -
     assert line.startswith("error: tracking store http://127.0.0.1:9: ")
     assert "start it, or correct MLFLOW_TRACKING_URI" in line
     assert not list(folder.rglob("offline-*"))
-
-
-def test_a_study_of_another_shape_is_refused(tmp_path: Path) -> None:
-    storage = open_storage(None, tmp_path / "j")
-    spec = {"target": "wgan", "space": {"a": "1..2"}}
-    open_study(storage, "s", ["minimize"], spec)
-    open_study(storage, "s", ["minimize"], spec)  # the same goes on
-    with pytest.raises(InputError, match=r"space was \{'a': '1..2'\}, now \{'a': '1..3'\}"):
-        open_study(storage, "s", ["minimize"], {**spec, "space": {"a": "1..3"}})
-    optuna.create_study(storage=storage, study_name="theirs").ask()
-    with pytest.raises(InputError, match="tune did not make"):
-        open_study(storage, "theirs", ["minimize"], spec)
-    (tmp_path / "text").write_text("not a journal\n")
-    text = str(tmp_path / "text")
-    with pytest.raises(InputError, match="text"):
-        open_study(open_storage(text, tmp_path / "j"), "s", ["minimize"], spec, where=text)
-
-
-# --------------------------------------------------------------------------------------------------------- counting and
-# retrying
-
-
-def dead_process() -> dict[str, Any]:
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    owner = {**this_process(), "pid": child.pid, "started": psutil.Process(child.pid).create_time()}
-    assert not is_dead(owner)
-    child.kill()
-    child.wait()
-    return owner
-
-
-def test_a_killed_trial_is_done_again_with_its_values_and_counted_once(tmp_path: Path) -> None:
-    study = open_study(open_storage(None, tmp_path / "j"), "s", ["minimize"], {})
-    alive, killed = study.ask(), study.ask()
-    alive.set_user_attr("owner", this_process())
-    values = (killed.suggest_float("x", 0, 1), killed.suggest_int("n", 1, 9))
-    for key, value in {"owner": dead_process(), "seed": 7, "run_id": "r"}.items():
-        killed.set_user_attr(key, value)
-    killed.report(0.5, 3)
-    fail_dead(study)
-    assert [t.state for t in study.trials] == [TrialState.RUNNING, TrialState.FAIL]
-    assert [t.number for t in requeue(study)] == [1]
-    assert requeue(study) == []  # once
-    assert used(study.trials) == []
-    again = study.ask()
-    assert again.number == 2
-    assert (again.suggest_float("x", 0, 1), again.suggest_int("n", 1, 9)) == values
-    assert again.user_attrs == {"seed": 7, "run_id": "r"}
-    fail_dead(study)  # nobody's name is on it yet, but it is young
-    study.tell(again, 0.25)
-    study.tell(alive, 0.5)
-    assert [t.number for t in used(study.trials)] == [0, 2]
-    assert retried(study.trials) == {1}
-
-
-def test_killed_trials_are_given_up_after_a_while_and_stopped_ones_never() -> None:
-    study = optuna.create_study()
-    study.ask()
-    for attempt in range(MAX_RETRIES + 1):
-        assert len(used(study.trials)) == 0, attempt
-        study.tell(attempt, state=TrialState.FAIL)
-        requeue(study)
-        if attempt < MAX_RETRIES:
-            assert study.ask().number == attempt + 1
-    assert len(used(study.trials)) == 1
-    stopped = optuna.create_study()
-    for attempt in range(MAX_RETRIES + 3):
-        trial = stopped.ask()
-        assert trial.number == attempt
-        trial.set_user_attr("stopped", True)
-        stopped.tell(trial, state=TrialState.FAIL)
-        assert len(requeue(stopped)) == 1
-    assert used(stopped.trials) == []
-
-
-def test_failures_count_and_surplus_trials_do_not() -> None:
-    study = optuna.create_study()
-    for key in ("failure", "surplus"):
-        trial = study.ask()
-        trial.set_user_attr(key, "x")
-        study.tell(trial, state=TrialState.FAIL)
-    study.tell(study.ask(), state=TrialState.PRUNED)
-    assert requeue(study) == []
-    assert [t.number for t in used(study.trials)] == [0, 2]
-
-
-def test_one_process_leads_until_it_lets_go_or_dies(tmp_path: Path) -> None:
-    study = open_study(open_storage(None, tmp_path / "j"), "s", ["minimize"], {})
-    first, second = Lease(study), Lease(study)
-    assert first.hold()
-    assert not second.hold()
-    first.release()
-    assert second.hold()
-    assert not first.hold()
-    leader = {"id": "x", "time": time.time()}
-    study.set_user_attr("leader", {**leader, "owner": dead_process()})
-    assert first.hold()
-    far = {**this_process(), "host": "elsewhere/1"}
-    study.set_user_attr("leader", {**leader, "owner": far})
-    assert not Lease(study).hold()
-    study.set_user_attr("leader", {**leader, "owner": far, "time": time.time() - 2 * study_storage.LEASE})
-    assert Lease(study).hold()
-
-
-def test_the_best_come_first_and_the_front_before_all_others() -> None:
-    one = optuna.create_study(direction="maximize")
-    for value in (0.1, 0.9, float("inf"), 0.5):
-        one.add_trial(optuna.create_trial(value=value))
-    assert [t.number for t in ranked(one, one.trials)] == [1, 3, 0]
-    assert best_value(one, one.trials) == 0.9
-    assert best_value(one, one.trials[2:3]) is None
-    two = optuna.create_study(directions=["maximize", "minimize"])
-    for values in ((0.8, 5.0), (0.9, 9.0), (0.85, 9.5), (0.7, 1.0)):
-        two.add_trial(optuna.create_trial(values=values))
-    assert [t.number for t in ranked(two, two.trials)] == [1, 0, 3, 2]
-    assert Candidate(0, {}, {1: (1.0,), 2: (3.0,)}).mean() == 2.0
-
-
-def summary_of(defaults: dict[str, Any] | None, candidates: list[Candidate], state: TrialState) -> str:
-    """The summary of a study whose trial 0, in `state`, has the defaults, and whose trial 1 won."""
-    study = optuna.create_study()
-    study.set_user_attr("defaults", defaults)
-    for params, how in (({"x": 1.0}, state), ({"x": 2.0}, TrialState.COMPLETE)):
-        value = 0.5 if how == TrialState.COMPLETE else None
-        dimensions = {"x": FloatDistribution(0, 9)}
-        study.add_trial(optuna.create_trial(state=how, value=value, params=params, distributions=dimensions))
-    default = 0 if defaults and state != TrialState.FAIL else None
-    return study_summary(
-        study,
-        objectives=["loss"],
-        space={"x": "0..9"},
-        candidates=candidates,
-        winner=candidates[-1],
-        default=default,
-        tested={},
-        models=[],
-        final_settings={},
-        command="train",
-    )
-
-
-def test_the_summary_tells_defaults_outside_the_space_from_defaults_given_up() -> None:
-    outside, no_repetition = "do not lie in this space", "no repetition of the defaults was completed"
-    winner = Candidate(1, {"x": 2.0}, {1: (0.4,), 2: (0.6,)})
-    text = summary_of(None, [winner], TrialState.COMPLETE)
-    assert outside in text
-    for state in (TrialState.PRUNED, TrialState.FAIL):
-        text = summary_of({"x": 1.0}, [winner], state)
-        assert outside not in text
-        assert "trial of the trainer's defaults was given up, refused or failed" in text
-    for by_seed in ({}, {3: (0.1,)}):
-        text = summary_of({"x": 1.0}, [Candidate(0, {"x": 1.0}, by_seed), winner], TrialState.COMPLETE)
-        assert no_repetition in text
-        assert outside not in text
-    text = summary_of({"x": 1.0}, [Candidate(0, {"x": 1.0}, {1: (0.5,)}), winner], TrialState.COMPLETE)
-    assert "loss -0.1 on average, better in 1 of 1" in text
-
-
-def test_the_summary_has_a_row_for_each_trial_and_candidate() -> None:
-    base, winner = Candidate(0, {"x": 1.0}, {1: (0.5,)}), Candidate(1, {"x": 2.0}, {1: (0.25,), 2: (0.75,)})
-    text = summary_of({"x": 1.0}, [base, winner], TrialState.COMPLETE)
-    assert "| trial | loss | x |\n|---|---|---|\n| 0 (defaults) | 0.5 | 1 |\n| 1 | 0.5 | 2 |\n\n" in text
-    assert (
-        "| trial | loss, mean | sd |\n|---|---|---|\n| 0 (defaults) | 0.5 |  |\n| 1 **winner** | 0.5 | 0.3536 |\n"
-        in text
-    )
-    assert "\n\n\n" not in text
 
 
 @pytest.mark.parametrize(
@@ -350,10 +144,7 @@ def test_the_winners_test_figures_are_found_by_what_its_trainer_calls_it(
     name: str, argv: list[str], params: dict[str, Any], own: str
 ) -> None:
     config = parse_config(TuneConfig, PRESETS, ["--target", name, *argv], "tune")
-    leader = Leader.__new__(Leader)
-    leader.config, leader.target, leader.study = config, load_target(name), optuna.create_study()
-    final = leader.final_config(Candidate(0, params, {}), 1)
-    assert leader.target.test_metrics(final)[0] == f"{own}_subject_mean"
+    assert config.trainer.test_metrics(config.final_config(params, seed=1))[0] == f"{own}_subject_mean"
 
 
 @pytest.fixture
@@ -361,9 +152,8 @@ def closed_study(tmp_path: Path) -> tuple[optuna.Study, TuneConfig]:
     """A study that has ended, and what was asked of it."""
     config = TuneConfig(n_trials=4, n_best=1, n_seeds=2, output_dir=tmp_path)
     study = optuna.create_study(storage=open_storage(None, tmp_path / "s.journal"), study_name="wgan-quick")
-    facts = {"run_id": "abc", "summary": "lr=1 won", "closed_with": asked_of(study, config), "closed": 1.0}
-    for name, value in facts.items():
-        study.set_user_attr(name, value)
+    study.set_user_attr("run_id", "abc")
+    study.set_user_attr("result", {"summary": "lr=1 won", "asked": config.asked_of(study)})
     return study, config
 
 
@@ -375,7 +165,7 @@ def test_a_finished_study_asked_for_again_says_so(closed_study: tuple[optuna.Stu
         assert words in said
     for changes in ({"n_trials": 5}, {"n_seeds": 3}, {"n_best": 2}, {"final": "steps=9"}):
         assert result_of(study, dataclasses.replace(config, **changes)) is None
-    study.set_user_attr("closed", None)
+    study.set_user_attr("result", None)
     assert result_of(study, config) is None
 
 
@@ -401,18 +191,30 @@ def test_a_study_knows_the_store_of_its_runs(
     assert study.user_attrs["tracking_store"] == f"sqlite:///{folder}/moved.db"
 
 
+def test_the_store_is_looked_at_before_anything_is_started(
+    folder: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(empty_store, folder / "other.db")
+    config = TuneConfig(n_trials=4, output_dir=folder / "runs")
+
+    def opened(name: str) -> optuna.Study:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/{name}.db")
+        monkeypatch.setattr("mlflow.tracking._tracking_service.utils._tracking_uri", None)
+        return open_studies(config)[0]
+
+    study = opened("mlflow")
+    study.set_user_attr("run_id", client(folder).create_run("0").info.run_id)
+    opened("mlflow")
+    with pytest.raises(InputError, match="set MLFLOW_TRACKING_URI to that one, or give another name"):
+        opened("other")
+
+
 def test_a_study_does_not_move_what_is_served() -> None:
     study = optuna.create_study()
+    study.set_user_attr("run_id", "run")
+    study.set_user_attr("experiment", "experiment")
     for trial in (None, study.ask()):
-        child = ChildRun(
-            trial,
-            objectives=("loss",),
-            parent="run",
-            experiment="experiment",
-            tags={},
-            measure=lambda network, example: {},
-            every=1,
-        )
+        child = ChildRun(TuneConfig(), study, part="trial", every=1, measure=lambda network, example: {}, trial=trial)
         assert child.alias is None
     assert StudyTrial.alias == "latest-good"
 
@@ -524,7 +326,7 @@ def test_a_closed_study_is_continued(folder: Path) -> None:
         assert process.wait(PATIENCE) == 0, (folder / "log").read_text()
         assert_complete(folder, n_trials)
     repeats = study_of(folder, "wgan-quick/repeats")
-    assert sorted(t.params["candidate"] for t in used(repeats.trials)) == [0, 1, 2]
+    assert sorted(t.user_attrs["candidate"] for t in used(repeats.trials)) == [0, 1, 2]
 
 
 @pytest.mark.slow
