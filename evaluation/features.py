@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.archives import check_unpacked_size
 from common.errors import InputError
 from common.files import atomic_file, hash_of
-from common.tensors import load_tensors, save_tensors
+from common.tensors import load_tensors, load_torchscript, save_tensors
 from evaluation.frechet import Moments
 
 # torch-fidelity's conversion of the TF-Inception graph of 2015-12-05; the suffix is the start of its SHA-256.
@@ -142,6 +143,7 @@ def inception_extractor(weights: Path | None, device: torch.device, force: bool 
             f"{_where_to_get_inception()}; force=true takes it, and calls the score fd_inception_{digest[:8]}"
         )
     try:
+        check_unpacked_size(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
         network = build_inception(state)
     except Exception as error:
@@ -263,10 +265,7 @@ def file_extractor(path: Path, device: torch.device, open_program: Callable[[Pat
             "nor a file"
         )
     try:
-        if path.suffix == ".pt2":
-            network: Any = open_program(path)
-        else:
-            network = torch.jit.load(str(path), map_location=device).eval()
+        network: Any = open_program(path) if path.suffix == ".pt2" else load_torchscript(path, device)
     except Exception as error:
         fault = " ".join(str(error).split())[:200]
         raise InputError(

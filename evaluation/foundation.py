@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.archives import check_unpacked_size
 from common.errors import InputError
 from common.files import hash_of
+from common.tensors import load_torchscript
 from evaluation.features import Extractor
 from evaluation.vision_transformer import VisionTransformer, from_clip
 
@@ -156,6 +158,7 @@ def _network(path: Path, published: Published) -> VisionTransformer:
 
 def _state(path: Path) -> dict[str, Tensor]:
     """The tensors of a file of weights, or (as OpenAI publishes CLIP) of a TorchScript program."""
+    check_unpacked_size(path)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="'torch.load' received a zip file that looks like a TorchScript")
@@ -163,7 +166,7 @@ def _state(path: Path) -> dict[str, Tensor]:
     except RuntimeError as error:
         if "TorchScript" not in str(error):
             raise
-        return torch.jit.load(str(path), map_location="cpu").state_dict()
+        return load_torchscript(path, "cpu").state_dict()
     if not isinstance(state, dict):
         raise ValueError(f"it holds a {type(state).__name__}, not tensors by name")
     return state

@@ -117,6 +117,34 @@ def frechet_by_size(
     return distances, float(y.mean() - slope * x.mean()), float(slope)
 
 
+@dataclass(frozen=True)
+class Projected:
+    """Features [n, d] and a reference, for the Fréchet distances of many choices of rows: several times as fast as
+    `frechet_of` where d is large.
+
+    along: features times the reference's factor B. Its covariance B^T S B has the eigenvalues of S B B^T, whose roots
+    `frechet_distance` sums up as singular values; so one symmetric eigenvalue problem is left of each choice.
+    """
+
+    features: Tensor
+    along: Tensor
+    reference: Gaussian
+
+    @staticmethod
+    def of(features: Tensor, reference: Gaussian) -> "Projected":
+        x = features.to(torch.float64)
+        return Projected(x, x @ reference.factor, reference)
+
+    def distance(self, rows: Tensor) -> float:
+        """The Fréchet distance of the features of `rows` [m] (a row may come several times) from the reference."""
+        x, along, reference = self.features[rows], self.along[rows], self.reference
+        x_mean, along = x.mean(0), along - along.mean(0)
+        gram = along.T @ along if len(along) > along.shape[1] else along @ along.T  # the same but for zeros
+        overlap = torch.linalg.eigvalsh(gram / (len(x) - 1)).clamp_min(0).sqrt().sum()
+        trace = (x - x_mean).square().sum() / (len(x) - 1)
+        return max(float((x_mean - reference.mean).square().sum() + trace + reference.trace - 2 * overlap), 0.0)
+
+
 def bootstrap_differences(
     a: Tensor, b: Tensor, reference: Gaussian, draws: int, generator: torch.Generator
 ) -> list[float]:
@@ -134,9 +162,10 @@ def bootstrap_differences(
             f"a paired bootstrap needs as many rows on both sides, not {list(a.shape)} and {list(b.shape)}"
         )
     values = []
+    before, after = Projected.of(a, reference), Projected.of(b, reference)
     for _ in range(draws):
         rows = torch.randint(len(a), (len(a),), generator=generator).to(a.device)
-        values.append(frechet_of(b[rows], reference) - frechet_of(a[rows], reference))
+        values.append(after.distance(rows) - before.distance(rows))
     shift = frechet_of(b, reference) - frechet_of(a, reference) - fmean(values)
     return sorted(value + shift for value in values)
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+N_FEATURES = 64
+
 
 class DigitClassifier(nn.Module):
     """Images [n, 3, H, W] in [-1, 1] of any size -> logits [n, 10]; `features` gives the 64 numbers before the last
@@ -16,8 +18,8 @@ class DigitClassifier(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1)
         self.conv2 = nn.Conv2d(16, 32, 3, padding=1)
-        self.hidden = nn.Linear(32 * 4 * 4, 64)
-        self.out = nn.Linear(64, 10)
+        self.hidden = nn.Linear(32 * 4 * 4, N_FEATURES)
+        self.out = nn.Linear(N_FEATURES, 10)
 
     def features(self, x: Tensor) -> Tensor:
         """[n, 3, H, W] -> [n, 64]. tanh keeps them from vanishing altogether on images that are no digits, as ReLU

@@ -29,6 +29,8 @@ from torch import Tensor, nn
 Weights = Literal["importance", "density"]
 Kernel = Literal["isir", "mala", "ex2mcmc"]
 Network = Callable[[Tensor], Tensor]
+Lookup = Callable[[Tensor, Callable[[], Tensor]], Tensor]
+"""(codes [n, n_z], how to compute their values) -> their values [n]."""
 
 BLOCK = 16
 """Chains that share a random stream. Memory is bounded by whole blocks, so that results do not depend on the bound."""
@@ -43,7 +45,7 @@ class Chains:
     w^2, between 1 and N_p + 1; `moved` the share of chains that left their particle; `accepted` MALA's acceptance rate;
     `critic` and `squared_norm` the means of D(G(z)) and |z|^2 after the iteration.
     kept: {iteration: particles [N_s, n_z] after it} for the iterations asked for; 0 is the start.
-    images: how many images G made in all.
+    images: how many images the chains needed in all, those that were looked up among them.
     """
 
     z: Tensor
@@ -112,6 +114,7 @@ def run_chains(
     keep: Sequence[int] = (),
     chunk_images: int = 256,
     device: torch.device | str = "cpu",
+    lookup: Lookup = lambda z, compute: compute(),
     progress: Callable[[int], None] = lambda chain_iterations: None,
 ) -> Chains:
     """Run independent chains, each started at a draw from N(0, I), the same for every kernel, weight and beta under one
@@ -119,9 +122,10 @@ def run_chains(
 
     kernel: "isir"; "mala": `mala_steps` Metropolis-adjusted Langevin steps per iteration, no particles; "ex2mcmc": an
     I-SIR step, then the MALA steps (Samsonov et al. 2022, Algorithm 2).
-    step_size: h of z' = z + h grad log p(z) + sqrt(2 h) noise. keep: iterations whose particles are kept (0: the
-    start).
+    step_size: h of z' = z + h grad log p(z) + sqrt(2 h) noise. keep: iterations whose codes are kept (0: the start).
     chunk_images: chains run in groups that make at most this many images at once (at least one block of 16 chains).
+    lookup: gives the values D(G(z)) of codes, for a caller that knows some already; the images of codes that it does
+    not compute are not made. Chains under one seed meet the same codes with I-SIR whatever weights and beta are.
     progress: called with the number of chain iterations done since the last call.
 
     Raises ValueError for an unknown kernel or weights, sizes below 1, iterations to keep that are not run, a network in
@@ -147,7 +151,7 @@ def run_chains(
     n_blocks = -(-n_chains // BLOCK)
     seeds = torch.randint(2**62, (n_blocks,), generator=generator).tolist()
     blocks_at_once = max(1, chunk_images // (BLOCK * plan.images_per_chain))
-    target = _Target(D, G, weights, beta)
+    target = _Target(D, G, weights, beta, lookup)
     groups = [
         _run_group(target, plan, seeds[first : first + blocks_at_once], n_chains - first * BLOCK)
         for first in range(0, n_blocks, blocks_at_once)
@@ -214,20 +218,22 @@ def _joined(groups: Sequence[_Group], images: int) -> Chains:
 class _Target:
     """Critic values of latent codes, and the log weight and log target made of them."""
 
-    def __init__(self, D: Network, G: Network, weights: Weights, beta: float) -> None:
+    def __init__(self, D: Network, G: Network, weights: Weights, beta: float, lookup: Lookup) -> None:
         if weights not in get_args(Weights):
             raise ValueError(f"weights={weights!r}: allowed are {', '.join(get_args(Weights))}")
         if not math.isfinite(beta):
             raise ValueError(f"beta={beta} must be finite")
-        self.D, self.G, self.beta, self.images = D, G, beta, 0
+        self.D, self.G, self.beta, self.lookup, self.images = D, G, beta, lookup, 0
         self.prior_in_weight = 0.5 if weights == "density" else 0.0
 
     def values(self, z: Tensor, chunk: int) -> Tensor:
         """D(G(z)) for codes [n, n_z], `chunk` images at a time -> [n]."""
-        with torch.no_grad():
-            parts = [self.D(self.G(part)).reshape(-1).float() for part in z.split(chunk)]
         self.images += len(z)
-        values = torch.cat(parts)
+        return self.lookup(z, lambda: self._rated(z, chunk))
+
+    @torch.no_grad()
+    def _rated(self, z: Tensor, chunk: int) -> Tensor:
+        values = torch.cat([self.D(self.G(part)).reshape(-1).float() for part in z.split(chunk)])
         _check_finite(values)
         return values
 

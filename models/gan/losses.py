@@ -28,6 +28,17 @@ def interpolate(x_fake: Tensor, x_real: Tensor, alpha: Tensor) -> Tensor:
     return alpha * x_real.detach() + (1 - alpha) * x_fake.detach()
 
 
+def gradient_norms(x_fake: Tensor, x_real: Tensor, D: nn.Module, alpha: Tensor) -> Tensor:
+    """|grad D|_2 at each interpolated image, [N]; differentiable with respect to D's parameters.
+
+    Args as of `loss_GP`.
+    """
+    x = interpolate(x_fake, x_real, alpha).requires_grad_(True)
+    d = D(x)
+    (gradient,) = torch.autograd.grad(d, x, torch.ones_like(d), create_graph=True)
+    return gradient.flatten(1).norm(2, dim=1)
+
+
 def loss_GP(
     x_fake: Tensor,
     x_real: Tensor,
@@ -51,7 +62,4 @@ def loss_GP(
         alpha = torch.rand(n, generator=generator, device=generator.device if generator else x_real.device).to(
             x_real.device
         )
-    x = interpolate(x_fake, x_real, alpha).requires_grad_(True)
-    d = D(x)
-    (gradient,) = torch.autograd.grad(d, x, torch.ones_like(d), create_graph=True)
-    return ((gradient.reshape(n, -1).norm(2, dim=1) - 1) ** 2).mean()
+    return ((gradient_norms(x_fake, x_real, D, alpha) - 1) ** 2).mean()

@@ -36,6 +36,11 @@ CRITIC_PLANS: dict[int, tuple[int, tuple[int, ...], tuple[bool, ...]]] = {
 }
 
 
+def first_channels(image_size: int, ndf: int) -> int:
+    """Channels of the critic's first block, which sees the image: ndf at 32 pixels, else ndf / 16."""
+    return ndf >> CRITIC_PLANS[image_size][1][0]
+
+
 def pooled_kernel(weight: Tensor) -> Tensor:
     """The 4x4 kernel [O, I, 4, 4] that, with stride 2 and padding 1, equals `weight` [O, I, 3, 3] (padding 1) then a
     2x2 average.
@@ -59,9 +64,11 @@ class GeneratorBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, H, W] -> [N, out_channels, 2H, 2W]."""
-        h = self.c1(_double(F.relu(self.b1(x))))
-        h = self.c2(F.relu(self.b2(h)))
-        return h + _double(self.c_sc(x))
+        # In place where nothing needs the old values, in the backward pass either: fresh memory costs more than sums.
+        h = self.c1(_double(F.relu(self.b1(x), inplace=True)))
+        h = self.c2(F.relu(self.b2(h), inplace=True))
+        h += _double(self.c_sc(x))
+        return h
 
 
 class Generator(nn.Module):
@@ -106,7 +113,7 @@ class Generator(nn.Module):
         h = h.contiguous(memory_format=torch.channels_last)
         for name in self.block_names:
             h = self.get_submodule(name)(h)
-        h = F.relu(self.get_submodule(self.last_norm)(h))
+        h = F.relu(self.get_submodule(self.last_norm)(h), inplace=True)
         x = self.get_submodule(self.last_conv)(h)
         return x.mean(1, keepdim=True).tanh().repeat(1, 3, 1, 1) if self.grey else x.tanh()
 

@@ -14,6 +14,7 @@ from benchmarks.fid import distance_without_roots
 from evaluation.frechet import (
     Gaussian,
     Moments,
+    Projected,
     authenticity,
     bootstrap_differences,
     covered,
@@ -150,6 +151,17 @@ def test_extrapolation_finds_the_intercept() -> None:
 
 # -------------------------------------------------------------------------------------------------------------
 # uncertainty
+
+
+@pytest.mark.parametrize(("n", "d", "n_reference"), [(60, 8, 50), (30, 40, 100), (60, 40, 30)])
+def test_projected_features_have_the_same_distance(n: int, d: int, n_reference: int) -> None:
+    """Resampled rows; fewer rows or fewer references than dimensions among them."""
+    generator = torch.Generator().manual_seed(n)
+    x = torch.randn(n, d, generator=generator) * torch.linspace(0.01, 3, d) + 0.5
+    reference = Gaussian.of(Moments.of(torch.randn(n_reference, d, generator=generator) @ torch.randn(d, d) + 1))
+    projected = Projected.of(x, reference)
+    for rows in (torch.arange(n), torch.randint(n, (n,), generator=generator)):
+        assert projected.distance(rows) == pytest.approx(frechet_of(x[rows], reference), rel=1e-6)
 
 
 def test_paired_bootstrap_sees_what_pairs_have_in_common() -> None:

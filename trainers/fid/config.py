@@ -19,6 +19,7 @@ class FidConfig(MeasureConfig, MachineConfig):
 
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": QUICK,
+    "photos": photographs("model"),
     "eurosat": photographs("eurosat"),
     "cifar10": photographs("cifar10"),
     "celeba": {},

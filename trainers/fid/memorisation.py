@@ -6,10 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.progress import Progress
 from data.images.load import ImageSet, load_images
 from data.images.sources import DATASETS
 from evaluation.features import Extractor, Features, extract
 from evaluation.frechet import authenticity, nearest
+from evaluation.images import drawn_rows
 from trainers.fid.config import FidConfig
 from training.generators.measuring import Reference, generate
 from training.generators.stored import StoredNetwork
@@ -47,7 +49,8 @@ def find_copies(
 ) -> Copies | None:
     """None where the reference is not what the generator was trained on, so that there is nothing to be copied.
 
-    generated: features of the images of the codes [n, nz]; at most `n_neighbours` of them are compared.
+    generated: features of the images of the codes [n, nz]; at most `n_neighbours` of them are compared, and no more
+    images of the test split than that.
     """
     images = reference.images
     if images.fingerprint != generator.trained_on.get("split_fingerprint"):
@@ -61,9 +64,12 @@ def find_copies(
     held_out = held_out_images(config, generator, images)
     of_held_out = None
     if held_out is not None:
-        rows = range(0, min(len(held_out), config.n_neighbours), config.batch_size)
-        batches = (torch.from_numpy(np.array(held_out.pixels[i : i + config.batch_size])) for i in rows)
-        of_held_out = authenticity(train, extract(extractor, batches, lambda n: None).x)
+        rows = drawn_rows(len(held_out), min(config.n_images, config.n_neighbours), config.seed)
+        parts = (rows[i : i + config.batch_size] for i in range(0, len(rows), config.batch_size))
+        batches = (torch.from_numpy(np.array(held_out.pixels[part])) for part in parts)
+        with Progress(len(rows), unit="image") as progress:
+            found = extract(extractor, batches, lambda n: progress.advance(n, note="test split, for authenticity"))
+        of_held_out = authenticity(train, found.x)
     return Copies(authenticity(train, fake), of_held_out, pairs)
 
 

@@ -6,8 +6,10 @@ No image is written to disk. docs/fid.md says what each score means and what it 
 
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,14 +24,12 @@ from tracking.run import AnyRun, start_run
 from trainers.fid.config import PRESETS, FidConfig
 from trainers.fid.memorisation import Copies, find_copies
 from training.config import as_params, launch_processes, parse_config
+from training.generators.digit_features import digits_extractor
 from training.generators.foreign import load_any_generator
 from training.generators.measuring import (
     Reference,
-    build_extractor,
-    check_count,
     describe_measurement,
     evaluations,
-    features_for,
     gathered,
     generate,
     images_of,
@@ -37,12 +37,16 @@ from training.generators.measuring import (
     log_reference,
     measure_reference,
     reference_images,
+    refuse_early,
     scores,
 )
 from training.generators.stored import StoredNetwork
 from training.processes import Processes, join_processes
 from training.summary import SUMMARY, render_summary
 
+SPAN = 2
+"""The largest number of images divided by the smallest, at least, of a distance that is extrapolated: through points
+closer together a line has the slope of their noise."""
 N_SHOWN = 64
 """Images in a grid, at most."""
 
@@ -52,6 +56,7 @@ def run_fid(config: FidConfig) -> int:
     processes = join_processes(config.device)
     generator = load_any_generator(config.model_uri, config.nz, processes.device)
     images = reference_images(config, generator)
+    extractor = refuse_early(config, images, {"n_images": config.n_images}, processes.device)
 
     with start_run(
         entry_point="fid",
@@ -61,8 +66,7 @@ def run_fid(config: FidConfig) -> int:
         run_name=config.run_name,
     ) as run:
         log_reference(run, config, images)
-        extractor = build_extractor(features_for(config, images.name), config, run, processes.device)
-        check_count(config.n_images, "n_images", extractor, config)
+        extractor = extractor or digits_extractor(run, config.cache_dir, processes.device)
         reference = measure_reference(config, images, extractor, processes)
         run.log_params(describe_measurement(extractor, generator, reference))
 
@@ -76,7 +80,8 @@ def run_fid(config: FidConfig) -> int:
         results = scores(config, extractor, generated, reference)
         extrapolation = extrapolate(config, extractor, generated, reference)
         if extrapolation is not None:
-            results[f"{extractor.score}_infinity"] = extrapolation.limit
+            distance = results[extractor.score]
+            results = {extractor.score: distance, f"{extractor.score}_infinity": extrapolation.limit, **results}
             title = f"{generator.uri}: {extractor.score} on {images.name}, bias in the number of images"
             log_extrapolation(run, extrapolation, extractor.score, title)
         copies = find_copies(
@@ -92,6 +97,7 @@ def run_fid(config: FidConfig) -> int:
             "scores": results,
             "n_images": config.n_images,
             "features": extractor.name,
+            "dimensions": extractor.dim,
             "family": extractor.family,
             "resize": extractor.resize,
             "reference": f"{images.source}, split {images.split}",
@@ -99,11 +105,23 @@ def run_fid(config: FidConfig) -> int:
             "model": generator.uri,
         }
         run.log_dict(measured, "scores.json")
-        summary = render_summary(Path(__file__).parent, **measured)
-        run.log_text(summary, SUMMARY)
+        summary = log_summary(run, measured, extractor, is_extrapolated=extrapolation is not None)
         run.finish()
         print(f"\n{summary}\nrun {run.run_id}\nopen it: {run.url()}")
     return 0
+
+
+def log_summary(run: AnyRun, measured: Mapping[str, Any], extractor: Extractor, is_extrapolated: bool) -> str:
+    """The run's own text, which is recorded."""
+    summary = render_summary(
+        Path(__file__).parent,
+        **measured,
+        distance=extractor.score,
+        kernel_distance=extractor.kernel_score,
+        extrapolated_from=None if is_extrapolated else SPAN * (extractor.dim + 1),
+    )
+    run.log_text(summary, SUMMARY)
+    return summary
 
 
 def measure_generated(
@@ -147,11 +165,11 @@ class Extrapolation:
 def extrapolate(
     config: FidConfig, extractor: Extractor, generated: Features, reference: Reference
 ) -> Extrapolation | None:
-    """The Fréchet distance extrapolated to infinitely many images; None where there are too few for two sizes."""
-    smallest = min(config.n_images, max(extractor.dim + 1, config.n_images // config.n_sizes))
-    sizes = torch.linspace(smallest, config.n_images, config.n_sizes).round().int().unique().tolist()
-    if len(sizes) < 2:
+    """The Fréchet distance extrapolated to infinitely many images; None where there are too few for a line."""
+    smallest = max(extractor.dim + 1, config.n_images // config.n_sizes)
+    if config.n_images < SPAN * smallest:
         return None
+    sizes = torch.linspace(smallest, config.n_images, config.n_sizes).round().int().unique().tolist()
     draws = torch.Generator().manual_seed(config.seed)
     return Extrapolation(sizes, *frechet_by_size(generated.x, reference.gaussian, sizes, draws))
 

@@ -19,6 +19,7 @@ from evaluation.calibration import Calibration, calibration_of, in_words, plot_r
 from evaluation.images import drawn_rows
 from models.gan.density_ratio import CoarsePixels, RatioSettings, fit_log_ratio, platt_scale
 from tracking.registry.models import ModelInfo, log_model
+from tracking.registry.programs import Program
 from tracking.run import AnyRun
 from trainers.isir_fid.config import IsirFidConfig
 from training.generators.measuring import data_dir_of, images_of, latent_codes
@@ -81,6 +82,16 @@ def _check_real(config: IsirFidConfig, images: ImageSet) -> None:
         raise InputError(f"dataset: all {len(images)} images of {images.source} are equal: there is no ratio to fit")
 
 
+def check_cells(config: IsirFidConfig, generator: StoredNetwork) -> None:
+    """InputError for a ratio to be fitted to more cells than an image has pixels."""
+    fits = "calibrated" in config.weights_used and config.calibration == "fit"
+    if fits and config.ratio_cells > generator.image_size:
+        raise InputError(
+            f"ratio_cells: {config.ratio_cells} cells per side, but images of {generator.image_size} pixels; give "
+            f"{generator.image_size} at most"
+        )
+
+
 def check_generated(generator: StoredNetwork, device: torch.device) -> None:
     """InputError for a generator that makes one image of all codes: no sampling of codes can correct it."""
     images = torch.cat(list(images_of(generator, latent_codes(8, generator.nz, OTHER_CODES), 8, device)))
@@ -100,13 +111,20 @@ def density_ratio(
     settings = RatioSettings(noise=config.ratio_noise, folds=config.ratio_folds)
     colour = not images.is_grey
     coarse = CoarsePixels(config.ratio_cells, colour)
-    progress = Progress(settings.folds * settings.epochs, unit="epoch")
     codes = other_codes(config, generator)
+    with Progress(len(codes.fit) + len(codes.scale), unit="image") as making:
+        fake, held_out = (
+            features_of(
+                coarse, images_of(generator, z, config.batch_size, device), lambda n: making.advance(n, "density ratio")
+            )
+            for z in (codes.fit, codes.scale)
+        )
+    progress = Progress(settings.folds * settings.epochs, unit="epoch")
     try:
         log_ratio = fit_log_ratio(
             real=features_of(coarse, real_batches(images, drawn_rows(len(images), config.n_ratio, config.seed))),
-            fake=features_of(coarse, images_of(generator, codes.fit, config.batch_size, device)),
-            held_out=features_of(coarse, images_of(generator, codes.scale, config.batch_size, device)),
+            fake=fake,
+            held_out=held_out,
             settings=settings,
             seed=config.seed,
             progress=lambda done: progress.advance(done, note="density ratio"),
@@ -159,9 +177,15 @@ def real_batches(images: ImageSet, rows: np.ndarray, batch_size: int = 500) -> I
 
 
 @torch.no_grad()
-def features_of(network: Callable[[Tensor], Tensor], batches: Iterator[Tensor]) -> Tensor:
-    """Output of a network that takes images in [-1, 1], for uint8 batches."""
-    return torch.cat([network(pixels.float() / 127.5 - 1) for pixels in batches])
+def features_of(
+    network: Callable[[Tensor], Tensor], batches: Iterator[Tensor], advance: Callable[[int], None] = lambda n: None
+) -> Tensor:
+    """Output of a network that takes images in [-1, 1], for uint8 batches; `advance` counts the images."""
+    found = []
+    for pixels in batches:
+        found.append(network(pixels.float() / 127.5 - 1))
+        advance(len(pixels))
+    return torch.cat(found)
 
 
 def judge(
@@ -213,12 +237,14 @@ def register_ratio(
     """Register the ratio, and the generator as a sampler that has it (`wgan-sampler`), for serving."""
     codes = latent_codes(4, generator.nz, OTHER_CODES)
     images = torch.cat(list(images_of(generator, codes, 4, next(ratio.network.parameters()).device)))
+    example = images.cpu().float().numpy() / 127.5 - 1
+    program = Program(ratio.network, example)
     facts = {"generator": generator.uri, "cells": config.ratio_cells, "noise": config.ratio_noise}
     info = log_model(
         run,
-        ratio.network,
+        program,
         "density_ratio",
-        images.cpu().float().numpy() / 127.5 - 1,
+        example,
         registered_name="wgan-density-ratio",
         config=ratio.config,
         metrics={"density_ratio_auc": calibration.auc, "density_ratio_slope": calibration.slope},
@@ -233,6 +259,6 @@ def register_ratio(
             registered_name="wgan-sampler",
             config=generator.config,
             tags={**facts, "density_ratio": info.uri},
-            sampler=sampler_with(None if critic is None else critic.network, ratio.network, config.n_iterations),
+            sampler=sampler_with(None if critic is None else critic.network, program, config.n_iterations),
         )
     return info

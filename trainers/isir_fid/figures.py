@@ -22,7 +22,8 @@ def plot_chains(samplers: Mapping[str, SamplerResult], n_iterations: int, title:
 
 
 def plot_sweeps(sweeps: Mapping[str, Sequence[Mapping[str, float]]], distances: Sequence[str], title: str) -> Figure:
-    """A panel for each distance and swept parameter."""
+    """A panel for each distance and each parameter that has more than one value."""
+    swept = {name: rows for name, rows in sweeps.items() if len(rows) > 1}
     panels = {
         f"{distance} against {name}": (
             name,
@@ -30,9 +31,9 @@ def plot_sweeps(sweeps: Mapping[str, Sequence[Mapping[str, float]]], distances: 
             {distance: [row[distance] for row in rows]},
         )
         for distance in distances
-        for name, rows in sweeps.items()
+        for name, rows in swept.items()
     }
-    return plot_lines(panels, title, columns=len(sweeps))
+    return plot_lines(panels, title, columns=len(swept))
 
 
 def codes_to_show(

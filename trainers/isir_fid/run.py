@@ -18,6 +18,7 @@ from evaluation.figures import image_grid, plot_image
 from tracking.run import AnyRun, start_run
 from trainers.isir_fid.calibration import (
     RealImages,
+    check_cells,
     check_generated,
     check_gradient,
     density_ratio,
@@ -31,17 +32,17 @@ from trainers.isir_fid.figures import codes_to_show, plot_chains, plot_sweeps
 from trainers.isir_fid.samplers import Findings, SamplerEvaluation, SamplerResult, compare
 from trainers.isir_fid.summary import summarise
 from training.config import as_params, parse_config
+from training.generators.digit_features import digits_extractor
 from training.generators.foreign import load_any_generator
 from training.generators.measuring import (
     Reference,
-    build_extractor,
     check_count,
     describe_measurement,
-    features_for,
     generate,
     log_reference,
     measure_reference,
     reference_images,
+    refuse_early,
 )
 from training.generators.stored import StoredNetwork, load_critic, load_density_ratio
 from training.processes import Processes, join_processes
@@ -50,18 +51,22 @@ from training.summary import SUMMARY
 
 @dataclass(frozen=True)
 class Inputs:
-    """All that a run reads before it is recorded. critic: None where no sampler needs one and none is known."""
+    """All that a run reads before it is recorded. critic: None where no sampler needs one and none is known. extractor:
+    None for the digits' own, which the run trains or finds.
+    """
 
     generator: StoredNetwork
     critic: StoredNetwork | None
     reference: ImageSet
     real: RealImages
+    extractor: Extractor | None
 
 
 def read_inputs(config: IsirFidConfig, processes: Processes) -> Inputs:
     """Generator, critic and images; InputError for anything that does not go together."""
     generator = load_any_generator(config.model_uri, config.nz, processes.device)
     check_generated(generator, processes.device)
+    check_cells(config, generator)
     check_gradient(config, generator, processes.device)
     needed = bool(config.weights_used - {"calibrated"})
     known = needed or bool(generator.config) or config.critic_uri is not None
@@ -69,7 +74,9 @@ def read_inputs(config: IsirFidConfig, processes: Processes) -> Inputs:
     if config.calibration != "fit" and "calibrated" in config.weights_used:
         load_density_ratio(config.calibration, generator, processes.device)  # refuse another generator's at once
     reference = reference_images(config, generator)
-    return Inputs(generator, critic, reference, real_images(config, generator, reference))
+    counts = {"n_images": config.n_images, "n_sweep": config.n_sweep}
+    extractor = refuse_early(config, reference, counts, processes.device)
+    return Inputs(generator, critic, reference, real_images(config, generator, reference), extractor)
 
 
 def run_isir_fid(config: IsirFidConfig) -> int:
@@ -85,9 +92,7 @@ def run_isir_fid(config: IsirFidConfig) -> int:
         run_name=config.run_name,
     ) as run:
         log_reference(run, config, inputs.reference)
-        extractor = build_extractor(features_for(config, inputs.reference.name), config, run, processes.device)
-        check_count(config.n_images, "n_images", extractor, config)
-        check_count(config.n_sweep, "n_sweep", extractor, config)
+        extractor = inputs.extractor or digits_extractor(run, config.cache_dir, processes.device)
         reference = measure_reference(config, inputs.reference, extractor, processes)
         held_out = held_out_reference(config, inputs.real.held_out, extractor, processes)
         critic_uri = "none" if inputs.critic is None else inputs.critic.uri
@@ -120,7 +125,7 @@ def held_out_reference(
 ) -> Reference | None:
     """The second reference, which neither generator nor critic nor ratio has seen; None where it is too small."""
     try:
-        check_count(min(len(images), config.n_reference), "held out", extractor, config)
+        check_count(min(len(images), config.n_reference), "held out", extractor.dim, config)
     except InputError as error:
         print(f"no second reference: {error}")
         return None
@@ -150,7 +155,11 @@ def rate(
         )
         ratio = replace(ratio, uri=info.uri)
     if ratio is not None:
-        run.log_params({"resolved_calibration": ratio.uri})
+        seen = {
+            "resolved_ratio_cells": ratio.config["cells"],
+            "resolved_ratio_noise": ratio.config["settings"]["noise"],
+        }
+        run.log_params({"resolved_calibration": ratio.uri, **seen})
     return ratio, calibrations
 
 

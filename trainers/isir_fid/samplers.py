@@ -15,6 +15,7 @@ from evaluation.features import Extractor, Features, extract
 from evaluation.frechet import bootstrap_differences, frechet_of, interval, kernel_distance
 from models.gan.isir import Chains, run_chains
 from trainers.isir_fid.config import WEIGHTS, IsirFidConfig
+from trainers.isir_fid.known_values import KnownValues
 from training.generators.measuring import Reference, images_of, scores
 from training.generators.stored import StoredNetwork
 
@@ -27,7 +28,7 @@ class SamplerResult:
     """The chains of one sampler, and the features and scores of their images.
 
     held_out: Fréchet and kernel distance to the held-out images; empty where there is no second reference. seconds: of
-    sampling alone.
+    sampling alone, without the help of values that another sampler had computed.
     """
 
     chains: Chains
@@ -51,7 +52,7 @@ class SamplerEvaluation:
     """What all samplers of a run have in common: generator, critic, density ratio, feature network and references.
 
     critic, ratio: None where no sampler needs them. held_out: the reference that nothing has seen; None: too few
-    images.
+    images. known: {uri of critic or ratio: its values of codes met so far}.
     """
 
     config: IsirFidConfig
@@ -62,6 +63,7 @@ class SamplerEvaluation:
     reference: Reference
     held_out: Reference | None
     device: torch.device
+    known: dict[str, KnownValues] = field(default_factory=dict)
 
     @property
     def described(self) -> str:
@@ -85,15 +87,15 @@ class SamplerEvaluation:
     def evaluate(self, sampler: str) -> SamplerResult:
         """Sample `n_images` codes with the sampler and score their images."""
         chains, seconds = self.sample(sampler, sampler, n=self.config.n_images)
-        return self._scored(chains, seconds)
+        return self._scored(chains, seconds, sampler)
 
     def evaluate_plain(self, z: Tensor) -> SamplerResult:
         """Score the images of the codes [n, nz] as they are: plain sampling from the prior."""
         seconds = self.generating_seconds(z)
-        return self._scored(Chains(z=z, value=self.values(z), curves={}, kept={}, images=len(z)), seconds)
+        return self._scored(Chains(z=z, value=self.values(z), curves={}, kept={}, images=len(z)), seconds, "plain")
 
-    def _scored(self, chains: Chains, seconds: float) -> SamplerResult:
-        features = self.features_of(chains.z)
+    def _scored(self, chains: Chains, seconds: float, label: str) -> SamplerResult:
+        features = self.features_of(chains.z, label)
         held_out = {} if self.held_out is None else self.distances(features, self.held_out)
         found = scores(self.config, self.extractor, features, self.reference)
         return SamplerResult(chains, features, found, seconds=seconds, held_out=held_out)
@@ -108,7 +110,7 @@ class SamplerEvaluation:
         beta: float | None = None,
         keep: Sequence[int] = (),
     ) -> tuple[Chains, float]:
-        """(chains, seconds) of n chains of a sampler; every sampler starts from the same codes.
+        """(chains, seconds) of n chains of a sampler; every sampler starts from the same codes and draws the same.
 
         particles, beta: None: the config's; beta is 1 for the density ratio. keep: iterations whose codes are kept,
         besides the start. label: names the sampling in the progress line and in errors.
@@ -116,6 +118,8 @@ class SamplerEvaluation:
         config = self.config
         kernel: Any = "isir" if sampler in WEIGHTS else sampler
         rater, weights, own_beta = self.weights_of(sampler)
+        known = self.known.setdefault(rater.uri, KnownValues())
+        spared_before = known.spared_seconds
         progress = Progress(n * config.n_iterations, unit="chain iteration")
         began = time.monotonic()
         try:
@@ -135,16 +139,19 @@ class SamplerEvaluation:
                 chunk_images=config.chunk_images,
                 device=self.device,
                 generator=torch.Generator().manual_seed(config.seed),
+                lookup=known.of,
                 progress=lambda done: progress.advance(done, note=label),
             )
         except ValueError as error:
             raise InputError(f"{label}: {error}") from None
         progress.close()
-        return chains, time.monotonic() - began
+        return chains, time.monotonic() - began + known.spared_seconds - spared_before
 
-    def features_of(self, z: Tensor) -> Features:
-        """Features of the images of codes [n, nz]."""
-        return extract(self.extractor, images_of(self.generator, z, self.config.batch_size, self.device))
+    def features_of(self, z: Tensor, label: str) -> Features:
+        """Features of the images of codes [n, nz]; label: names them in the progress line."""
+        images = images_of(self.generator, z, self.config.batch_size, self.device)
+        with Progress(len(z), unit="image") as progress:
+            return extract(self.extractor, images, lambda n: progress.advance(n, note=f"features, {label}"))
 
     def generating_seconds(self, z: Tensor) -> float:
         """Seconds to generate the images of codes [n, nz], without the feature network: what plain sampling takes."""
@@ -197,7 +204,7 @@ def sweep(evaluation: SamplerEvaluation) -> Sweeps:
     chains, _ = evaluation.sample(sampler, "sweep over N_i", n=n, keep=iterations)
 
     def distances(z: Tensor) -> dict[str, float]:
-        return evaluation.distances(evaluation.features_of(z), evaluation.reference)
+        return evaluation.distances(evaluation.features_of(z, "sweep"), evaluation.reference)
 
     rows: Sweeps = {
         "n_iterations": [{"n_iterations": i, **distances(chains.kept[i])} for i in iterations],
@@ -242,15 +249,24 @@ def compare(evaluation: SamplerEvaluation) -> Findings:
     start = next(iter(samplers.values())).chains.kept[0]  # every sampler starts from these codes
     plain = evaluation.evaluate_plain(start)
 
+    references = [reference for reference in (evaluation.reference, evaluation.held_out) if reference is not None]
+    progress = Progress(len(samplers) * len(references), unit="interval")
+
     def differences(reference: Reference | None) -> dict[str, Difference]:
         if reference is None:
             return {}
-        return {name: evaluation.difference(plain, result, reference) for name, result in samplers.items()}
+        found = {}
+        for name, result in samplers.items():
+            found[name] = evaluation.difference(plain, result, reference)
+            progress.advance(note=f"{name} against plain")
+        return found
 
+    with progress:
+        on_train, on_held_out = differences(evaluation.reference), differences(evaluation.held_out)
     return Findings(
         plain=plain,
         samplers=samplers,
-        differences=differences(evaluation.reference),
-        held_out_differences=differences(evaluation.held_out),
+        differences=on_train,
+        held_out_differences=on_held_out,
         sweeps=sweep(evaluation),
     )

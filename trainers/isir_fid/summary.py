@@ -30,6 +30,7 @@ def summarise(evaluation: SamplerEvaluation, found: Findings, calibrations: Mapp
         conclusion=conclusion(found, headline),
         few_images=config.n_images < 10 * evaluation.extractor.dim,
         dimensions=evaluation.extractor.dim,
+        too_few=fewest_images(evaluation) <= evaluation.extractor.dim,
         value_sd=float(found.plain.chains.value.std()),
         ess=ess,
         moved=fmean(curves["moved"]) if "moved" in curves else None,
@@ -48,6 +49,12 @@ def describe_held_out(evaluation: SamplerEvaluation) -> str:
         "neither generator nor critic nor density ratio has" if images.split == "test" else "the density ratio has not"
     )
     return f"{len(evaluation.held_out.rows):,} images of {images.source} that {unseen} seen"
+
+
+def fewest_images(evaluation: SamplerEvaluation) -> int:
+    """The smallest number of images that a Fréchet distance of the run is computed from."""
+    references = [len(one.rows) for one in (evaluation.reference, evaluation.held_out) if one is not None]
+    return min(evaluation.config.n_images, evaluation.config.n_sweep, *references)
 
 
 def conclusion(found: Findings, headline: str) -> str:

@@ -13,10 +13,10 @@ from training.config import CONFIG, DeviceConfig, OptionalInteger, OptionalPath,
 class MeasureConfig(DeviceConfig, RecordConfig):
     """Generator, reference images and features."""
 
-    preset: Literal["quick", "eurosat", "cifar10", "celeba"] = option(
+    preset: Literal["quick", "photos", "eurosat", "cifar10", "celeba"] = option(
         "celeba",
-        "quick: features that need no download, minutes on two CPU cores; eurosat, cifar10: EfficientNet, half "
-        "an hour; celeba: Inception, 50,000 images",
+        "quick: features that need no download, minutes on two CPU cores; photos: those the generator was trained on, "
+        "eurosat, cifar10: EfficientNet, up to an hour; celeba: Inception, 50,000 images",
     )
     model_uri: OptionalStr = option(
         None,

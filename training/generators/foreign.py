@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
+from common.tensors import load_torchscript
 from tracking.registry.models import NoWeights, load_pyfunc
 from training.generators.stored import StoredNetwork, load_generator
 
@@ -59,7 +60,7 @@ def _torchscript(path: Path, nz: int | None, device: torch.device) -> StoredNetw
     if not path.is_file():
         raise InputError(f"model_uri: {path}: no such file")
     try:
-        network = torch.jit.load(str(path), map_location=device).eval()
+        network = load_torchscript(path, device)
     except Exception as error:
         fault = " ".join(str(error).split())[:150]
         raise InputError(f"model_uri: {path} is no TorchScript file ({fault})") from None
@@ -83,7 +84,7 @@ def _checked(
     try:
         images = make(z)
     except Exception as error:
-        fault = " ".join(str(error).split())[:200]
+        fault = " ".join((str(error).strip() or repr(error)).splitlines()[-1].split())[:200]  # TorchScript's reason
         raise InputError(f"model_uri: {uri} makes nothing of codes [3, {nz}] ({fault}); is nz right?") from None
     shape = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
     if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) != 3:

@@ -36,11 +36,11 @@ from evaluation.frechet import (
     precision_recall,
 )
 from evaluation.images import drawn_rows, to_uint8
+from models.gan.digit_classifier import N_FEATURES
 from tracking.registry.evaluations import Evaluation
 from tracking.registry.models import load_program, open_program
 from tracking.run import AnyRun
 from training.generators.config import MeasureConfig
-from training.generators.digit_features import digits_extractor
 from training.generators.stored import StoredNetwork
 from training.processes import Processes
 
@@ -136,8 +136,31 @@ def features_for(config: MeasureConfig, dataset: str) -> str:
     return DATASETS[dataset].features if config.features == "auto" else config.features
 
 
-def build_extractor(features: str, config: MeasureConfig, run: AnyRun, device: torch.device) -> Extractor:
-    """The feature network of that name (`features_for`)."""
+def refuse_early(
+    config: MeasureConfig, images: ImageSet, counts: Mapping[str, int], device: torch.device
+) -> Extractor | None:
+    """What can be refused before a run is recorded: the feature network, which is returned as `build_extractor` does,
+    and the numbers of images, of the reference `images` and those in `counts` by their parameter.
+    """
+    extractor = build_extractor(features_for(config, images.name), config, device)
+    dim = N_FEATURES if extractor is None else extractor.dim
+    for what, n in counts.items():
+        check_count(n, what, dim, config)
+    check_reference(config, images, dim)
+    return extractor
+
+
+def check_reference(config: MeasureConfig, images: ImageSet, dim: int) -> int:
+    """How many reference images are drawn; InputError for too few."""
+    n = min(len(images), config.n_reference)
+    check_count(n, "n_reference" if n < len(images) else f"{images.source}, split {images.split}", dim, config)
+    return n
+
+
+def build_extractor(features: str, config: MeasureConfig, device: torch.device) -> Extractor | None:
+    """The feature network of that name (`features_for`); None for the digits' own, which a run may first have to train
+    and register: `digits_extractor`.
+    """
     if features == "inception":
         return inception_extractor(config.weights, device, config.force)
     if features in NETWORKS:
@@ -149,7 +172,7 @@ def build_extractor(features: str, config: MeasureConfig, run: AnyRun, device: t
             f"weights: only inception, efficientnet, {' and '.join(NETWORKS)} take them, not features={features}"
         )
     if features == "digits":
-        return digits_extractor(run, config.cache_dir, device)
+        return None
     if features.startswith(("models:/", "runs:/")):
         network, digest = load_program(features)
         return network_extractor(
@@ -162,26 +185,26 @@ def build_extractor(features: str, config: MeasureConfig, run: AnyRun, device: t
     return file_extractor(Path(features), device, open_program)
 
 
-def check_count(n: int, what: str, extractor: Extractor, config: MeasureConfig) -> None:
+def check_count(n: int, what: str, dim: int, config: MeasureConfig) -> None:
     """Refuse fewer images than a kernel distance needs and, unless forced, than a covariance of the features needs.
 
-    what: the parameter or the data set that the number n comes from, for the error.
+    what: the parameter or the data set that the number n comes from, for the error. dim: of the features.
     """
     if n < MIN_IMAGES:
         raise InputError(
             f"{what}: {n} images; a kernel distance needs at least {MIN_IMAGES}, also with force=true; give more"
         )
-    if n <= extractor.dim and not config.force:
+    if n <= dim and not config.force:
         raise InputError(
-            f"{what}: {n} images for features of dimension {extractor.dim}: their covariance is singular and the "
-            f"distance mostly bias; give at least {extractor.dim + 1}, better ten times as many, or force=true"
+            f"{what}: {n} images for features of dimension {dim}: their covariance is singular and the distance mostly "
+            f"bias; give at least {dim + 1}, better ten times as many, or force=true, and then read the kernel "
+            "distance, which has no such bias"
         )
 
 
 def measure_reference(config: MeasureConfig, images: ImageSet, extractor: Extractor, processes: Processes) -> Reference:
     """Features of at most n_reference images of the set, drawn at random; taken from the cache if they are there."""
-    n = min(len(images), config.n_reference)
-    check_count(n, "n_reference" if n < len(images) else f"{images.source}, split {images.split}", extractor, config)
+    n = check_reference(config, images, extractor.dim)
     rows = drawn_rows(len(images), n, config.seed)
     key = [
         "reference",

@@ -9,6 +9,7 @@ path of the images. training/generators/published.py says what is in the folder;
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from common.errors import InputError, run_main
 from common.files import atomic_folder
 from common.tensors import save_tensors
 from tracking.registry.models import CONFIG_NAME, WEIGHTS_NAME, load_weights
-from training.generators.published import write_checksums
+from training.generators.foreign import TORCHSCRIPT
+from training.generators.published import is_published, network_address, published_networks, write_checksums
 from training.generators.stored import load_critic, load_density_ratio, load_generator
 
 CPU = torch.device("cpu")
@@ -29,11 +31,19 @@ def publish(folder: Path, generator_uri: str, critic_uri: str | None, ratio_uri:
     """Write the networks to `folder`, which must not exist. InputError for networks that do not belong together."""
     if folder.exists():
         raise InputError(f"{folder} exists: name another folder, or remove it")
+    if generator_uri.endswith((*TORCHSCRIPT, ".pth")):
+        raise InputError(
+            f"generator: {generator_uri} is a file of another project, which its own authors publish; give a generator "
+            "that wgan trained, such as models:/wgan-generator/1"
+        )
     generator = load_generator(generator_uri, CPU)
     critic = load_critic(critic_uri, generator, CPU)
-    networks = {"generator": load_weights(generator.uri), "critic": load_weights(critic.uri)}
+    addresses = {"generator": generator.uri, "critic": critic.uri}
+    if ratio_uri is None and is_published(generator.uri) and "density_ratio" in published_networks(generator.uri):
+        ratio_uri = generator.uri
     if ratio_uri is not None:
-        networks["density_ratio"] = load_weights(load_density_ratio(ratio_uri, generator, CPU).uri)
+        addresses["density_ratio"] = load_density_ratio(ratio_uri, generator, CPU).uri
+    networks = {name: load_weights(network_address(uri, name)) for name, uri in addresses.items()}
     with atomic_folder(folder) as temporary:
         for name, (state, config) in networks.items():
             _write(temporary / name, state, _without_paths(config, folder.name))
@@ -60,12 +70,18 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.generators.publish", description=__doc__.splitlines()[0])
     parser.add_argument("generator", help="models:/wgan-generator/1, or another address of a stored generator")
     parser.add_argument("folder", type=Path, help="where to; it must not exist")
-    parser.add_argument("--critic", help="default: the critic that the generator's run registered")
-    parser.add_argument("--density_ratio", help="models:/wgan-density-ratio/1: the generator's; default: none")
+    parser.add_argument("--critic", help="default: the one that belongs to the generator")
+    parser.add_argument(
+        "--density_ratio",
+        help="models:/wgan-density-ratio/1: the generator's; default: that of a published folder, else none",
+    )
     arguments = parser.parse_args(argv)
     publish(arguments.folder, arguments.generator, arguments.critic, arguments.density_ratio)
     size = sum(file.stat().st_size for file in arguments.folder.rglob("*") if file.is_file())
-    print(f"{arguments.folder}: {size / 1e6:.1f} MB; python -m tracking import {arguments.folder} registers it")
+    print(
+        f"{arguments.folder}: {size / 1e6:.1f} MB; "
+        f"python -m tracking import {shlex.quote(str(arguments.folder))} registers it"
+    )
     return 0
 
 

@@ -29,6 +29,11 @@ def is_published(address: str) -> bool:
         return False
 
 
+def published_networks(address: str) -> list[str]:
+    """The names of the networks in a folder of published weights, sorted. InputError for damaged checksums."""
+    return sorted({file.split("/")[0] for file in checksums(Path(address))})
+
+
 def network_address(address: str, name: str) -> str:
     """The folder of one of NETWORKS in published weights, its files checked; any other address as it is.
 
@@ -36,11 +41,11 @@ def network_address(address: str, name: str) -> str:
     """
     if not is_published(address):
         return address
+    there = published_networks(address)
+    if name not in there:
+        raise InputError(f"model {address}: no {name} is published there, but {', '.join(there)}")
     folder, sums = Path(address), checksums(Path(address))
     files = {file: digest for file, digest in sums.items() if file.startswith(f"{name}/")}
-    if not files:
-        there = ", ".join(sorted({file.split("/")[0] for file in sums}))
-        raise InputError(f"model {address}: no {name} is published there, but {there}")
     for file, digest in files.items():
         try:
             found = hashlib.sha256((folder / file).read_bytes()).hexdigest()

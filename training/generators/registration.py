@@ -9,6 +9,7 @@ import torch
 
 from common.errors import InputError
 from tracking.registry.models import ModelInfo, log_model, newest_model
+from tracking.registry.programs import Program
 from tracking.run import AnyRun, start_run
 from training.generators.published import NETWORKS, SUMS, checksums, is_published
 from training.generators.stored import (
@@ -38,12 +39,14 @@ def register_networks(
     """
     z = torch.randn(4, generator.nz, generator=torch.Generator().manual_seed(0))
     images, registered = generator.network(z).numpy(), []
+    programs: dict[str, Program] = {}
     for part, rater in (("critic", critic), ("density_ratio", ratio)):
         if rater is not None:
+            programs[part] = Program(rater.network, images)
             registered.append(
                 log_model(
                     run=run,
-                    module=rater.network,
+                    module=programs[part],
                     name=part,
                     example=images,
                     registered_name=f"{name}-{part.replace('_', '-')}",
@@ -62,7 +65,7 @@ def register_networks(
             config=generator.config,
             tags=tags,
             metadata=tags,
-            sampler=sampler_with(None if critic is None else critic.network, None if ratio is None else ratio.network),
+            sampler=sampler_with(programs.get("critic"), programs.get("density_ratio")),
         )
     )
     return registered

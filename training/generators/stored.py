@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.archives import check_unpacked_size
 from common.errors import InputError
 from models.gan import isir, mimicry
 from models.gan.density_ratio import CoarsePixels, LogRatio, RatioSettings
 from models.gan.networks import CRITIC_PLANS, GENERATOR_PLANS, IMAGE_SIZES, Critic, Generator
 from tracking.registry.models import load_weights, pinned, run_of
+from tracking.registry.programs import Program
 from tracking.serving.flavour import Sampler
 from training.generators.published import is_published, network_address
 
@@ -108,11 +110,13 @@ def load_density_ratio(uri: str, generator: StoredNetwork, device: torch.device)
     uri = pinned(uri)
     state, config = load_weights(network_address(uri, "density_ratio"))
     if config.get("class") != "density-ratio":
-        raise InputError(f"calibration: {uri} is a {config.get('class', 'model of another kind')}, not a density ratio")
+        kind = config.get("class", "model of another kind")
+        raise InputError(f"density ratio {uri}: it is a {kind}; give one that isir_fid registered")
     if config.get("generator_fingerprint") != generator.fingerprint:
         raise InputError(
-            f"calibration: {uri} was fitted for another generator, {config.get('generator')}, not for {generator.uri}: "
-            "its weights would lead elsewhere; give calibration=fit, or model_uri with that generator"
+            f"density ratio {uri}: it was fitted for another generator, {config.get('generator')}, not for "
+            f"{generator.uri}: its weights would lead elsewhere; give that generator, or a ratio of this one, which "
+            "isir_fid with calibration=fit makes"
         )
     return StoredNetwork(
         network=_filled(_fitting(lambda: ratio_network(config), state, uri), state, uri, device),
@@ -134,8 +138,8 @@ def load_critic(uri: str | None, generator: StoredNetwork, device: torch.device)
     if uri is None:
         if not re.match(r"(models|runs):/", generator.uri):
             raise InputError(
-                f"critic_uri: the generator {generator.uri} is a file; name its critic's file, too, or give "
-                "samplers=calibrated, which needs none"
+                f"critic_uri: the generator {generator.uri} is a file; name its critic's, too (publish: --critic), "
+                "or give isir_fid samplers=calibrated, which needs none"
             )
         uri = f"runs:/{run_of(generator.uri)}/critic"
     if uri.endswith(".pth"):
@@ -180,7 +184,9 @@ def _trained_on(config: Mapping[str, Any]) -> dict[str, Any]:
     return dict(known) if isinstance(known, dict) else {}
 
 
-def sampler_with(critic: nn.Module | None, ratio: nn.Module | None = None, iterations: int = 5) -> Sampler:
+def sampler_with(
+    critic: nn.Module | Program | None, ratio: nn.Module | Program | None = None, iterations: int = 5
+) -> Sampler:
     """What lets a registered generator be served as a sampler, with I-SIR by `critic`, and by `ratio` in `iterations`
     where a request does not say how many.
     """
@@ -189,13 +195,14 @@ def sampler_with(critic: nn.Module | None, ratio: nn.Module | None = None, itera
 
 def _mimicry_state(path: Path) -> dict[str, Tensor]:
     try:
+        check_unpacked_size(path)
         state, _ = mimicry.load_checkpoint(path)
     except FileNotFoundError:
         raise InputError(
             f"{path}: no such file; give a checkpoint of torch-mimicry, such as netG_100000_steps.pth"
         ) from None
     except ValueError as error:
-        raise InputError(str(error)) from None
+        raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     return state
 
 

@@ -2,6 +2,8 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import mlflow
 import pytest
@@ -9,13 +11,15 @@ import torch
 
 from benchmarks.fid import random_inception_state
 from common.errors import InputError
+from evaluation.features import Features
+from evaluation.frechet import Gaussian
 from models.gan import mimicry
 from tests.data.images.image_trees import write_celeba
 from tests.running import artifacts, client, environment, read_json, run_trainer, runs
 from tracking.registry.evaluations import evaluations_in
 from tracking.registry.models import load_program, run_of
 from trainers.fid.config import PRESETS, FidConfig
-from trainers.fid.run import run_fid
+from trainers.fid.run import extrapolate, run_fid
 from training.config import parse_config
 from training.generators.digit_features import train_classifier
 from training.generators.stored import load_critic, load_generator
@@ -58,6 +62,9 @@ def test_fid_with_no_parameters(trained: Path) -> None:
     assert "# models:/wgan-generator/1 against scikit-learn's digits, split train" in text
     assert f"| fd_digits | {metrics['fd_digits']:.5g} |" in text
     assert "open it:" in text
+    assert "Too few images" not in text
+    assert "image 200/200 (100 %)" in text.split("test split, for authenticity")[0].splitlines()[-1]  # of 355
+    assert list(read_json(trained, run.info.run_id, "scores.json")["scores"])[:2] == list(scores[:2])  # type: ignore[index, call-overload]
 
     # The figure lies with the version, under all that it depends on, and lets it be promoted.
     version = client(trained).get_model_version("wgan-generator", "1")
@@ -90,7 +97,7 @@ def test_two_processes_measure_what_one_does(trained: Path) -> None:
 def test_fid_with_inception_whose_weights_are_not_the_known_ones(trained: Path, tmp_path: Path) -> None:
     weights = tmp_path / "weights.pth"
     torch.save(random_inception_state(), weights)
-    run_trainer(
+    text = run_trainer(
         trained,
         "fid",
         features="inception",
@@ -105,6 +112,21 @@ def test_fid_with_inception_whose_weights_are_not_the_known_ones(trained: Path, 
     assert any(name.startswith("fd_inception_") for name in metrics)
     assert not {"fid", "kid"} & set(metrics)
     assert metrics["inception_score"] >= 1
+    assert "**Too few images for a Fréchet distance** in 2,048 dimensions: fd_inception_" in text
+    assert "Not extrapolated to infinitely many images: that takes at least 4,098 generated ones" in text
+    assert not any(name.endswith("_infinity") for name in metrics)
+
+
+def test_a_line_is_drawn_through_points_that_lie_apart() -> None:
+    x = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
+    features = Features(x)
+    reference: Any = SimpleNamespace(gaussian=Gaussian.of(features.moments))
+    network: Any = SimpleNamespace(dim=99)
+    found = extrapolate(FidConfig(n_images=200, n_sizes=3), network, Features(x[:200]), reference)
+    assert found is not None
+    assert found.sizes == [100, 150, 200]
+    assert extrapolate(FidConfig(n_images=199, n_sizes=3), network, Features(x[:199]), reference) is None
+    assert extrapolate(FidConfig(n_images=50, n_sizes=3), network, Features(x[:50]), reference) is None
 
 
 @pytest.mark.parametrize(
@@ -140,11 +162,14 @@ def test_what_cannot_be_measured_is_refused(
     assert words in str(refusal.value)
 
 
-def test_a_refusal_is_one_line_and_status_2(trained: Path) -> None:
+def test_a_refusal_is_one_line_and_status_2_and_no_run(trained: Path) -> None:
+    n_runs = len(runs(trained))
     text = run_trainer(trained, "fid", status=2, n_images=40)
     assert text.strip().splitlines()[-1].startswith("error: n_images: 40 images for features of dimension 64")
     assert "Traceback" not in text
-    assert runs(trained)[-1].info.status == "FAILED"
+    text = run_trainer(trained, "fid", status=2, features="nothing.pt")
+    assert text.strip().splitlines()[-1].startswith("error: features: 'nothing.pt' is neither inception")
+    assert len(runs(trained)) == n_runs
 
 
 def test_stored_networks_come_from_registry_run_folder_and_mimicry(trained: Path, tmp_path: Path) -> None:
@@ -175,7 +200,7 @@ def test_stored_networks_come_from_registry_run_folder_and_mimicry(trained: Path
     assert (ours.image_size, ours.nz, ours.trained_on) == (48, 16, {})
     z = torch.randn(3, 16)
     assert torch.allclose(ours.network(z), theirs.eval()(z), atol=1e-5)
-    with pytest.raises(InputError, match="name its critic's file"):
+    with pytest.raises(InputError, match="name its critic's, too"):
         load_critic(None, ours, CPU)
     torch.save({"model_state_dict": {"l1.weight": torch.zeros(3, 3)}, "global_step": 7}, tmp_path / "other.pth")
     with pytest.raises(InputError, match="not a WGAN-GP generator"):

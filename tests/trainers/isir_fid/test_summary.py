@@ -42,6 +42,7 @@ def write(
         headline="calibrated",
         extractor=SimpleNamespace(score="fd_digits", kernel_score="kd_digits", dim=dim),
         described="digits, split train",
+        reference=SimpleNamespace(rows=range(1442)),
         held_out=SimpleNamespace(rows=range(355), images=SimpleNamespace(split="test", source="digits")),
     )
     found = Findings(
@@ -49,7 +50,10 @@ def write(
         samplers=samplers,
         differences={name: Difference(*values) for name, values in differences.items()},
         held_out_differences={name: Difference(*values) for name, values in (held_out or differences).items()},
-        sweeps={"beta": [{"beta": 0.1, "fd_digits": 7.5}, {"beta": 1.0, "fd_digits": 6.5}]},
+        sweeps={
+            "n_particles": [{"n_particles": 10, "fd_digits": 6.5}],
+            "beta": [{"beta": 0.1, "fd_digits": 7.5}, {"beta": 1.0, "fd_digits": 6.5}],
+        },
     )
     return summarise(evaluation, found, calibrations or {"density_ratio": JUDGED})
 
@@ -63,6 +67,7 @@ def test_a_gain_is_said_with_its_size() -> None:
     assert "| plain | 8 |  | 8.5 |  | 0.1 (0.01) | 0.400 | 0.500 | 3 | 200.00 |" in text
     assert "for calibrated have a standard deviation of 0.527" in text  # sqrt(10 / 9) / 2
     assert "lowest fd_digits 6.5 at 1; all: 0.1: 7.5, 1: 6.5." in text
+    assert "n_particles" not in text  # one value is no sweep
     assert "Held out: 355 images of digits that neither generator nor critic nor density ratio has seen." in text
 
 
@@ -75,6 +80,14 @@ def test_intervals_from_few_images_are_called_too_narrow() -> None:
     difference = {"calibrated": (-2.0, -3.0, -1.0)}
     assert "too narrow" not in write(difference, calibrated=sampled(6.0))  # 1,000 images, 64 dimensions
     assert "ten images for each of the 128 feature dimensions" in write(difference, dim=128, calibrated=sampled(6.0))
+
+
+def test_fewer_images_than_dimensions_are_told() -> None:
+    difference = {"calibrated": (-2.0, -3.0, -1.0)}
+    assert "Too few images" not in write(difference, dim=354, calibrated=sampled(6.0))
+    text = write(difference, dim=355, calibrated=sampled(6.0))  # as many as are held out
+    assert "**Too few images for a Fréchet distance** in 355 dimensions: fd_digits is mostly bias." in text
+    assert "Read kd_digits" in text
 
 
 def test_what_the_others_did_is_said() -> None:

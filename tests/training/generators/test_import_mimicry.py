@@ -12,6 +12,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from common.errors import InputError
@@ -21,7 +22,7 @@ from tests.running import client, environment, runs
 from tracking.registry.evaluations import evaluations_in
 from trainers.fid import run as fid
 from trainers.isir_fid import run as isir_fid
-from training.generators.import_mimicry import main
+from training.generators.import_mimicry import main, trained_on
 from training.generators.stored import load_critic, load_generator
 
 CPU = torch.device("cpu")
@@ -105,6 +106,14 @@ def test_an_import_is_measured_corrected_served_like_any_generator(
     config = isir_fid.parse_config(isir_fid.IsirFidConfig, isir_fid.PRESETS, argv, "isir_fid")
     stored = load_generator(config.model_uri, CPU)
     assert torch.allclose(load_critic(config.critic_uri, stored, CPU).network(images), values, atol=1e-5)
+
+
+def test_the_folder_of_its_images_is_known_in_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "photos" / "0.png")
+    monkeypatch.chdir(tmp_path)
+    facts = trained_on("folder", Path("photos"), "train", 32)
+    assert facts["data_dir"] == str(tmp_path / "photos")
 
 
 def test_a_generator_alone_under_another_name(there: Path) -> None:

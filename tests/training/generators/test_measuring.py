@@ -15,6 +15,8 @@ from common.errors import InputError
 from data.images.load import ImageSet, load_images
 from evaluation.features import Extractor, Features, network_extractor
 from evaluation.frechet import Gaussian
+from tests.running import client, environment
+from tracking.run import start_run
 from trainers.fid.config import PRESETS, FidConfig
 from trainers.isir_fid.config import PRESETS as ISIR_PRESETS
 from trainers.isir_fid.config import IsirFidConfig
@@ -24,7 +26,9 @@ from training.generators.config import MeasureConfig
 from training.generators.measuring import (
     Reference,
     check_count,
+    evaluations,
     features_for,
+    log_reference,
     measure_reference,
     reference_images,
     scores,
@@ -93,10 +97,9 @@ def test_a_small_reference_set_is_refused_forced_or_not(tmp_path: Path) -> None:
 
 
 def test_sweeps_need_as_many_chains_as_their_distance_does() -> None:
-    wide = extractor(lambda x: x.flatten(1)[:, :64])
     config = parse_config(IsirFidConfig, ISIR_PRESETS, ["--n_sweep", "30"], "isir_fid")
     with pytest.raises(InputError, match="n_sweep: 30 images for features of dimension 64"):
-        check_count(config.n_sweep, "n_sweep", wide, config)
+        check_count(config.n_sweep, "n_sweep", 64, config)
 
 
 def test_the_seconds_of_plain_sampling_are_of_the_generator_alone() -> None:
@@ -163,6 +166,23 @@ def test_the_reference_is_the_images_of_the_training_or_refused(tmp_path: Path) 
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(own / "one_more.png")
     with pytest.raises(InputError, match="files were added, removed or changed"):
         reference()
+
+
+def test_a_forced_comparison_is_tagged_and_compared_with_forced_ones_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", environment(folder)["MLFLOW_TRACKING_URI"])
+    monkeypatch.setattr("mlflow.tracking._tracking_service.utils._tracking_uri", None)
+    features = Features(torch.rand(20, 3))
+    reference = Reference(image_set(20), np.arange(20), features, Gaussian.of(features.moments))
+    conditions = []
+    for force in (False, True):
+        config = preset_config(FidConfig, PRESETS, "quick", force=force)
+        with start_run("fid", {}, output_dir=folder / "runs") as run:
+            log_reference(run, config, reference.images)
+        assert ("forced" in client(folder).get_run(run.run_id).data.tags) == force
+        conditions.append(evaluations(config, extractor(), reference, {"fd_colours": 1.0})[0].conditions)
+    assert conditions[0] != conditions[1]
 
 
 @pytest.mark.parametrize(

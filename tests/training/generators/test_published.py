@@ -20,7 +20,7 @@ from tracking.__main__ import main as tracking
 from tracking.run import start_run
 from trainers.isir_fid import run as isir_fid
 from training.generators.publish import main as publish
-from training.generators.published import NETWORKS, network_address
+from training.generators.published import NETWORKS, SUMS, network_address
 from training.generators.registration import register_networks
 from training.generators.stored import (
     StoredNetwork,
@@ -90,6 +90,13 @@ def test_published_networks_are_the_registered_ones(published: Path) -> None:
     torch.testing.assert_close(critic.network(x), load_critic(str(published), generator, CPU).network(x))
 
 
+def test_published_weights_are_published_again(published: Path) -> None:
+    publish([str(published), "again/small"])
+    assert (Path("again/small") / SUMS).read_text() == (published / SUMS).read_text()
+    publish([str(published), "named/small", "--density_ratio", "models:/tiny-density-ratio/1"])
+    assert {path.parent.name for path in Path("named/small").rglob("*.safetensors")} == set(NETWORKS)
+
+
 def test_they_are_registered_once_and_served(published: Path, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     addresses = []
     for _ in range(2):
@@ -143,6 +150,9 @@ def test_what_cannot_be_published_or_imported(published: Path, tmp_path: Path) -
         publish(["models:/tiny-generator/1", "weights/small", "--critic", "models:/tiny-critic/1"])
     with pytest.raises(InputError, match="is a critic, not a generator"):
         publish(["models:/tiny-critic/1", "weights/other"])
+    for file in ("generator.pt", "netG_100000_steps.pth"):
+        with pytest.raises(InputError, match=f"generator: {file} is a file of another project"):
+            publish([file, "weights/other"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"no folder of published weights .* give one, such as pretrained/digits32"):
         tracking(["import", str(tmp_path / "empty")])
