@@ -108,7 +108,7 @@ def main() -> None:
     extractor = efficientnet_extractor(torch.device("cpu"))
 
     def load(path: Path) -> tuple[Tensor, np.ndarray]:
-        images = load_images("folder", arguments.image_size, "train", path, arguments.cache_dir)
+        images = load_images("folder", arguments.image_size, "train", data_dir=path, cache_dir=arguments.cache_dir)
         return some(images, arguments.n)
 
     (train, label), (test, truth) = load(arguments.train), load(arguments.test)

@@ -105,7 +105,9 @@ def main() -> None:
             (folder / key).mkdir()
             servers[key] = ModelServer(folder / key, uri, f"models:/{key}@served")
         try:
-            measure(args.rounds, args.seconds, G, D, classifier, epochs, models, servers)
+            measure(
+                args.rounds, args.seconds, G, D=D, classifier=classifier, epochs=epochs, models=models, servers=servers
+            )
         finally:
             for server in servers.values():
                 server.stop()
@@ -127,7 +129,7 @@ def measure(
         random = torch.Generator().manual_seed(0)
         with torch.no_grad():
             if iterations:
-                return G(I_SIR(iterations, n, PARTICLES, NZ, D, G, generator=random)).numpy()
+                return G(I_SIR(iterations, n, PARTICLES, n_z=NZ, D=D, G=G, generator=random)).numpy()
             return G(torch.randn(n, NZ, generator=random)).numpy()
 
     def classify(n: int) -> object:

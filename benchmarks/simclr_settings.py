@@ -39,7 +39,7 @@ from models.eeg.simclr import ChannelClassifier
 from trainers.eeg_simclr.config import PRESETS, EegSimclrConfig, frozen_fit
 from trainers.eeg_simclr.frozen import all_features, encode_windows, fit_probe
 from trainers.eeg_simclr.networks import Shape, build_network
-from trainers.eeg_simclr.pretraining import begin_pretraining
+from trainers.eeg_simclr.pretraining import Pretraining
 from training.config import parse_config
 from training.eeg.fit import Fit, predict
 from training.eeg.load import align
@@ -83,7 +83,7 @@ def accuracies(
     found: dict[str, dict[int, float]] = {"probe": {}, "frozen": {}, "fine-tuned": {}}
     for fold in folds:
         check_pretraining(pool, fold.train, windows=windows, fold=fold, split="cross_subject")
-        work = begin_pretraining(config, pool, fold.train, fold.validation, processes)
+        work = Pretraining(config, pool, fold.train, validation=fold.validation, processes=processes)
         while trained and not work.finished:
             work.run_epoch()
         weights = work.result()["weights"]
@@ -95,9 +95,9 @@ def accuracies(
             "frozen": (frozen_fit(config), with_encoder(config, shape, "frozen", weights, encoded=True), encoded),
             "fine-tuned": (config, with_encoder(config, shape, "simclr", weights), windows),
         }
-        answers = {"probe": fit_probe(probe, features, windows.label, fold.train, fold.validation).numpy()}
+        answers = {"probe": fit_probe(probe, features, windows.label, train=fold.train, asked=fold.validation).numpy()}
         for name, (how, network, seen) in fits.items():
-            fit = Fit(how, network, seen, fold, processes, windows.label)
+            fit = Fit(how, network, seen, fold=fold, processes=processes, label=windows.label)
             while not fit.finished:
                 fit.run_epoch()
             network.load_state_dict(fit.best)
@@ -147,7 +147,7 @@ def main() -> None:
     for setting in args.settings.split(";"):
         began = time.process_time()
         untrained, pretrained = (
-            accuracies(config_of(setting), pool, windows, folds, trained) for trained in (False, True)
+            accuracies(config_of(setting), pool, windows, folds=folds, trained=trained) for trained in (False, True)
         )
         found[setting] = {"untrained": untrained, "pre-trained": pretrained}
         seconds = time.process_time() - began

@@ -59,7 +59,9 @@ def feature_extractor(dataset: str, classifier: DigitClassifier) -> Extractor:
     """The network in whose features the data set's images are compared; `classifier`: of the digits."""
     if DATASETS[dataset].features != "digits":
         return efficientnet_extractor(torch.device("cpu"))
-    return network_extractor("digits", DigitFeatures(classifier.eval()), "benchmark", "digits", torch.device("cpu"))
+    return network_extractor(
+        "digits", DigitFeatures(classifier.eval()), "benchmark", family="digits", device=torch.device("cpu")
+    )
 
 
 def reference_pixels(config: WganConfig, images: ImageSet) -> np.ndarray:
@@ -72,7 +74,13 @@ def reference_pixels(config: WganConfig, images: ImageSet) -> np.ndarray:
 
 def load(config: WganConfig, split: str) -> ImageSet:
     return load_images(
-        config.dataset, config.image_size, split, config.data_dir, config.cache_dir, config.on_bad, progress=False
+        config.dataset,
+        config.image_size,
+        split,
+        data_dir=config.data_dir,
+        cache_dir=config.cache_dir,
+        on_bad=config.on_bad,
+        progress=False,
     )
 
 

@@ -2,6 +2,7 @@
 trainer code.
 
     python -m benchmarks.wgan_step --batch_size 64
+    python -m benchmarks.wgan_step --profile         # where the time of this project's step goes
 
 Both start from the same weights and get the same images, in one process, their rounds interleaved. torch-mimicry's side
 is its networks and their `train_step`s, called as its Trainer calls them (whose logging and checkpointing are left out,
@@ -88,6 +89,18 @@ def seconds(step: Callable[[], None], device: str) -> float:
     return time.perf_counter() - began
 
 
+def print_operations(step: Callable[[], None], rounds: int = 5) -> None:
+    """Where the time of a step goes: each operation's own time, summed over the step."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        for _ in range(rounds):
+            step()
+    times = sorted(((event.self_cpu_time_total, event.key) for event in profile.key_averages()), reverse=True)
+    total = sum(time for time, _ in times)
+    print("| operation | ms a step | share |\n|---|---|---|")
+    for time_us, name in times[:20]:
+        print(f"| `{name}` | {time_us / rounds / 1000:.1f} | {100 * time_us / total:.1f} % |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch_size", type=int, default=64)
@@ -101,6 +114,7 @@ def main() -> None:
     parser.add_argument(
         "--bf16", action="store_true", help="this project's mixed precision; torch-mimicry stays as it is"
     )
+    parser.add_argument("--profile", action="store_true", help="no comparison: this project's step by operation")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.device == "cuda":  # both sides get what `training.processes.join_processes` sets
@@ -120,6 +134,9 @@ def main() -> None:
     for step in steps.values():  # kernels are chosen and memory is taken in the first steps
         for _ in range(2):
             seconds(step, args.device)
+    if args.profile:
+        print_operations(steps["ours"])
+        return
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(args.rounds):
         for name, step in steps.items():

@@ -270,6 +270,12 @@ def check_unchanged(
         )
 
 
+def given_value(argv: Sequence[str], name: str) -> str | None:
+    """The last value that a command line gives the parameter `name`; None where it gives none."""
+    found = [word for word in _joined(argv, (name,)) if word.startswith(f"--{name}=")]
+    return found[-1].partition("=")[2] if found else None
+
+
 def _check_places(config: Any) -> None:
     """InputError for a relative path to data that `mlflow run` would look for in another folder than its caller's."""
     for name in ("data_dir", "subject_table") if "MLFLOW_RUN_ID" in os.environ else ():

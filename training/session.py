@@ -18,7 +18,7 @@ A trainer reads:
 import contextlib
 import os
 import sys
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -64,7 +64,7 @@ class Session:
     Attributes:
         processes, device: where this process computes. checkpoint: what the run goes on from; None for a new one.
         trial: the run's place in a study. run: the MLflow run, inside the `with` block.
-        done: {key: result} of the parts of a training that are finished, for trainers that train several networks.
+        done: {key: result} of the parts that `once` has finished, for trainers that train several networks.
     """
 
     run: AnyRun
@@ -274,8 +274,13 @@ class Session:
             if asked:
                 raise Stopped
 
-    def finish(self, key: str, result: dict[str, Any]) -> dict[str, Any]:
-        """Keep the result of the part `key` in the checkpoint: a resumed run finds it in `done`. Returns it."""
-        self.done[key] = result
-        self.save({"done": self.done, "under_way": None})
-        return result
+    def once(self, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The result of the part `key`: of an earlier process of this run, from its checkpoint; or made now by
+        `make`, and kept in the checkpoint. Raises Stopped if a signal came meanwhile.
+        """
+        if key not in self.done:
+            self.done[key] = make()
+            self.save({"done": self.done, "under_way": None})
+            if self.stop_asked():
+                raise Stopped
+        return self.done[key]

@@ -70,6 +70,10 @@ class StepLog:
             first = step - len(table) + 1 + row
             raise NotFinite(f"{self.names[column]} became {table[row, column].item()} at step {first}")
 
+    def last(self, name: str) -> float | None:
+        """The newest point of a curve; None before the first. Asked at every step, so it looks at nothing else."""
+        return self.history[-1][self.names.index(name)] if self.history else None
+
     def column(self, name: str) -> list[float]:
         index = self.names.index(name)
         return [values[index] for values in self.history]

@@ -4,6 +4,7 @@ A process that ended with an InputError (status 2) would end so each time. It ha
 torchrun would add its own traceback, status 1, and as many attempts as `--max-restarts` allows.
 """
 
+import os
 import sys
 
 from torch.distributed import run as torchrun
@@ -13,7 +14,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher import api
 
-from common.parent import stop_without_parent, works_for_another
+from common.parent import TORCHRUN_ID, stop_without_parent, works_for_another
 
 BAD_INPUT = 2
 
@@ -30,6 +31,7 @@ class Agent(LocalElasticAgent):
 
 def main() -> None:
     api.LocalElasticAgent = Agent  # type: ignore[misc]
+    os.environ[TORCHRUN_ID] = str(os.getpid())
     if works_for_another():
         stop_without_parent(repeat=False)  # a second signal would interrupt the wait for the workers
     try:

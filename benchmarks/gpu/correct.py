@@ -94,13 +94,19 @@ def wgan_step(box: Box, dtype: torch.dtype, bound: float) -> None:
     D.zero_grad()
     loss = loss_D(D(x_fake), D(x_real)) + GP_SCALE * loss_GP(x_fake, x_real, D, alpha=alpha)
     loss.backward()
-    check(box, "critic's step", dtype, largest_difference(by_hand, gradients_of(D)), bound)
-    check(box, "the critic moved by Adam", dtype, largest_difference(moved, moved_by_adam(D, fused=False)), bound)
+    check(box, "critic's step", dtype, difference=largest_difference(by_hand, gradients_of(D)), bound=bound)
+    check(
+        box,
+        "the critic moved by Adam",
+        dtype,
+        difference=largest_difference(moved, moved_by_adam(D, fused=False)),
+        bound=bound,
+    )
     generator_step_gradients(G, D, z)
     by_hand = gradients_of(G)
     G.zero_grad()
     loss_G(D(G(z))).backward()
-    check(box, "generator's step", dtype, largest_difference(by_hand, gradients_of(G)), bound)
+    check(box, "generator's step", dtype, difference=largest_difference(by_hand, gradients_of(G)), bound=bound)
 
 
 def block_of(name: str, length: int) -> MultiHeadAttentionBlock:
@@ -132,7 +138,11 @@ def attention(box: Box, name: str) -> None:
 
     expected = results(torch.device("cpu"), torch.float64)
     check(
-        box, f"attention {name}", torch.float32, largest_difference(results(box.device, torch.float32), expected), 2e-3
+        box,
+        f"attention {name}",
+        torch.float32,
+        difference=largest_difference(results(box.device, torch.float32), expected),
+        bound=2e-3,
     )
 
 
@@ -144,7 +154,9 @@ def half_precision(box: Box, name: str, dtype: torch.dtype) -> None:
         expected = block.double()(x.double())[0]
         with torch.autocast(box.device.type, dtype):
             out = block.float().to(box.device)(x.to(box.device))[0]
-    check(box, f"attention {name}, autocast", dtype, largest_difference([out], [expected]), HALF[dtype])
+    check(
+        box, f"attention {name}, autocast", dtype, difference=largest_difference([out], [expected]), bound=HALF[dtype]
+    )
 
 
 def masked_row(box: Box, backend: SDPBackend) -> None:
@@ -220,7 +232,13 @@ def resume(box: Box) -> None:
     path.unlink()
     train(box, second, images, 2 * half)
     difference = largest_difference(list(second.G.parameters()), list(straight.G.parameters()))
-    check(box, "saved, resumed: the generator's weights", torch.float32, difference, 0.0 if not box.on_gpu else 1e-2)
+    check(
+        box,
+        "saved, resumed: the generator's weights",
+        torch.float32,
+        difference=difference,
+        bound=0.0 if not box.on_gpu else 1e-2,
+    )
 
 
 def marked_tests(box: Box) -> None:

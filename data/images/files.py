@@ -22,7 +22,7 @@ END_RECORD = b"PK\5\6"  # of a zip
 
 @dataclass(frozen=True)
 class ImageFile:
-    """One image, not yet read. `stamp` changes with its bytes: size and time, or size and CRC in a zip."""
+    """One image, not yet read. `stamp` changes with its bytes: size and times, or size and CRC in a zip."""
 
     name: str
     stamp: tuple[int, ...]
@@ -84,7 +84,9 @@ def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]], left_out
             left_out[_kind(name)] += 1
         elif entry.is_file():
             status = entry.stat()
-            yield ImageFile(name, (status.st_size, status.st_mtime_ns), partial(read_file, path))
+            # The time of modification is what a copy keeps; the time of change nobody can set.
+            stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            yield ImageFile(name, stamp, partial(read_file, path))
         else:
             yield ImageFile(name, (-1, -1), partial(_refuse, "a broken link or no regular file"))
 

@@ -15,8 +15,12 @@ from torch import Tensor
 
 from common.errors import InputError
 from common.files import hash_of
-from data.images.cache import cached_images, preprocessing_of
+from data.images.cache import CachedImages, cached_images, preprocessing_of
+from data.images.files import ImageSource
 from data.images.sources import DATASETS, SPLITS
+
+N_NAMED = 3
+"""Images that could not be read that are named; all of them are in `ImageSet.skipped`."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,8 @@ def load_images(
     cached = cached_images(
         source, image_size, folder_name, cache_dir, on_bad=on_bad, workers=workers, progress=progress
     )
+    for note in _of_single_images(source, cached, image_size) if progress and DATASETS[dataset].takes_dir else ():
+        _tell(note)
     preprocessing = preprocessing_of(source, image_size)
     preprocessing_hash = hash_of(preprocessing)
     return ImageSet(
@@ -103,6 +109,22 @@ def load_images(
         labels=None if source.labels is None else source.labels[cached.kept],
         upscaled=cached.upscaled,
     )
+
+
+def _of_single_images(source: ImageSource, cached: CachedImages, image_size: int) -> list[str]:
+    """What to say of images that could not be read, and of those that were enlarged."""
+    notes, n = [], len(source.files) + len(source.missing)
+    if cached.skipped:
+        shown = [f"{bad['name']} ({bad['reason']})" for bad in cached.skipped[:N_NAMED]]
+        more = len(cached.skipped) - len(shown)
+        named = "; ".join([*shown, f"and {more:,} more"] if more else shown)
+        notes.append(f"{source.description}: {len(cached.skipped):,} of {n:,} images left out: {named}")
+    if cached.upscaled:
+        notes.append(
+            f"{source.description}: {cached.upscaled:,} of {n:,} images are smaller than {image_size} pixels, and were "
+            "enlarged"
+        )
+    return notes
 
 
 @cache

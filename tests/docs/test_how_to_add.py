@@ -28,14 +28,15 @@ def test_an_array_of_trials_becomes_windows_and_folds(tmp_path: Path) -> None:
     assert done.stdout == "torch.Size([16, 22, 125]) torch.Size([16])\n"
 
 
-def test_the_entry_point_runs_records_and_refuses(tmp_path: Path) -> None:
-    script = tmp_path / "image_spread.py"
-    script.write_text(CODE[1])
-    environ = environment(tmp_path)
+def test_the_entry_point_runs_records_and_refuses(folder: Path) -> None:
+    (folder / "image_spread").mkdir()
+    (folder / "image_spread" / "run.py").write_text(CODE[1])
+    (folder / "image_spread" / "__main__.py").write_text(CODE[2].replace("trainers.", ""))
+    environ = environment(folder)
     refused, done = (
         subprocess.run(
-            [sys.executable, str(script), *argv],
-            cwd=tmp_path,
+            [sys.executable, "-m", "image_spread", *argv],
+            cwd=folder,
             env=environ,
             capture_output=True,
             text=True,
@@ -46,6 +47,6 @@ def test_the_entry_point_runs_records_and_refuses(tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert "n_images: '1' is not allowed" in refused.stderr
     assert done.returncode == 0, done.stderr
-    (run,) = runs(tmp_path)
+    (run,) = runs(folder)
     assert run.info.status == "FINISHED"
     assert 0.1 < run.data.metrics["spread"] < 0.5

@@ -9,12 +9,13 @@ from mlflow import MlflowClient
 
 from tests.faults.fuzzing import CASES, run_cases
 from tests.tracking.outbox.test_delivery import assert_all_once, deliver, queue_everything
-from tests.tracking.servers import Proxy, Server
+from tests.tracking.servers import NOT_MLFLOW, Fate, Proxy, Server
 from tracking.outbox.delivery import Delivery
 from tracking.outbox.spool import Spool
 
-FATES: tuple[str | int | None, ...] = (*[None] * 40, "lose", "lose", "lose", 429, 500, 500, 502, 503, 504)
-"""What becomes of requests: most are answered, a sixth are lost on the way back or refused for a while."""
+FATES: tuple[Fate, ...] = (*[None] * 64, *["lose"] * 4, 429, 500, 500, 502, 503, 504, *NOT_MLFLOW.values())
+"""What becomes of requests: most are answered, a fifth are lost on the way back, refused for a while, or answered by
+the gateway itself."""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def test_a_gateway_that_fails_now_and_then(
         return "all arrived once"
 
     run_cases(
-        "gateways that lose answers or refuse",
+        "gateways that lose answers, refuse, or ask to sign in",
         case,
         n,
         allowed=("all arrived once",),

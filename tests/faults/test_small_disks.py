@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.fuzzing import CASES, run_cases
-from tests.faults.test_kills import SETTINGS
+from tests.faults.tiny_training import SETTINGS
 from tests.running import runs, small_file_system, start_trainer
 
 

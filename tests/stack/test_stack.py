@@ -14,7 +14,7 @@ from tests.running import command, environment
 from tests.stack.services import PASSWORD, Stack
 from tests.trainers.tune.test_run import TINY as STUDY
 from tests.trainers.wgan.test_run import TINY
-from trainers.tune.storage import used
+from trainers.tune.study import used
 from trainers.wgan.loop import METRICS
 
 pytestmark = pytest.mark.slow

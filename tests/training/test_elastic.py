@@ -16,7 +16,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from tests.conftest import PATIENCE, ROOT
-from tests.running import client, command, environment, history, run_trainer, runs
+from tests.running import begin_trainer, client, command, environment, history, run_trainer, runs
 from tests.tracking.servers import free_port
 from tests.trainers.wgan.test_run import TINY, _step_on_disk, assert_same_weights, checkpoint_of
 from tracking.silent_run import SilentRun
@@ -34,14 +34,7 @@ def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def start(folder: Path, **parameters: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command("wgan", **parameters),
-        cwd=folder,
-        env=environment(folder),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return begin_trainer(folder, "wgan", **parameters)
 
 
 def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:

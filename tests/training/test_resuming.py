@@ -149,13 +149,16 @@ def test_other_batches_and_other_images_go_on_where_that_is_allowed(
 ) -> None:
     start, run_id = finished
     steps = 3
+    path = here / "runs" / run_id / "checkpoint.pt"
+    # The last of an epoch's three batches: of batches of 6 there are two.
+    save_checkpoint(path, {**load_checkpoint(path), "batches": {"epoch": 0, "batch": 2}})
     write_photos(here / "fewer", 5, first=50)
     for changes in ({"batch_size": 6, "lr_critic": 2e-3}, {"data_dir": here / "fewer", "batch_size": 2}):
         steps += 2
         assert start(resume=run_id, allow_changes=True, steps=steps, **changes) == 0
         [run] = runs(here)
         assert run.info.status == "FINISHED"
-        checkpoint = load_checkpoint(here / "runs" / run_id / "checkpoint.pt")
+        checkpoint = load_checkpoint(path)
         assert checkpoint["training"]["step"] == steps
         assert checkpoint["config"]["batch_size"] == changes["batch_size"]
 

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from common.figures import legend_name, show_as_written
+
 POINTS = 400
 """Points of a line at most: more than a chart of this size shows."""
 
@@ -61,13 +63,13 @@ def plot_lines(title: str, x_label: str, lines: Mapping[str, Points], logarithmi
     axis.grid(alpha=0.3)
     if len(lines) > 1:
         axis.legend(frameon=False, fontsize=6.5 if many else 8, ncols=2 if many else 1)
+    show_as_written(figure)
     return figure
 
 
 def _as_label(name: str) -> str:
-    """A name as matplotlib shows it unchanged: no formula between dollars, not hidden by a leading underscore."""
-    short = name if len(name) <= 40 else f"{name[:28]}...{name[-9:]}"
-    return (" " if short.startswith("_") else "") + short.replace("$", r"\$")
+    """A name for the legend, not too long."""
+    return legend_name(name if len(name) <= 40 else f"{name[:28]}...{name[-9:]}")
 
 
 def as_svg(figure: Figure) -> bytes:

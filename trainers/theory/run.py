@@ -34,7 +34,7 @@ def run_theory(config: TheoryConfig) -> int:
         run_name=config.run_name,
     ) as run:
         slopes = distance_slopes(config)
-        progress = Progress(2 * len(config.offsets) + len(slopes) + 4 + len(config.toys), unit="part")
+        progress = Progress(2 * len(config.offsets) + len(slopes) + 4, unit="part")
 
         results = TheoryResults(rows=smoothed_rows(config) + transport_rows(config))
         for offset, kind in product(config.offsets, KINDS):
@@ -48,10 +48,8 @@ def run_theory(config: TheoryConfig) -> int:
         for correction in corrections(config):
             results.corrected.append(correction)
             progress.advance(note=f"I-SIR, {correction.network}")
-        for found in correct_toys(config):
-            results.toys.append(found)
-            progress.advance(note=found.toy.name)
         progress.close()
+        results.toys.extend(correct_toys(config))
 
         log_metrics(run, config, results)
         run.log_dict(as_dict(config, results), "theory.json")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from common.progress import Progress
 from evaluation.calibration import Calibration, calibration_of, in_words
 from evaluation.distances import wasserstein_of_samples
 from models.gan.density_ratio import RatioSettings, fit_log_ratio, platt_scale
@@ -147,7 +148,8 @@ def train_on(toy: Toy, steps: int, seed: int) -> tuple[nn.Module, nn.Module]:
         torch.manual_seed(seed)
         G, D = plain_network(NZ, 2), plain_network(2, 1)
     random, ema = torch.Generator().manual_seed(seed), GeneratorEMA(G, 0.99)
-    optimizers = [torch.optim.Adam(net.parameters(), LEARNING_RATE, betas=(0.5, 0.9)) for net in (G, D)]
+    optimizers = [torch.optim.Adam(net.parameters(), LEARNING_RATE, betas=(0.5, 0.9), fused=True) for net in (G, D)]
+    progress = Progress(steps, unit="step")
     for step in range(1, steps + 1):
         for optimizer in optimizers:
             optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - (step - 1) / steps)
@@ -160,6 +162,8 @@ def train_on(toy: Toy, steps: int, seed: int) -> tuple[nn.Module, nn.Module]:
         generator_step_gradients(G, D, torch.randn(BATCH_SIZE, NZ, generator=random))
         optimizers[0].step()
         ema.update(G, step)
+        progress.advance(note=toy.name)
+    progress.close()
     return ema.model, D.eval().requires_grad_(False)
 
 
@@ -176,7 +180,15 @@ def correct(toy: Toy, G: nn.Module, D: nn.Module, config: TheoryConfig) -> ToyRe
     """The samplers on one toy. The points that measure them were seen by neither critic nor ratio."""
     n, seed, random = config.toy_points, config.seed, torch.Generator().manual_seed(config.seed + 1)
     fake, held_out, fresh = (G(torch.randn(m, NZ, generator=random)) for m in (4 * n, 2 * n, 2 * n))
-    ratio = fit_log_ratio(toy.draw(4 * n, random), fake, held_out, settings=RATIO, seed=seed)
+    with Progress(RATIO.folds * RATIO.epochs, unit="epoch") as progress:
+        ratio = fit_log_ratio(
+            toy.draw(4 * n, random),
+            fake,
+            held_out,
+            settings=RATIO,
+            seed=seed,
+            progress=lambda done: progress.advance(done, note=f"{toy.name}, density ratio"),
+        )
     judges = toy.draw(2 * n, random)
     calibrations: dict[str, Calibration] = {}
     slopes: dict[str, float] = {}

@@ -1,5 +1,4 @@
-from common.errors import run_main
-from trainers.wgan.run import main
+from common.errors import run_module
 
 if __name__ == "__main__":
-    run_main(main)
+    run_module("trainers.wgan.run")

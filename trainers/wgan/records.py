@@ -10,10 +10,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from data.images.load import ImageSet
+from data.images.sources import DATASETS
+from evaluation.efficientnet import DIM
 from evaluation.figures import image_grid, plot_image, plot_step_curves
 from evaluation.images import drawn_rows
 from tracking.environment import git_state
 from tracking.registry.models import ModelInfo, log_model
+from tracking.registry.programs import Program
 from tracking.run import AnyRun
 from trainers.wgan.config import WganConfig
 from trainers.wgan.loop import METRICS, Training, sample_images
@@ -68,6 +71,18 @@ def lost_critic(losses: Sequence[float], gp_scale: float) -> str | None:
     return (
         f"the critic lost its hold: critic_loss ended at {last:.1f}, and above 0 the penalty outweighs the distance it "
         "finds, so the images may be worse than they could be. Try another seed, or lower lr_generator and lr_critic"
+    )
+
+
+def few_images(images: ImageSet) -> str | None:
+    """What to say of fewer photographs than the features have in which `fid` compares them; None where there are
+    enough.
+    """
+    if DATASETS[images.name].features != "efficientnet" or len(images) > DIM:
+        return None
+    return (
+        f"{len(images):,} images are few: fid and isir_fid take more than {DIM:,}, or force=true, and then their "
+        "kernel distance counts; a generator may also learn so few by heart, which fid's authenticity shows"
     )
 
 
@@ -133,10 +148,11 @@ def register_networks(
     of_generator = {**about, "nz": config.nz, "ngf": config.ngf, "grey": grey}
     z = torch.randn(4, config.nz, generator=torch.Generator().manual_seed(0)).numpy()
     x = images.pixels[:4].astype(np.float32) / 127.5 - 1
-    networks: list[tuple[str, nn.Module, np.ndarray, dict[str, Any]]] = [
+    critic = Program(training.D, x)  # in each of the three models
+    networks: list[tuple[str, nn.Module | Program, np.ndarray, dict[str, Any]]] = [
         ("generator", training.ema.model, z, {**of_generator, "weights": "ema"}),
         ("generator_raw", training.G, z, {**of_generator, "weights": "raw"}),
-        ("critic", training.D, x, {**about, "ndf": config.ndf}),
+        ("critic", critic, x, {**about, "ndf": config.ndf}),
     ]
     return [
         log_model(
@@ -151,7 +167,7 @@ def register_networks(
             tags=facts,
             metadata=facts,
             step=training.step,
-            sampler=None if name == "critic" else sampler_with(training.D),
+            sampler=None if name == "critic" else sampler_with(critic),
             alias=alias,
         )
         for name, network, example, shape in networks

@@ -18,9 +18,17 @@ from data.images.load import ImageBatches, ImageSet, divide, load_images
 from data.images.sources import DATASETS
 from evaluation.figures import image_grid
 from models.sync_norm import synchronise_batch_norms
-from trainers.wgan.config import PRESETS, WganConfig, build_networks
+from trainers.wgan.config import PRESETS, WganConfig, build_networks, narrow_critic
 from trainers.wgan.loop import METRICS, Training, sample_images, training_steps
-from trainers.wgan.records import describe, evaluate, log_figures, lost_critic, register_networks, write_summary
+from trainers.wgan.records import (
+    describe,
+    evaluate,
+    few_images,
+    log_figures,
+    lost_critic,
+    register_networks,
+    write_summary,
+)
 from training.config import changeable_fields, launch_processes, operational_fields, parse_config
 from training.processes import Processes
 from training.session import Session, Stopped
@@ -137,8 +145,8 @@ def train_and_record(
         ):
             step, is_last = training.step, training.step == config.steps
             log.add(metrics, step)
-            note = f"Wasserstein estimate {log.column('wasserstein_estimate')[-1]:.3f}" if log.history else None
-            progress.advance(note=note)
+            estimate = log.last("wasserstein_estimate")
+            progress.advance(note=None if estimate is None else f"Wasserstein estimate {estimate:.3f}")
             if session.is_first and (step % config.sample_every == 0 or is_last):
                 run.log_image("samples", image_grid(sample_images(training.ema.model, codes)), step)
                 log.restart_clock()
@@ -198,6 +206,8 @@ def run_wgan(config: WganConfig, trial: StudyTrial | None = None) -> int:
         if session.is_first:
             begins = f"{'resumed at' if session.checkpoint else 'from'} step {training.step}"
             print(f"{images.source}, split {images.split}: {len(images):,} images; run {run.run_id}; {begins}")
+            for note in filter(None, (narrow_critic(config), few_images(images))):
+                print(f"note: {note}", file=sys.stderr)
 
         train_and_record(config, session, training=training, batches=batches, log=log, codes=codes)
         if session.trial.searching:

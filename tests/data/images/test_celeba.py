@@ -105,8 +105,12 @@ def test_celeba_download_that_fails_says_what_to_put_where_and_blocks_nothing(
     # as an earlier version left it
     (tmp_path / "celeba" / "img_align_celeba.zip").write_bytes(page)
     (tmp_path / "celeba" / "list_eval_partition.txt").write_bytes(page)
+    (tmp_path / "celeba" / "mine.txt").write_text("a note")
     with pytest.raises(InputError, match=r"what lies there is not whole: .*img_align_celeba.zip: not a whole zip file"):
         celeba_source(None, "train", tmp_path)
+    # what the download did not touch is nobody's to remove
+    left = {path.name for path in (tmp_path / "celeba").iterdir()}
+    assert left == {"list_eval_partition.txt", "mine.txt"}
 
     def download(root: str, split: str, download: bool) -> None:
         (Path(root) / "celeba" / "list_eval_partition.txt").unlink(missing_ok=True)

@@ -154,6 +154,15 @@ def test_tall_images_are_decoded_band_by_band_with_the_same_pixels(mode: str, mo
     greys = np.random.default_rng(0).integers(0, 2**16, (600, 20), dtype=np.uint16)
     image = Image.fromarray(greys) if mode == "I;16" else picture(3, (20, 600)).convert(mode)
     data = encoded(image, "TIFF" if mode == "CMYK" else "PNG", **({"transparency": 3} if mode in "PL" else {}))
+    rows, to_rgb = [], decoding._to_rgb
+
+    def watched(band: Image.Image, file_format: str | None) -> Image.Image:
+        rows.append(band.height)
+        return to_rgb(band, file_format)
+
+    monkeypatch.setattr(decoding, "_to_rgb", watched)
     banded = np.asarray(decode(data))
+    assert sum(rows) == 600
+    assert max(rows) <= decoding.BAND_ROWS  # what is converted at once, and so the memory for it
     monkeypatch.setattr(decoding, "BAND_ROWS", 10_000)
     np.testing.assert_array_equal(banded, np.asarray(decode(data)))

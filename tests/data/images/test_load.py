@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from torchvision.transforms import CenterCrop, Compose, Resize
 
 from common.errors import InputError
 from data.images import cache as image_cache
+from data.images import load as load_module
 from data.images.load import ImageBatches, ImageSet, load_images
 from tests.conftest import PATIENCE, ROOT
 from tests.data.images.image_trees import write_celeba, write_folder, write_zip
@@ -91,6 +93,26 @@ def test_fingerprint_follows_pixels_and_preprocessing(tmp_path: Path) -> None:
     assert changed.fingerprint != first.fingerprint
     assert changed.preprocessing_hash == first.preprocessing_hash
     assert json.loads(json.dumps(changed.preprocessing)) == changed.preprocessing
+
+
+@pytest.mark.parametrize("way", ["in place", "renamed"])
+def test_a_file_replaced_by_one_of_the_same_size_and_time_is_another(tmp_path: Path, way: str) -> None:
+    """As `cp -p` or `rsync -t` do it."""
+    folder = tmp_path / "tree"
+    folder.mkdir()
+    path, other = folder / "1.bmp", tmp_path / "other.bmp"
+    Image.new("RGB", (16, 16), (10, 20, 30)).save(path)
+    Image.new("RGB", (16, 16), (90, 20, 30)).save(other)
+    before, first = path.stat(), load(folder, tmp_path / "cache")
+    if way == "renamed":
+        other.rename(path)
+    else:
+        path.write_bytes(other.read_bytes())
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    second = load(folder, tmp_path / "cache")
+    assert (first.pixels[0, 0, 0, 0], second.pixels[0, 0, 0, 0]) == (10, 90)
+    assert first.fingerprint != second.fingerprint
 
 
 def test_other_code_makes_another_cache_and_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -453,6 +475,9 @@ def test_ranks_together_are_the_single_process(images: ImageSet, world_size: int
 def test_batch_sizes_that_cannot_be(images: ImageSet) -> None:
     with pytest.raises(InputError, match=r"50 images do not fill one batch of batch_size=64; .* at most 50"):
         batches(images, batch_size=64)
+    alone = replace(images, pixels=images.pixels[:1])
+    with pytest.raises(InputError, match=r": 1 image does not fill one batch of batch_size=64; give more images$"):
+        batches(alone, batch_size=64)  # a batch of one is none
     with pytest.raises(InputError, match="8 images cannot be shared evenly by 3 processes"):
         batches(images, world_size=3)
     with pytest.raises(InputError, match="batch_size: 0 is not a positive"):
@@ -474,3 +499,20 @@ def test_what_was_made_of_the_files_is_told_once_on_stderr(tmp_path: Path, capsy
     for _ in range(2):
         load_images("folder", 16, "train", tmp_path / "x", tmp_path / "cache")
     assert capsys.readouterr().err.count(f"{tmp_path / 'x'}: left out as no images: 1 .txt\n") == 1
+
+
+def test_images_left_out_and_enlarged_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data_dir = with_bad_images(tmp_path)
+    (data_dir / "dog" / "3.jpg").write_bytes(b"")
+    for _ in range(2):  # decoded, then from the cache
+        load_images("folder", 64, "train", data_dir, tmp_path / "cache", on_bad="skip")
+        load_module._tell.cache_clear()  # as in another process
+        told = capsys.readouterr().err
+        assert re.search(
+            r"x: 4 of 10 images left out: cat/3.jpg \(.*truncated.*\); dog/0.jpg \(the file is empty\); "
+            r"dog/3.jpg \(the file is empty\); and 1 more\n",
+            told,
+        )
+        assert "x: 6 of 10 images are smaller than 64 pixels, and were enlarged\n" in told
+    load_images("digits", 32, "test", None, tmp_path / "cache")
+    assert "enlarged" not in capsys.readouterr().err  # all of them are, always

@@ -1,7 +1,8 @@
-"""kill -9 at the k-th call that writes: Python imports this file by itself where its folder is on PYTHONPATH.
+"""A signal at the k-th call that writes: Python imports this file by itself where its folder is on PYTHONPATH.
 
-DIE_AT: which call, counted from 1; DIE_WHEN: `before` or `after` it. COUNT_INTO: a file for the number of calls,
-written at the end of a process that was left alone. Calls on files outside the working folder are not counted.
+DIE_AT: which call, counted from 1; DIE_WHEN: `before` or `after` it; DIE_SIGNAL: its name, SIGKILL if not given;
+DIE_AGAIN: how many calls later it comes once more. COUNT_INTO: a file for the number of calls, written at the end of a
+process that was left alone. Calls on files outside the working folder are not counted.
 """
 
 import atexit
@@ -20,6 +21,8 @@ CALLS = (
     (shutil, ("copyfile", "copytree", "move", "rmtree")),
 )
 die_at, when = int(os.environ.get("DIE_AT") or 0), os.environ.get("DIE_WHEN")
+number = getattr(signal, os.environ.get("DIE_SIGNAL") or "SIGKILL")
+again = die_at + int(os.environ.get("DIE_AGAIN") or 0)
 count, process = 0, os.getpid()
 
 
@@ -32,21 +35,21 @@ def path_of(target):
 
 
 def dying(function, is_write=lambda args, kwargs: True):
-    """`function`, which counts its calls and kills the process at one of them."""
+    """`function`, which counts its calls and sends the process the signal at one of them."""
 
     def call(*args, **kwargs):
         global count
         if os.getpid() != process or not args or not is_write(args, kwargs) or not path_of(args[0]).startswith(FOLDER):
             return function(*args, **kwargs)
         count += 1
-        mine = count == die_at
+        mine = count in (die_at, again)
         if mine and when == "before":
-            os.kill(process, signal.SIGKILL)
+            os.kill(process, number)
         try:
             return function(*args, **kwargs)
         finally:
             if mine:
-                os.kill(process, signal.SIGKILL)
+                os.kill(process, number)
 
     return call
 

@@ -4,7 +4,6 @@ run.
 
 import json
 import math
-import subprocess
 import time
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from torch import nn
 from common.errors import InputError
 from evaluation.distances import smoothed_kl_slope
 from tests.conftest import PATIENCE
-from tests.running import client, command, environment, run_trainer, runs
+from tests.running import begin_trainer, client, run_trainer, runs
 from trainers.theory.config import TheoryConfig
 from trainers.theory.correction import Correction, corrections
 from trainers.theory.descent import descend, distance_slopes, verdict
@@ -193,14 +192,7 @@ def test_bad_parameters_are_refused(argv: list[str], words: str) -> None:
 
 
 def test_sigterm_ends_the_run_as_killed(folder: Path) -> None:
-    process = subprocess.Popen(
-        command("theory", steps=1_000_000),
-        cwd=folder,
-        env=environment(folder),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = begin_trainer(folder, "theory", steps=1_000_000)
     while process.poll() is None and not runs(folder):
         time.sleep(0.2)
     process.terminate()

@@ -5,7 +5,6 @@ import json
 import random
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -18,7 +17,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from mlflow.artifacts import download_artifacts
 from torch import Tensor
 
 from common.errors import InputError
@@ -28,10 +26,10 @@ from models.gan.networks import Critic, Generator
 from models.sync_norm import synchronise_batch_norms
 from tests.conftest import PATIENCE
 from tests.data.images.image_trees import write_celeba
-from tests.running import client, command, environment, history, run_trainer, runs
+from tests.running import begin_trainer, client, history, read_json, run_trainer, runs
 from trainers.wgan.config import WganConfig
 from trainers.wgan.loop import METRICS, Training, sample_images, train, training_steps
-from trainers.wgan.records import evaluate, lost_critic
+from trainers.wgan.records import evaluate, few_images, lost_critic
 from trainers.wgan.run import check_resumable
 from training.config import as_params
 from training.processes import Processes
@@ -161,14 +159,7 @@ def test_killed_at_random_points_and_resumed_it_ends_the_same(folder: Path, fini
     chance = random.Random(5)
     killed = 0
     for attempt in range(12):
-        process = subprocess.Popen(
-            command("wgan", **TINY, resume="latest"),
-            cwd=folder,
-            env=environment(folder),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        process = begin_trainer(folder, "wgan", **TINY, resume="latest")
         if attempt < 3:
             # Not before the first checkpoint of the attempt may exist: then each kill falls into a later stretch of the
             # run.
@@ -202,14 +193,7 @@ def _step_on_disk(folder: Path) -> int:
 
 def test_sigterm_checkpoints_and_the_same_command_goes_on(folder: Path, finished: tuple[Path, str, str]) -> None:
     reference_folder, reference_id, _ = finished
-    process = subprocess.Popen(
-        command("wgan", **TINY),
-        cwd=folder,
-        env=environment(folder),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = begin_trainer(folder, "wgan", **TINY)
     while _step_on_disk(folder) == 0 and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
@@ -268,9 +252,11 @@ def test_step_log_names_the_first_bad_step_and_term() -> None:
 
     log = StepLog(Points(), Processes(0, 1, torch.device("cpu")), METRICS, log_every=4, batch_size=8)  # type: ignore[arg-type]
     rows = torch.arange(4 * len(METRICS), dtype=torch.float32).view(4, -1)
+    assert log.last("critic_loss") is None
     for step, row in enumerate(rows, 1):
         log.add(row, step)
     assert log.steps == [4]
+    assert log.last("generator_loss") == log.column("generator_loss")[-1]
     assert log.column("critic_loss") == [rows[:, 0].mean().item()]
     log.add(rows[0], 5)
     bad = rows[1].clone()
@@ -316,12 +302,9 @@ def test_fewer_steps_than_are_done_are_refused(allow_changes: bool) -> None:
         check(20)
 
 
-def test_the_estimate_is_of_the_whole_set_not_of_its_first_images() -> None:
-    """Classes that are folders lie one after the other: here dark images and then bright ones, rated by their mean."""
-    pixels = np.zeros((4000, 3, 32, 32), np.uint8)
-    pixels[2000:] = 255
-    image_set = ImageSet(
-        name="shades",
+def images_of(dataset: str, pixels: np.ndarray) -> ImageSet:
+    return ImageSet(
+        name=dataset,
         split="train",
         source="shades",
         pixels=pixels,
@@ -332,6 +315,22 @@ def test_the_estimate_is_of_the_whole_set_not_of_its_first_images() -> None:
         labels=None,
         upscaled=0,
     )
+
+
+def test_too_few_photographs_for_their_features_are_told() -> None:
+    pixels = np.zeros((1281, 3, 1, 1), np.uint8)
+    note = few_images(images_of("folder", pixels[1:]))
+    assert note is not None
+    assert note.startswith("1,280 images are few: fid and isir_fid take more than 1,280, or force=true")
+    assert few_images(images_of("folder", pixels)) is None
+    assert few_images(images_of("digits", pixels[:1000])) is None  # theirs are 64
+
+
+def test_the_estimate_is_of_the_whole_set_not_of_its_first_images() -> None:
+    """Classes that are folders lie one after the other: here dark images and then bright ones, rated by their mean."""
+    pixels = np.zeros((4000, 3, 32, 32), np.uint8)
+    pixels[2000:] = 255
+    image_set = images_of("folder", pixels)
     training = Training(Generator(32, 6, 16), torch.nn.Linear(1, 1), nz=6)
     training.D = Mean()
     training.ema.model = Black()
@@ -353,16 +352,18 @@ class Black(torch.nn.Module):
 def test_celeba_preset_on_its_own_layout(folder: Path) -> None:
     write_celeba(folder / "celeba", n_train=24, n_valid=8, n_test=8)
     tiny = {"ngf": 16, "ndf": 16, "nz": 8, "batch_size": 8, "steps": 3, "log_every": 1, "n_samples": 4}
-    run_trainer(folder, "wgan", preset="celeba", data_dir=folder / "celeba", **tiny)
+    run_trainer(folder, "wgan", preset="celeba", data_dir="celeba", **tiny)
     [run] = runs(folder)
     assert run.info.status == "FINISHED"
     assert run.data.params["image_size"] == "64"
     assert run.data.params["flip"] == "True"
     assert "wasserstein_held_out" in run.data.metrics
-    path = download_artifacts(
-        run_id=run.info.run_id, artifact_path="config.json", tracking_uri=f"sqlite:///{folder}/mlflow.db"
-    )
-    assert json.loads(Path(path).read_text())["dataset"] == "celeba"
+    assert read_json(folder, run.info.run_id, "config.json")["dataset"] == "celeba"
+    # Measured in another folder, it is compared with the same images.
+    version = client(folder).get_model_version("wgan-generator", "1")
+    stored = client(folder).get_logged_model(version.source.removeprefix("models:/"))
+    config = json.loads((Path(stored.artifact_location) / "weights" / "config.json").read_text())
+    assert config["trained_on"]["data_dir"] == str(folder / "celeba")
 
 
 @pytest.mark.slow
