@@ -70,15 +70,21 @@ run_module("child")
 BRIEF_PARENT = """
 import os, subprocess, sys
 os.environ["TORCHRUN_ID"] = str(os.getpid())
-subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid())])
+own_session = sys.argv[2] == "True"
+subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid())], start_new_session=own_session)
 """
 
 
-@pytest.mark.parametrize("variable", ["TORCHELASTIC_RUN_ID", "MLFLOW_RUN_ID"])
-def test_what_lost_its_launcher_before_it_could_look_does_not_begin(tmp_path: Path, variable: str) -> None:
-    """Python takes a while to start, and the launcher may be killed meanwhile."""
+@pytest.mark.parametrize(
+    ("variable", "own_session"),
+    [("TORCHELASTIC_RUN_ID", True), ("TORCHELASTIC_RUN_ID", False), ("MLFLOW_RUN_ID", False)],
+)
+def test_what_lost_its_launcher_before_it_could_look_does_not_begin(
+    tmp_path: Path, variable: str, own_session: bool
+) -> None:
+    """Python takes a while to start, and the launcher may be killed meanwhile. torchrun gives each worker a session."""
     (tmp_path / "child.py").write_text(CHILD)
-    arguments = [sys.executable, "-c", BRIEF_PARENT, LATE_CHILD]
+    arguments = [sys.executable, "-c", BRIEF_PARENT, LATE_CHILD, str(own_session)]
     with open(tmp_path / "log", "wb") as log:
         process = subprocess.Popen(
             arguments,
@@ -92,6 +98,8 @@ def test_what_lost_its_launcher_before_it_could_look_does_not_begin(tmp_path: Pa
         printed, _ = process.communicate(timeout=PATIENCE)  # until the child has ended, too
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
+        if (tmp_path / "started").exists():
+            os.kill(int((tmp_path / "started").read_text()), signal.SIGKILL)
         raise
     assert (printed, (tmp_path / "log").read_bytes()) == (b"", b"")
     if (tmp_path / "started").exists():
