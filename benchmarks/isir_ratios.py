@@ -45,6 +45,8 @@ FINEST = 16
 RATIOS = "8:0.6,8:0.3,8:0.1,4:0.1,16:0.3,16:0.1"
 JUDGES = [(4, 0.1), (8, 0.1), (16, 0.1)]
 N_JUDGED = 2000
+FEWEST = 100
+"""Images of either side, for a ratio."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +224,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.pool < 200 * COST:
         raise InputError(f"pool: {args.pool} images make too few chains; give at least {200 * COST}")
+    if min(args.n_real, args.n_ratio) < FEWEST:
+        raise InputError(f"n_real, n_ratio: too few images for a ratio and its scale; give at least {FEWEST} of each")
     print("| generator | ratio | train | held out | log loss | slope | ess | told apart |")
     print("|---|---|---|---|---|---|---|---|")
     measured = [measure(uri, args) for uri in args.model_uri]

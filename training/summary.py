@@ -4,6 +4,7 @@ A trainer works out the values; the words stand in the template. The run records
 report shows it.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def render_text(template: Path, **values: Any) -> str:
 
 
 def number(value: Any, spec: str = ".4g") -> str:
-    """A float in the format `spec`; whole numbers and text as they are, None as nothing."""
+    """A float in the format `spec`, without the sign of a zero; whole numbers and text as they are, None as nothing."""
     if value is None:
         return ""
-    return format(value, spec) if isinstance(value, float) else str(value)
+    return format(value, re.sub(r"^([-+ ]?)", r"\1z", spec)) if isinstance(value, float) else str(value)

@@ -46,3 +46,5 @@ def test_numbers() -> None:
         "0.5",
     ]
     assert number(0.5, ".3f") == "0.500"
+    assert [number(-0.0004, spec) for spec in (".3f", "+.3f", ".1g")] == ["0.000", "+0.000", "-0.0004"]
+    assert number(-0.0, "g") == "0"

@@ -204,11 +204,11 @@ def comparisons(results: Mapping[str, Result], own: str) -> list[str]:
             continue
         mean, low, high = paired_interval(results[own].by_subject, result.by_subject)
         if not math.isfinite(low):
-            lines.append(f"Against {name}: {mean:+.3f}; with one subject there is no interval.")
+            lines.append(f"Against {name}: {mean:+z.3f}; with one subject there is no interval.")
             continue
         no_difference = "no difference that these subjects show"
         outcome = f"{own} is better" if low > 0 else f"{name} is better" if high < 0 else no_difference
-        lines.append(f"Against {name}: {mean:+.3f} ({low:+.3f} to {high:+.3f}), paired by subject: {outcome}.")
+        lines.append(f"Against {name}: {mean:+z.3f} ({low:+z.3f} to {high:+z.3f}), paired by subject: {outcome}.")
     return lines
 
 
