@@ -123,6 +123,25 @@ def test_an_upload_that_s3_refuses(tmp_path: Path, status: int, code: str, final
     assert store.is_too_large(refused.value) == too_large
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (401, "answers 401: no account was given, or a wrong password; set MLFLOW_TRACKING_USERNAME and"),
+        (403, "answers 403: this account may not do that; set MLFLOW_TRACKING_USERNAME and"),
+        (404, "start it, or correct MLFLOW_TRACKING_URI"),
+    ],
+)
+def test_a_server_with_accounts_is_told_from_one_that_is_away(status: int, words: str) -> None:
+    """As `mlflow server --app-name basic-auth` answers, and a gateway before it."""
+    error = MlflowException(
+        f"API request to endpoint /api/2.0/mlflow/experiments/get-by-name failed with error code {status} != 200. "
+        "Response body: 'You are not authenticated.'"
+    )
+    line = store.trouble("http://127.0.0.1:5000", error)
+    assert line.startswith("tracking store http://127.0.0.1:5000: ")
+    assert words in line
+
+
 def test_which_answers_are_final(monkeypatch: pytest.MonkeyPatch) -> None:
     status = 0
     gateway = Proxy("http://127.0.0.1:1", lambda *_: status)
