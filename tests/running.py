@@ -16,7 +16,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run
 
 from tests.conftest import PATIENCE, ROOT
-from tests.warm import run_warm
+from tests.warm import Warm
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -44,6 +44,11 @@ def begin_trainer(folder: Path, entry_point: str, **parameters: object) -> subpr
     )
 
 
+def begin_warm(folder: Path, entry_point: str, **parameters: object) -> Warm:
+    """Begin it in `folder`, in a process that has its imports already (tests/warm.py), and do not wait."""
+    return Warm(f"trainers.{entry_point}", command(entry_point, **parameters)[3:], folder, environment(folder))
+
+
 def start_trainer(
     folder: Path, entry_point: str, variables: Mapping[str, str] | None = None, **parameters: object
 ) -> subprocess.CompletedProcess[str]:
@@ -67,8 +72,7 @@ def run_trainer(folder: Path, entry_point: str, status: int = 0, **parameters: o
         done = start_trainer(folder, entry_point, **parameters)
         found, text = done.returncode, done.stdout
     else:
-        argv = command(entry_point, **parameters)[3:]
-        found, text = run_warm(f"trainers.{entry_point}", argv, folder, environment(folder))
+        found, text = begin_warm(folder, entry_point, **parameters).end()
     assert found == status, text
     return text
 

@@ -5,7 +5,6 @@ what it refuses, and its report.
 import copy
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -28,7 +27,7 @@ from data.eeg.simulated import simulate_recording, write_edf
 from data.eeg.splits import Fold, make_folds
 from models.eeg.nt_xent import nt_xent
 from models.eeg.simclr import ChannelClassifier, LinearProbe
-from tests.running import begin_trainer, client, environment, history, run_trainer, runs
+from tests.running import begin_warm, client, environment, history, run_trainer, runs
 from tests.trainers.eeg_transformer.test_run import result
 from tracking.registry.models import load_weights
 from trainers.eeg_simclr.comparison import comparison_text
@@ -160,11 +159,11 @@ def test_killed_in_pretraining_and_resumed_ends_with_the_same_weights(
 ) -> None:
     done, run_id, _ = finished
     shutil.copytree(done / "cache", folder / "cache")
-    process = begin_trainer(folder, "eeg_simclr", **TINY)
+    process = begin_warm(folder, "eeg_simclr", **TINY)
     while not list(folder.glob("runs/*/checkpoint.pt")) and process.poll() is None:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.end()
     (path,) = folder.glob("runs/*/checkpoint.pt")
     stopped_at = torch.load(path, weights_only=True)["under_way"]
     assert stopped_at["key"].startswith("pretrain_subject_")  # the first fit of all

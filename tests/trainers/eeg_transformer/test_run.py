@@ -22,7 +22,7 @@ from common.errors import InputError
 from data.eeg.load import load_eeg
 from data.eeg.splits import make_folds
 from models.eeg.simclr import ChannelEncoder
-from tests.running import begin_trainer, client, environment, history, run_trainer, runs
+from tests.running import begin_warm, client, environment, history, run_trainer, runs
 from tracking.registry.evaluations import evaluations_in
 from tracking.registry.models import ModelInfo
 from trainers.eeg_transformer.config import PRESETS, EegTransformerConfig, build_network, load_channel_encoder
@@ -125,11 +125,11 @@ def test_the_registered_model_takes_raw_epochs(
 def test_killed_and_resumed_ends_with_the_same_weights(finished: tuple[Path, str, str], folder: Path) -> None:
     done, run_id, _ = finished
     shutil.copytree(done / "cache", folder / "cache")
-    process = begin_trainer(folder, "eeg_transformer", **WINDOWS)
+    process = begin_warm(folder, "eeg_transformer", **WINDOWS)
     while not list(folder.glob("runs/*/checkpoint.pt")) and process.poll() is None:
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.end()
     run_trainer(folder, "eeg_transformer", **WINDOWS, resume="latest")
     (run,) = runs(folder)
     assert run.info.status == "FINISHED"

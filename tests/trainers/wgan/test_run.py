@@ -26,7 +26,8 @@ from models.gan.networks import Critic, Generator
 from models.sync_norm import synchronise_batch_norms
 from tests.conftest import PATIENCE
 from tests.data.images.image_trees import write_celeba
-from tests.running import begin_trainer, client, history, read_json, run_trainer, runs
+from tests.running import begin_warm, client, history, read_json, run_trainer, runs
+from tests.warm import Warm
 from trainers.wgan.config import WganConfig
 from trainers.wgan.loop import METRICS, Training, sample_images, train, training_steps
 from trainers.wgan.records import evaluate, few_images, lost_critic
@@ -159,30 +160,39 @@ def test_killed_at_random_points_and_resumed_it_ends_the_same(folder: Path, fini
     chance = random.Random(5)
     killed = 0
     for attempt in range(12):
-        process = begin_trainer(folder, "wgan", **TINY, resume="latest")
+        process = begin_warm(folder, "wgan", **TINY, resume="latest")
         if attempt < 3:
             # Not before the first checkpoint of the attempt may exist: then each kill falls into a later stretch of the
             # run.
-            deadline = time.monotonic() + PATIENCE
-            before = _step_on_disk(folder)
-            while _step_on_disk(folder) <= before and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.02)
+            _wait_for_a_later_checkpoint(folder, process)
             time.sleep(chance.uniform(0, 0.4))
             process.kill()
-            killed += process.wait() == -signal.SIGKILL
-            output = process.communicate()[0]
-            if process.returncode == 0:  # a fast machine came to the end first
-                break
-        else:
-            output = process.communicate(timeout=PATIENCE)[0]
-            assert process.returncode == 0, output
+        status, output = process.end()
+        if status == 0:  # the last attempt; or a fast machine came to the end first
             break
+        assert (attempt < 3, status) == (True, -signal.SIGKILL), output
+        killed += 1
     assert killed >= 2
     [run] = runs(folder)
     assert run.info.status == "FINISHED"
     assert_same_weights(checkpoint_of(folder, run.info.run_id), checkpoint_of(reference_folder, reference_id))
     for metric in METRICS:
         assert history(folder, run.info.run_id, metric) == history(reference_folder, reference_id, metric), metric
+
+
+def _wait_for_a_later_checkpoint(folder: Path, process: Warm) -> None:
+    """Until there is a checkpoint of a later step than now, or the process ended. It is read only when it changed."""
+
+    def stamp() -> int:
+        return max((path.stat().st_mtime_ns for path in folder.glob("runs/*/checkpoint.pt")), default=0)
+
+    read, before, deadline = stamp(), _step_on_disk(folder), time.monotonic() + PATIENCE
+    while process.poll() is None and time.monotonic() < deadline:
+        found = stamp()
+        if found != read and _step_on_disk(folder) > before:
+            return
+        read = found
+        time.sleep(0.01)
 
 
 def _step_on_disk(folder: Path) -> int:
@@ -193,12 +203,11 @@ def _step_on_disk(folder: Path) -> int:
 
 def test_sigterm_checkpoints_and_the_same_command_goes_on(folder: Path, finished: tuple[Path, str, str]) -> None:
     reference_folder, reference_id, _ = finished
-    process = begin_trainer(folder, "wgan", **TINY)
-    while _step_on_disk(folder) == 0 and process.poll() is None:
-        time.sleep(0.01)
+    process = begin_warm(folder, "wgan", **TINY)
+    _wait_for_a_later_checkpoint(folder, process)
     process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=PATIENCE)[0]
-    assert process.returncode == 143, output
+    status, output = process.end()
+    assert status == 143, output
     [run] = runs(folder)
     assert run.info.status == "KILLED"
     assert f"go on with resume={run.info.run_id}" in output
