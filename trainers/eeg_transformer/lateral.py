@@ -53,16 +53,22 @@ class WeighingSettings:
 
 
 def principal_axes(vectors: Tensor, n_components: int = N_COMPONENTS) -> np.ndarray:
-    """[n_slices, n_features, n_components] of each slice over the trials [n, n_slices, n_features], float32.
+    """[n_slices, n_features, k] of each slice over the trials [n, n_slices, n_features], float32; k is n_components, or
+    the number of trials or features where that is smaller.
 
     Scaled so that a slice's vectors have mean squared norm 1 before the small components are left out.
     """
     axes = []
     for x in vectors.unbind(1):
-        covariance = (x.T @ x / len(x)).double().numpy()
-        d = len(covariance)
-        _, found = scipy.linalg.eigh(covariance, subset_by_index=[max(0, d - n_components), d - 1])
-        axes.append(found[:, ::-1] / math.sqrt(float(np.trace(covariance)) or 1.0))
+        n, d = x.shape
+        if n < d:  # the singular vectors are the same axes; the covariance would take many times as long
+            found = scipy.linalg.svd(x.double().numpy(), full_matrices=False)[2][:n_components].T
+            size = float((x.double() ** 2).sum()) / n
+        else:
+            covariance = (x.T @ x / n).double().numpy()
+            found = scipy.linalg.eigh(covariance, subset_by_index=[max(0, d - n_components), d - 1])[1][:, ::-1]
+            size = float(np.trace(covariance))
+        axes.append(found / math.sqrt(size or 1.0))
     return np.stack(axes).astype(np.float32)
 
 

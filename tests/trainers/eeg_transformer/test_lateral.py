@@ -27,6 +27,7 @@ from trainers.eeg_transformer.lateral import (
     fit_lateral,
     predict_causal,
     predict_lateral,
+    principal_axes,
     ridge_directions,
 )
 from training.config import parse_config, preset_config
@@ -58,6 +59,19 @@ def test_directions_are_ridge_regressions() -> None:
         a = x[:, k].double().numpy()
         penalty = RIDGE * (a**2).sum(1).mean()
         assert np.allclose(found[k], Ridge(alpha=penalty, fit_intercept=False).fit(a, 2 * label - 1).coef_, atol=1e-6)
+
+
+@pytest.mark.parametrize(("n_trials", "n_kept"), [(30, 7), (12, 7), (5, 5)])
+def test_axes_are_those_of_the_covariance_for_few_trials_and_many(n_trials: int, n_kept: int) -> None:
+    x = torch.randn(n_trials, 2, 20, generator=torch.Generator().manual_seed(0)) * torch.arange(1.0, 21)
+    axes = principal_axes(x, n_components=7)
+    assert axes.shape == (2, 20, n_kept)
+    for found, slice_ in zip(axes, x.double().unbind(1), strict=True):
+        covariance = (slice_.T @ slice_ / n_trials).numpy()
+        values, vectors = np.linalg.eigh(covariance)
+        expected = vectors[:, ::-1][:, :n_kept] / np.sqrt(values.sum())
+        sign = np.sign((found * expected).sum(0))
+        np.testing.assert_allclose(found * sign, expected, atol=1e-5)
 
 
 def test_evidence_of_a_person_comes_from_other_people() -> None:
