@@ -39,6 +39,7 @@ from training.trial import StudyTrial
 TINY: dict[str, object] = {
     "subjects": "1-3",
     "runs": "4,8",
+    "overlap": 0,
     "n_folds": 3,
     "epochs": 2,
     "d_model": 8,
