@@ -27,7 +27,7 @@ Core = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def run(box: Box) -> None:
     set_precision("tf32")
-    lengths = (64, 256) if box.tiny else LENGTHS
+    lengths = (32, 64) if box.tiny else LENGTHS
     names = (*BACKENDS, *(name for name in MECHANISMS if name != "sdpa"))
     for dtype in (torch.bfloat16, torch.float16):
         for backward in (False, True):
@@ -72,7 +72,7 @@ def measure(box: Box, name: str, length: int, *, dtype: torch.dtype, backward: b
         return torch.autograd.grad(out.float().sum(), (q, k, v), allow_unused=True) if backward else out
 
     first = seconds_of(call, box.device)
-    rounds = 1 if first > PATIENCE else 10
+    rounds = 1 if box.tiny or first > PATIENCE else 10
     seconds[length] = first if first > PATIENCE else median_seconds(call, box.device, rounds, at_most=0.3)
     box.row(
         "Attention: peak memory",

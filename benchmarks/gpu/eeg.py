@@ -60,10 +60,10 @@ def measure(box: Box, what: str, precision: str) -> None:
     torch.manual_seed(0)
     start_memory(box.device)
     build, windows = (transformer, BATCH) if what == "eeg_transformer" else (simclr, SIMCLR["pretrain_batch"] // 2)
-    windows = 16 if box.tiny else windows
+    windows = 4 if box.tiny else windows
     update = build(box, windows, torch.autocast(box.device.type, torch.bfloat16, enabled=precision == "bf16"))
     first = seconds_of(update, box.device)
-    seconds = median_seconds(update, box.device, 2 if box.tiny else 20, at_most=3.0)
+    seconds = median_seconds(update, box.device, 1 if box.tiny else 20, at_most=3.0)
     box.row(
         "Updates of the EEG networks",
         what=what,

@@ -84,7 +84,7 @@ class Table:
         step = build(sizes, batches, precision)
         first = seconds_of(step, device)
         seconds_of(step, device)
-        seconds = median_seconds(step, device, 2 if self.box.tiny else 15, at_most=5.0)
+        seconds = median_seconds(step, device, 1 if self.box.tiny else 15, at_most=5.0)
         self.seconds[what, precision] = seconds
         peak = self.peak[precision]
         self.box.row(
