@@ -512,6 +512,7 @@ def test_a_run_begun_with_a_mistyped_address_goes_where_it_should(
     server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(starting, "START_PATIENCE", 0.0)
+    monkeypatch.setattr("tracking.run.Run.deliver.__defaults__", (0.5, math.inf))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     run = tracking.start_run("toy", {"n": 1})
     run.log_metrics({"loss": 0.5}, 1)
