@@ -1,16 +1,17 @@
 """Ways to spend the same points on a calibrated density ratio, where the truth is known: `theory`'s toys in the plane.
 
-    python -m benchmarks.isir_toy_ways [--toys grid,ring,moons] [--steps 2500] [--n 2000]
+    python -m benchmarks.isir_toy_ways [--toys grid,ring,moons] [--seeds 0-2]
 
-Each toy's generator and ratio are trained as `theory` does. Each way keeps n points of 51 n, as I-SIR with N_i = 5 and
-N_p = 10 makes; the ways are those of benchmarks.isir_ways. near: share of points within four standard deviations of the
-data. total variation: of the histogram over modes or pieces from the truth, lower is better; so is W1, the distance
-from fresh points of the data.
+Each toy's generator and ratio are trained as `theory` does, once for each seed. Each way keeps n points of 51 n, as
+I-SIR with N_i = 5 and N_p = 10 makes; the ways are those of benchmarks.isir_ways. near: share of points within four
+standard deviations of the data. total variation: of the histogram over modes or pieces from the truth, lower is better;
+so is W1, the distance from fresh points of the data. Medians over the seeds, with the smallest and largest.
 """
 
 import argparse
 import json
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ from benchmarks.isir_ways import COST, WAYS
 from common.errors import run_main
 from models.gan.density_ratio import fit_log_ratio
 from models.gan.isir import Kernel, run_chains
-from trainers.theory.toys import NZ, RATIO, TOYS, Toy, quality, train_on
+from trainers.theory.toys import NZ, RATIO, TOYS, Quality, Toy, quality, train_on
 
 KERNELS: dict[str, tuple[Kernel, int]] = {"isir 5 x 10": ("isir", 10), "ex2mcmc": ("ex2mcmc", 7)}
 """Kernel and particles of each chain: three Langevin steps take the place of three particles."""
@@ -54,6 +55,17 @@ def corrected(toy: Toy, G: nn.Module, n: int, seed: int) -> dict[str, Tensor]:
         return {"data": toy.draw(n, random), "plain": G(codes[::COST]), **points}
 
 
+def measure(toy: Toy, steps: int, n: int, seed: int) -> dict[str, Quality]:
+    """What each way's points are worth, for a generator and a ratio of this seed."""
+    G, _ = train_on(toy, max(1, round(toy.effort * steps)), seed)
+    truth = toy.draw(n, torch.Generator().manual_seed(seed + 2))
+    return {way: quality(x[:n], toy, truth[: len(x)]) for way, x in corrected(toy, G, n, seed).items()}
+
+
+def spread_of(values: list[float]) -> str:
+    return f"{np.median(values):.3f} [{min(values):.3f}, {max(values):.3f}]"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.isir_toy_ways",
@@ -61,25 +73,34 @@ def main() -> None:
         formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument("--toys", default=",".join(TOYS), help=f"some of {', '.join(TOYS)}")
+    parser.add_argument("--seeds", default="0-2", help="first and last")
     parser.add_argument("--steps", type=int, default=2500, help="generator updates on the grid; the others a third")
     parser.add_argument("--n", type=int, default=2000, help="points that are measured")
-    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    names = args.toys.split(",")
+    names, (first, _, last) = args.toys.split(","), args.seeds.partition("-")
     if unknown := [name for name in names if name not in TOYS]:
         parser.error(f"--toys: {', '.join(unknown)}; allowed are {', '.join(TOYS)}")
     print("| toy | way | near | total variation | W1 |\n|---|---|---|---|---|")
     ratios: dict[str, float] = {}
+    spread: dict[str, list[float]] = {}
     for toy in (TOYS[name]() for name in names):
-        G, _ = train_on(toy, max(1, round(toy.effort * args.steps)), args.seed)
-        truth = toy.draw(args.n, torch.Generator().manual_seed(args.seed + 2))
-        points = corrected(toy, G, args.n, args.seed)
-        found = {way: quality(x[: args.n], toy, truth[: len(x)]) for way, x in points.items()}
-        for way, q in found.items():
-            print(f"| {toy.name} | {way} | {q.near:.3f} | {q.total_variation:.3f} | {q.wasserstein:.3f} |", flush=True)
-            ratios[f"{toy.name}, {way}"] = found["plain"].total_variation / q.total_variation
-    conditions = {"a ratio is": "plain's total variation divided by the way's", "n": args.n, "torch": torch.__version__}
-    print(json.dumps({"name": "isir_toy_ways", "ratios": ratios, "spread": {}, "conditions": conditions}))
+        found = [measure(toy, args.steps, args.n, seed) for seed in range(int(first), int(last or first) + 1)]
+        for way in found[0]:
+            qualities = [each[way] for each in found]
+            near, variation, distance = (
+                spread_of([getattr(q, name) for q in qualities]) for name in ("near", "total_variation", "wasserstein")
+            )
+            print(f"| {toy.name} | {way} | {near} | {variation} | {distance} |", flush=True)
+            gains = [each["plain"].total_variation / each[way].total_variation for each in found]
+            ratios[f"{toy.name}, {way}"] = float(np.median(gains))
+            spread[f"{toy.name}, {way}"] = [min(gains), max(gains)]
+    conditions = {
+        "a ratio is": "plain's total variation divided by the way's",
+        "seeds": args.seeds,
+        "n": args.n,
+        "torch": torch.__version__,
+    }
+    print(json.dumps({"name": "isir_toy_ways", "ratios": ratios, "spread": spread, "conditions": conditions}))
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def pool_once(log_w: Tensor, n: int, seed: int) -> Tensor:
 
 def rejection(log_w: Tensor, n: int, seed: int) -> Tensor:
     """Each with probability min(1, w / M), M such that n are expected; about n rows."""
-    low, high = float(log_w.min()) - math.log(len(log_w)), float(log_w.max())
+    low, high = float(log_w.min()) - math.log(len(log_w)), float(log_w.max()) + math.log(len(log_w) / n)
     for _ in range(60):  # bisection for log M
         middle = (low + high) / 2
         low, high = (middle, high) if float((log_w - middle).exp().clamp_max(1).sum()) > n else (low, middle)

@@ -61,8 +61,7 @@ S3_CREDENTIALS = (
 )
 """S3's answers to credentials that are wrong or too old."""
 
-ACCOUNTS = {401: "no account was given, or a wrong password", 403: "this account may not do that"}
-"""What a server with accounts says by its status."""
+ACCOUNT = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 
 MAX_TAG_LENGTH = 8000
 MAX_PARAM_LENGTH = 6000
@@ -409,12 +408,13 @@ def trouble(uri: str, error: Exception) -> str:
     """What the store at `uri` (an address without secrets) failed with, and what to do about it, in one line."""
     if isinstance(_told_by_store(error), NotMlflow):
         return f"tracking store {uri}: {reason(error)}"
-    if (status := status_of(error)) in ACCOUNTS:
-        return (
-            f"tracking store {uri}: it answers {status}: {ACCOUNTS[status]}; set MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-        )
-    if "database is locked" in str(error):
+    if _s3_code(error):  # a file's own storage, which the store sent us to
+        advice = "look at that storage's bucket and your credentials for it (AWS_ACCESS_KEY_ID and the like)"
+    elif status_of(error) == 401:
+        advice = f"sign in: set {ACCOUNT}"
+    elif status_of(error) == 403:
+        advice = f"set {ACCOUNT} of an account that may do this, and an address at which the server may be called"
+    elif "database is locked" in str(error):
         advice = "another process is writing to it: wait for that one, or stop it, and try again"
     elif uri.startswith("sqlite"):
         advice = "correct MLFLOW_TRACKING_URI"

@@ -121,13 +121,16 @@ def test_an_upload_that_s3_refuses(tmp_path: Path, status: int, code: str, final
     server.server_close()
     assert store.is_final(refused.value) == final
     assert store.is_too_large(refused.value) == too_large
+    line = store.trouble("http://127.0.0.1:5000", refused.value)
+    assert code in line
+    assert line.endswith("look at that storage's bucket and your credentials for it (AWS_ACCESS_KEY_ID and the like)")
 
 
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (401, "answers 401: no account was given, or a wrong password; set MLFLOW_TRACKING_USERNAME and"),
-        (403, "answers 403: this account may not do that; set MLFLOW_TRACKING_USERNAME and"),
+        (401, "; sign in: set MLFLOW_TRACKING_USERNAME and"),
+        (403, "of an account that may do this, and an address at which the server may be called"),
         (404, "start it, or correct MLFLOW_TRACKING_URI"),
     ],
 )
@@ -139,6 +142,7 @@ def test_a_server_with_accounts_is_told_from_one_that_is_away(status: int, words
     )
     line = store.trouble("http://127.0.0.1:5000", error)
     assert line.startswith("tracking store http://127.0.0.1:5000: ")
+    assert "You are not authenticated." in line
     assert words in line
 
 
