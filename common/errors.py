@@ -16,6 +16,8 @@ from common.parent import stop_without_parent, works_for_another
 
 LONGEST_LINE = 2000
 """Characters of an error that are printed."""
+SPIN_COUNT = "30000"
+"""How long a thread of libgomp counts in a loop for the others before it sleeps (`GOMP_SPINCOUNT`)."""
 
 
 class InputError(Exception):
@@ -31,6 +33,7 @@ def run_module(name: str) -> None:
     PyTorch takes seconds, in which a signal, Ctrl-C too, ends the process at once, without a word, and so does the end
     of its launcher.
     """
+    wait_briefly()
     if works_for_another():
         stop_without_parent()
     on_interrupt = signal.getsignal(signal.SIGINT)
@@ -43,6 +46,17 @@ def run_module(name: str) -> None:
         return main()
 
     run_main(heeding_ctrl_c)
+
+
+def wait_briefly() -> None:
+    """Let the threads of PyTorch sleep soon where one of them has to wait, unless the environment says how they wait.
+
+    By default they count to 300,000 first. Where other work has the processor that the awaited thread needs, two
+    threads are then slower than one: `benchmarks.openmp_spin`. libgomp reads the variable once, when PyTorch is
+    imported.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
 def run_main(main: Callable[[], int | None]) -> None:

@@ -106,11 +106,31 @@ def test_ctrl_c_behind_the_import_is_status_130_and_where_it_is_ignored_nothing(
     assert (done.returncode, done.stdout, done.stderr) == (0, "went on\n", "")
 
 
-def run_module(folder: Path, name: str, before: str = "") -> subprocess.CompletedProcess[str]:
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ({}, "GOMP_SPINCOUNT = '30000'"),
+        ({"GOMP_SPINCOUNT": "7"}, "GOMP_SPINCOUNT = '7'"),
+        ({"OMP_WAIT_POLICY": "active"}, "GOMP_SPINCOUNT = '30000000000'"),
+    ],
+)
+def test_threads_of_a_trainer_do_not_wait_long_in_a_loop(tmp_path: Path, given: dict[str, str], read: str) -> None:
+    """What PyTorch's OpenMP has read, by its own words; `active` is that of someone who has the machine alone."""
+    (tmp_path / "trains.py").write_text("import torch\n\ndef main():\n    pass\n")
+    environment = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    said = run_module(tmp_path, "trains", environment={**environment, **given, "OMP_DISPLAY_ENV": "verbose"}).stderr
+    if "GOMP_" not in said:
+        pytest.skip("PyTorch does not come with GNU's OpenMP here")
+    assert read in said
+
+
+def run_module(
+    folder: Path, name: str, before: str = "", environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     program = (
         f"{before}import sys; sys.path.insert(0, {str(folder)!r}); import common.errors as e; e.run_module({name!r})"
     )
-    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("becomes_another", [False, True])
